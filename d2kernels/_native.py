@@ -1,0 +1,28 @@
+"""The compiled extension, if there is one, and the reason where there is none."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from types import ModuleType
+
+
+@cache
+def extension() -> tuple[ModuleType | None, str | None]:
+    """The module `_C`, or None with the reason why it cannot be loaded."""
+    try:
+        return importlib.import_module("d2kernels._C"), None
+    except ImportError as error:
+        return None, f"the compiled extension is not available ({error}); reinstall with D2K_BUILD=auto"
+
+
+def why_not(device: str) -> str | None:
+    """Why native kernels cannot run on this kind of device, or None."""
+    module, reason = extension()
+    if module is None:
+        return reason
+    if device == "cpu":
+        return None
+    if device != "cuda":
+        return f"native kernels run on cpu and cuda, not on {device}"
+    return None if module.has_cuda else "the extension was built without CUDA"

@@ -1,0 +1,1 @@
+"""One folder an op: public function, schema, reference, and the backends that serve it."""

@@ -1,0 +1,90 @@
+"""Mean of each sequence's k largest scores per class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2kernels.ops._library import once
+from d2kernels.ops.topk_pool import schema
+from d2kernels.ragged import Ragged, take
+
+
+class TopkPool(torch.autograd.Function):
+    @staticmethod
+    def forward(scores: Tensor, offsets: Tensor, lengths: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+        return schema.topk_pool(scores, offsets, lengths, k)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
+        if grad is None:
+            return None, None, None, None
+        return schema.topk_pool_backward(grad, *ctx.saved_tensors), None, None, None
+
+
+def _counts(lengths: Tensor, k: int | Tensor | None, divisor: int, rounding: str) -> Tensor:
+    """(n,) int64 in [1, s]; 1 for an empty sequence, whose result is 0."""
+    if k is None:
+        if rounding not in ("ceil", "floor"):
+            raise ValueError(f"topk_pool: rounding must be 'ceil' or 'floor', got {rounding!r}")
+        if divisor < 1:
+            raise ValueError(f"topk_pool: divisor must be at least 1, got {divisor}")
+        k = torch.div(lengths + (divisor - 1 if rounding == "ceil" else 0), divisor, rounding_mode="floor")
+    elif isinstance(k, Tensor):
+        if k.shape != lengths.shape or k.is_floating_point() or k.dtype == torch.bool:
+            raise ValueError(
+                f"topk_pool: k must be an int or an integer tensor of shape {tuple(lengths.shape)}, "
+                f"got {k.dtype} {tuple(k.shape)}"
+            )
+        k = k.to(lengths)
+    elif k < 1:
+        raise ValueError(f"topk_pool: k must be at least 1, got {k}")
+    else:
+        k = torch.full_like(lengths, k)
+    return torch.minimum(k, lengths).clamp(min=1)
+
+
+def topk_pool(
+    scores: Tensor | Ragged,
+    *,
+    k: int | Tensor | None = None,
+    divisor: int = 8,
+    rounding: str = "ceil",
+    offsets: Tensor | None = None,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Mean of the k largest scores of each sequence and class (the paper's temporal top-k pooling, Sec. 3.1).
+
+    Ties at the k-th largest score share its gradient equally, so the result and its gradient depend on neither
+    order nor backend. NaN sorts above every number, as in torch.topk.
+
+    Args:
+        scores: (total, C) rows as Ragged or packed, or dense (n, s, C); float.
+        k: how many, one int for all or (n,); clipped to [1, s_i]. Default: s_i / divisor, rounded.
+        divisor: used where k is None.
+        rounding: "ceil" or "floor" of s_i / divisor.
+        offsets, lengths, mask: see `Ragged`; dense scores take exactly one of lengths and mask.
+
+    Returns:
+        (n, C) in the dtype of scores, accumulated in float32 or better; 0 for an empty sequence.
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, dtype or value.
+    """
+    form = take("topk_pool", scores, offsets, lengths, mask)
+    if form.values.dim() != 2 or not form.values.is_floating_point():
+        raise ValueError(
+            f"topk_pool: scores must be float rows (total, C), got {form.values.dtype} {tuple(form.values.shape)}"
+        )
+    count = _counts(form.lengths, k, divisor, rounding)
+    return TopkPool.apply(form.values, form.offsets, form.lengths, count)[0]

@@ -1,0 +1,315 @@
+"""Ragged batches: sequences of different lengths packed along one row axis."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+def _values_can_be_checked(*tensors: Tensor | None) -> bool:
+    if torch.compiler.is_compiling():
+        return False
+    on_cpu = all(t is None or t.device.type == "cpu" for t in tensors)
+    return on_cpu or os.environ.get("D2K_CHECK") == "1"
+
+
+def _index_vector(op: str, name: str, value: Tensor, device: torch.device) -> Tensor:
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(value, device=device)
+    if value.dtype not in (torch.int64, torch.int32) or value.dim() != 1:
+        raise TypeError(
+            f"{op}: {name} must be a 1-D int64 tensor, got {value.dtype} with shape {tuple(value.shape)}"
+        )
+    if value.device != device:
+        raise ValueError(f"{op}: {name} is on {value.device} but the values are on {device}; move it there")
+    return value.long().contiguous()
+
+
+def _check_layout(op: str, total: int, offsets: Tensor, lengths: Tensor) -> None:
+    if bool((offsets[0] < 0) | (offsets[-1] > total) | (offsets.diff() < 0).any()):
+        raise ValueError(
+            f"{op}: offsets must rise from at least 0 to at most the {total} rows of the values, "
+            f"got {offsets.tolist() if len(offsets) <= 16 else f'{len(offsets)} of them, {offsets[0]}..{offsets[-1]}'}"
+        )
+    bad = (lengths < 0) | (lengths > offsets.diff())
+    if bool(bad.any()):
+        i = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{op}: lengths[{i}] = {int(lengths[i])} does not fit the {int(offsets[i + 1] - offsets[i])} rows "
+            f"between offsets[{i}] and offsets[{i + 1}]"
+        )
+
+
+class Ragged:
+    """n sequences in one tensor, mirroring torch's jagged layout.
+
+    Sequence i is ``values[offsets[i] : offsets[i] + lengths[i]]``. Rows outside every sequence are gap rows;
+    they are zero, so that a convolution's zero rows travel with the batch.
+
+    Args:
+        values: (total, ...), any dtype.
+        offsets: (n + 1,) int64, non-decreasing, within [0, total].
+        lengths: (n,) int64, at most ``offsets.diff()``, which is the default.
+        max_length: an upper bound of the lengths known on the host, or None.
+
+    Raises:
+        TypeError, ValueError: on shapes and dtypes always; on the values of offsets and lengths where they are
+            on the CPU or D2K_CHECK=1.
+    """
+
+    __slots__ = ("lengths", "max_length", "offsets", "values")
+
+    def __init__(
+        self, values: Tensor, offsets: Tensor, lengths: Tensor | None = None, max_length: int | None = None
+    ):
+        if not isinstance(values, Tensor) or values.dim() == 0:
+            raise TypeError(f"Ragged: values must be a tensor of rows, got {type(values).__name__}")
+        offsets = _index_vector("Ragged", "offsets", offsets, values.device)
+        if offsets.numel() == 0:
+            raise ValueError("Ragged: offsets must hold n + 1 entries, got none; an empty batch has offsets [0]")
+        if lengths is None:
+            lengths = offsets.diff()
+        else:
+            lengths = _index_vector("Ragged", "lengths", lengths, values.device)
+            if lengths.numel() != offsets.numel() - 1:
+                raise ValueError(
+                    f"Ragged: {offsets.numel()} offsets make {offsets.numel() - 1} sequences, "
+                    f"but lengths has {lengths.numel()} entries"
+                )
+        if _values_can_be_checked(offsets, lengths):
+            _check_layout("Ragged", values.shape[0], offsets, lengths)
+        self.values = values
+        self.offsets = offsets
+        self.lengths = lengths
+        self.max_length = max_length
+
+    @classmethod
+    def _trusted(
+        cls, values: Tensor, offsets: Tensor, lengths: Tensor, max_length: int | None = None
+    ) -> Ragged:
+        self = object.__new__(cls)
+        self.values, self.offsets, self.lengths, self.max_length = values, offsets, lengths, max_length
+        return self
+
+    def __len__(self) -> int:
+        return self.lengths.shape[0]
+
+    def __repr__(self) -> str:
+        return (
+            f"Ragged({len(self)} sequences, values {tuple(self.values.shape)} "
+            f"{str(self.values.dtype).removeprefix('torch.')} on {self.values.device})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the packed values, (total, ...)."""
+        return self.values.shape
+
+    def with_values(self, values: Tensor) -> Ragged:
+        """The same sequences around other rows; values: (total, ...)."""
+        if values.shape[0] != self.values.shape[0]:
+            raise ValueError(
+                f"Ragged.with_values: {values.shape[0]} rows given, {self.values.shape[0]} expected"
+            )
+        return Ragged._trusted(values, self.offsets, self.lengths, self.max_length)
+
+    def to(self, *args, **kwargs) -> Ragged:
+        """The batch on another device, or its values in another dtype, as ``Tensor.to``."""
+        values = self.values.to(*args, **kwargs)
+        return Ragged._trusted(
+            values, self.offsets.to(values.device), self.lengths.to(values.device), self.max_length
+        )
+
+    @staticmethod
+    def pack(sequences: Sequence[Tensor], *, gap: int = 0) -> Ragged:
+        """Packs a list of (s_i, ...) tensors, with `gap` zero rows before, between and after them."""
+        if gap < 0:
+            raise ValueError(f"Ragged.pack: gap must be at least 0, got {gap}")
+        if not sequences:
+            raise ValueError("Ragged.pack: got no sequences; for an empty batch use Ragged(values, offsets=[0])")
+        first = sequences[0]
+        for i, x in enumerate(sequences):
+            if x.dim() == 0 or x.shape[1:] != first.shape[1:] or x.dtype != first.dtype:
+                raise ValueError(
+                    f"Ragged.pack: sequences[{i}] is {x.dtype} {tuple(x.shape)}, "
+                    f"but sequences[0] is {first.dtype} {tuple(first.shape)}; all must agree but for their length"
+                )
+        lengths = torch.tensor([len(x) for x in sequences])
+        parts: list[Tensor] = []
+        zeros = first.new_zeros((gap, *first.shape[1:]))
+        for x in sequences:
+            parts += [zeros, x] if gap else [x]
+        values = torch.cat([*parts, zeros] if gap else parts)
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), (lengths + gap).cumsum(0)]) + gap
+        return Ragged._trusted(
+            values, starts.to(values.device), lengths.to(values.device), int(lengths.max())
+        )
+
+    @staticmethod
+    def from_padded(dense: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None) -> Ragged:
+        """Views a dense (n, s, ...) batch as ragged without copying it; its padding becomes zeroed gap rows.
+
+        Give exactly one of lengths (n,) or mask (n, s), True on each sequence's first rows.
+        """
+        form = take("Ragged.from_padded", dense, None, lengths, mask)
+        keep = _row_mask(form.offsets, form.lengths, form.values.shape[0])
+        values = form.values.masked_fill(~keep.view(-1, *[1] * (form.values.dim() - 1)), 0)
+        return Ragged._trusted(values, form.offsets, form.lengths, form.max_length)
+
+    def padded(self, max_length: int | None = None, fill: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Dense copy (n, max_length, ...) and its mask (n, max_length); the longest sequence decides by default."""
+        if max_length is None:
+            max_length = self.max_length
+        if max_length is None:
+            max_length = int(self.lengths.max()) if len(self) else 0
+        column = torch.arange(max_length, device=self.device)
+        mask = column < self.lengths[:, None]
+        rows = (self.offsets[:-1, None] + column).clamp(max=max(self.values.shape[0] - 1, 0))
+        if self.values.shape[0] == 0:
+            dense = self.values.new_full((len(self), max_length, *self.values.shape[1:]), fill)
+            return dense, mask
+        dense = self.values[rows]
+        return dense.masked_fill(~mask.view(*mask.shape, *[1] * (dense.dim() - 2)), fill), mask
+
+    def unpack(self) -> list[Tensor]:
+        """The sequences as views of the values."""
+        starts, lengths = self.offsets.tolist(), self.lengths.tolist()
+        return [self.values[a : a + s] for a, s in zip(starts, lengths, strict=False)]
+
+    @staticmethod
+    def from_nested(nested: Tensor) -> Ragged:
+        """From a torch.nested tensor of layout torch.jagged whose ragged dimension is the first."""
+        if not nested.is_nested or nested.layout != torch.jagged:
+            raise TypeError(f"Ragged.from_nested: expected a torch.jagged nested tensor, got {type(nested)}")
+        lengths = nested.lengths()
+        return Ragged(nested.values(), nested.offsets(), lengths)
+
+    def to_nested(self) -> Tensor:
+        """As a torch.nested tensor of layout torch.jagged, sharing the values."""
+        return torch.nested.nested_tensor_from_jagged(self.values, self.offsets, self.lengths)
+
+
+pytree.register_pytree_node(
+    Ragged,
+    lambda r: ([r.values, r.offsets, r.lengths], r.max_length),
+    lambda children, max_length: Ragged._trusted(*children, max_length),
+    serialized_type_name="d2kernels.Ragged",
+)
+
+
+def _row_mask(offsets: Tensor, lengths: Tensor, total: int) -> Tensor:
+    from d2kernels.ops._rows import rows
+
+    return rows(offsets, lengths, total).valid
+
+
+class Form(NamedTuple):
+    """An op's row input in packed form, and how to give row outputs back in the caller's form."""
+
+    op: str
+    values: Tensor
+    offsets: Tensor
+    lengths: Tensor
+    max_length: int | None
+    ragged: Ragged | None
+    dense: tuple[int, int] | None
+
+    def restore(self, values: Tensor) -> Tensor | Ragged:
+        """Per-row output (total, ...) in the form of the input: Ragged, packed or dense (n, s, ...)."""
+        if self.ragged is not None:
+            return Ragged._trusted(values, self.offsets, self.lengths, self.max_length)
+        if self.dense is not None:
+            return values.reshape(*self.dense, *values.shape[1:])
+        return values
+
+    def align(self, name: str, x: Tensor | Ragged, dim: int) -> Tensor:
+        """A second per-row input as packed rows with `dim` dimensions in all; same form as the first."""
+        if isinstance(x, Ragged):
+            x = x.values
+        elif self.dense is not None:
+            if x.dim() != dim + 1 or x.shape[:2] != self.dense:
+                raise ValueError(
+                    f"{self.op}: {name} must be dense with leading shape {self.dense} and {dim + 1} dimensions, "
+                    f"got {tuple(x.shape)}"
+                )
+            x = x.reshape(-1, *x.shape[2:])
+        if x.dim() != dim or x.shape[0] != self.values.shape[0]:
+            raise ValueError(
+                f"{self.op}: {name} must have {self.values.shape[0]} rows and {dim} dimensions, got {tuple(x.shape)}"
+            )
+        return x
+
+
+def take(
+    op: str,
+    x: Tensor | Ragged,
+    offsets: Tensor | None = None,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Form:
+    """Reads any of the three input forms: Ragged; packed rows + offsets (+ lengths); dense + lengths or mask.
+
+    Raises:
+        ValueError, TypeError: naming `op` and the argument that does not fit.
+    """
+    if isinstance(x, Ragged):
+        if offsets is not None or lengths is not None or mask is not None:
+            raise ValueError(f"{op}: a Ragged brings its own offsets; drop offsets, lengths and mask")
+        return Form(op, x.values, x.offsets, x.lengths, x.max_length, x, None)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: expected a Ragged or a tensor, got {type(x).__name__}")
+    if offsets is not None:
+        if mask is not None:
+            raise ValueError(f"{op}: give offsets (packed rows) or mask (dense), not both")
+        if x.dim() == 0:
+            raise ValueError(f"{op}: packed rows need at least one dimension, got a scalar")
+        offsets = _index_vector(op, "offsets", offsets, x.device)
+        if offsets.numel() == 0:
+            raise ValueError(f"{op}: offsets must hold n + 1 entries, got none; an empty batch has offsets [0]")
+        given = lengths is not None
+        lengths = _index_vector(op, "lengths", lengths, x.device) if given else offsets.diff()
+        if lengths.numel() != offsets.numel() - 1:
+            raise ValueError(
+                f"{op}: {offsets.numel()} offsets make {offsets.numel() - 1} sequences, "
+                f"but lengths has {lengths.numel()} entries"
+            )
+        if _values_can_be_checked(offsets, lengths):
+            _check_layout(op, x.shape[0], offsets, lengths)
+        return Form(op, x, offsets, lengths, None, None, None)
+    if (lengths is None) == (mask is None):
+        raise ValueError(
+            f"{op}: a plain tensor needs offsets (packed rows), or exactly one of lengths and mask "
+            f"(dense (n, s, ...)); got {'both' if mask is not None else 'none'}"
+        )
+    if x.dim() < 2:
+        raise ValueError(f"{op}: a dense batch has at least 2 dimensions (n, s, ...), got {tuple(x.shape)}")
+    n, s = x.shape[:2]
+    if mask is not None:
+        if mask.dtype != torch.bool or mask.shape != (n, s):
+            raise ValueError(
+                f"{op}: mask must be bool with shape {(n, s)}, got {mask.dtype} {tuple(mask.shape)}"
+            )
+        lengths = mask.sum(1)
+        if _values_can_be_checked(mask) and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+            raise ValueError(f"{op}: mask must be True on each sequence's first rows only; found a gap in it")
+    else:
+        lengths = _index_vector(op, "lengths", lengths, x.device)
+        if lengths.numel() != n:
+            raise ValueError(f"{op}: {n} dense sequences need {n} lengths, got {lengths.numel()}")
+    offsets = torch.arange(n + 1, device=x.device) * s
+    if _values_can_be_checked(lengths):
+        _check_layout(op, n * s, offsets, lengths)
+    return Form(op, x.reshape(n * s, *x.shape[2:]), offsets, lengths, s, None, (n, s))
