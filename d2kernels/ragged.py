@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from d2kernels.ops._rows import rows
+
 
 def _values_can_be_checked(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_compiling():
@@ -126,6 +128,19 @@ class Ragged:
             )
         return Ragged._trusted(values, self.offsets, self.lengths, self.max_length)
 
+    def sequence_index(self) -> Tensor:
+        """(total,) int64: the sequence of each row; a gap row has that of a neighbour."""
+        return rows(self.offsets, self.lengths, self.values.shape[0]).sequence
+
+    def row_mask(self) -> Tensor:
+        """(total,) bool: False on gap rows."""
+        return rows(self.offsets, self.lengths, self.values.shape[0]).valid
+
+    def zero_gaps(self) -> Ragged:
+        """The same batch with its gap rows set to zero, whatever they hold."""
+        keep = self.row_mask().view(-1, *[1] * (self.values.dim() - 1))
+        return self.with_values(torch.where(keep, self.values, 0))
+
     def to(self, *args, **kwargs) -> Ragged:
         """The batch on another device, or its values in another dtype, as ``Tensor.to``."""
         values = self.values.to(*args, **kwargs)
@@ -165,9 +180,7 @@ class Ragged:
         Give exactly one of lengths (n,) or mask (n, s), True on each sequence's first rows.
         """
         form = take("Ragged.from_padded", dense, None, lengths, mask)
-        keep = _row_mask(form.offsets, form.lengths, form.values.shape[0])
-        values = form.values.masked_fill(~keep.view(-1, *[1] * (form.values.dim() - 1)), 0)
-        return Ragged._trusted(values, form.offsets, form.lengths, form.max_length)
+        return Ragged._trusted(form.values, form.offsets, form.lengths, form.max_length).zero_gaps()
 
     def padded(self, max_length: int | None = None, fill: float = 0.0) -> tuple[Tensor, Tensor]:
         """Dense copy (n, max_length, ...) and its mask (n, max_length); the longest sequence decides by default."""
@@ -208,12 +221,6 @@ pytree.register_pytree_node(
     lambda children, max_length: Ragged._trusted(*children, max_length),
     serialized_type_name="d2kernels.Ragged",
 )
-
-
-def _row_mask(offsets: Tensor, lengths: Tensor, total: int) -> Tensor:
-    from d2kernels.ops._rows import rows
-
-    return rows(offsets, lengths, total).valid
 
 
 class Form(NamedTuple):

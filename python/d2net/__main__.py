@@ -1,0 +1,5 @@
+"""``python -m d2net``."""
+
+from d2net.cli import main
+
+main()

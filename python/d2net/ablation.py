@@ -1,0 +1,85 @@
+"""The rows of the paper's Table 3 on any data: losses by seeds, scored with two decoders."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, pstdev
+
+from d2net import api
+from d2net.config import Config, LocalizeConfig, make_config
+from d2net.data.annotations import load_annotations
+from d2net.data.features import open_features
+from d2net.evaluation import evaluate
+
+ROWS = {
+    "CE": {"loss.classification": "CE", "loss.denoising": "none"},
+    "F": {"loss.classification": "F", "loss.denoising": "none"},
+    "Dis": {"loss.classification": "Dis", "loss.denoising": "none"},
+    "Dis+D": {"loss.classification": "Dis", "loss.denoising": "both"},
+}
+
+
+def _with(config: Config, changes: dict[str, object]) -> Config:
+    tree = config.model_dump()
+    for name, value in changes.items():
+        section, field = name.split(".")
+        tree[section][field] = value
+    return Config.model_validate(tree)
+
+
+def run_ablation(
+    features: str | os.PathLike,
+    annotations: str | os.PathLike,
+    out: str | os.PathLike,
+    config: Config,
+    rows: Sequence[str],
+    seeds: int,
+    device: str = "auto",
+) -> str:
+    """Trains every row with every seed, writes table.json and table.md to `out`, and returns the table.
+
+    average mAP over the configuration's IoUs, in percent, with the configuration's decoder and with the recipe's
+    own; the last column pairs each seed with the same seed of the row Dis.
+    """
+    if unknown := [r for r in rows if r not in ROWS]:
+        raise ValueError(f"rows: unknown row {unknown[0]!r}; there are {', '.join(ROWS)}")
+    store, known = open_features(features), load_annotations(annotations)
+    truth = known.subset(config.localize.subsets)
+    decoders = {"preset": config.localize, config.recipe: make_config(recipe=config.recipe).localize}
+    out = Path(out)
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        found[row] = {name: [] for name in decoders}
+        for seed in range(seeds):
+            settings = _with(config, {**ROWS[row], "train.seed": seed})
+            model = api.train(store, known, out / f"{row}-{seed}", settings, overwrite=True, device=device)
+            for name, decoder in decoders.items():
+                found[row][name].append(_average_map(model, store, truth, decoder, config))
+        (out / "table.json").write_text(json.dumps(found, indent=1))
+    table = _table(found, list(decoders))
+    (out / "table.md").write_text(table + "\n")
+    return table
+
+
+def _average_map(model: api.Model, store: object, truth: object, decoder: LocalizeConfig, config: Config) -> float:
+    result = api.localize(model, store, annotations=truth, names=list(truth.videos), config=decoder)
+    report = evaluate(
+        result.detections, truth, protocol=config.evaluate.protocol, iou=config.evaluate.iou, timing=model.timing
+    )
+    return 100 * float(report.average_mAP)
+
+
+def _table(found: dict[str, dict[str, list[float]]], decoders: Sequence[str]) -> str:
+    lines = ["| loss | " + " | ".join(f"{d} decoder" for d in decoders) + " | paired with Dis |"]
+    lines.append("| --- " * (len(decoders) + 2) + "|")
+    for row, scores in found.items():
+        cells = [f"{mean(v):.1f} ± {pstdev(v):.1f}" for v in scores.values()]
+        paired = "-"
+        if row != "Dis" and "Dis" in found:
+            gaps = [a - b for a, b in zip(scores[decoders[0]], found["Dis"][decoders[0]], strict=True)]
+            paired = " / ".join(f"{g:+.1f}" for g in gaps)
+        lines.append(f"| {row} | " + " | ".join(cells) + f" | {paired} |")
+    return "\n".join(lines)

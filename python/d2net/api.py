@@ -1,0 +1,316 @@
+"""Training from files, and a trained model that localizes: what the command line and scripts call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import d2kernels as d2k
+from d2net import inference
+from d2net.checkpoint import read_checkpoint
+from d2net.config import Config, LocalizeConfig, from_dict, make_config
+from d2net.data.annotations import Annotations, load_annotations
+from d2net.data.detections import Detections
+from d2net.data.dataset import TrainingBatches, split_holdout
+from d2net.data.features import FeatureStore, check_streams, open_features
+from d2net.evaluation import classification_map, evaluate
+from d2net.model import D2Net
+from d2net.timing import Timing, UnknownTiming
+from d2net.training import Run
+
+Features = np.ndarray | Mapping[str, np.ndarray] | FeatureStore | str | os.PathLike
+
+
+class VideoActivations(NamedTuple):
+    """One video's T (s, C), λ' (s,) and p (C,), float32."""
+
+    classes: np.ndarray
+    foreground: np.ndarray
+    p: np.ndarray
+
+
+@dataclass
+class Model:
+    """A trained network with what is needed to localize: configuration, classes and timing."""
+
+    network: D2Net
+    config: Config
+    classes: tuple[str, ...]
+    timing: Timing | None
+
+    def activations(self, features: np.ndarray) -> VideoActivations:
+        """T, λ' and p of one video; features: (s, d)."""
+        features = np.asarray(features)
+        _check_array("features", features, self.network.width)
+        a = inference.network_activations(self.network, [features], self.config.train.precision)
+        loss = self.config.loss
+        p = d2k.topk_pool(a.classes, divisor=loss.pool_divisor, rounding=loss.pool_rounding)
+        return VideoActivations(a.classes.values.cpu().numpy(), a.foreground.cpu().numpy(), p[0].cpu().numpy())
+
+
+class Localized(NamedTuple):
+    """Detections in seconds, p (n, C) of each video in `detections.videos`, and T (s, C) where it was asked for."""
+
+    detections: Detections
+    p: np.ndarray
+    activations: dict[str, np.ndarray]
+
+
+def _check_array(name: str, array: np.ndarray, width: int) -> None:
+    if array.ndim != 2 or array.shape[1] != width or len(array) == 0:
+        raise ValueError(f"{name}: expected (s, {width}) with s of at least 1, got {array.shape}")
+    if not np.isfinite(array).all():
+        row = int(np.nonzero(~np.isfinite(array).all(1))[0][0])
+        raise ValueError(f"{name}: row {row} holds NaN or infinity; extract it again or drop the video")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """"auto" takes the GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name} was asked for, but torch sees no GPU")
+    return device
+
+
+def load(path: str | os.PathLike, device: str = "auto") -> Model:
+    """Reads a checkpoint file or a run's folder; nothing in it is executed.
+
+    Raises:
+        CheckpointError: missing, truncated or not a d2net checkpoint.
+    """
+    saved = read_checkpoint(path, "cpu")
+    config = from_dict(saved["config"])
+    classes = tuple(saved["classes"])
+    network = D2Net(saved["width"], len(classes), saved["streams"], config.model)
+    network.load_state_dict(saved["model"])
+    timing = Timing.from_dict(saved["timing"]) if saved["timing"] else None
+    return Model(network.to(pick_device(device)).eval(), config, classes, timing)
+
+
+def stream_count(config: Config, annotations: Annotations, width: int) -> int:
+    """Streams as configured, else as the annotations declare, else 1; widths are checked."""
+    if config.model.streams is not None:
+        if width % config.model.streams:
+            raise ValueError(f"streams: {width} features cannot be split into {config.model.streams} equal streams")
+        return config.model.streams
+    if annotations.streams:
+        check_streams(annotations.streams, width)
+        return len(annotations.streams)
+    return 1
+
+
+def known_timing(config: Config, annotations: Annotations | None) -> Timing | None:
+    """The timing that the configuration or the annotations state, or None."""
+    t = config.timing
+    if any(v is not None for v in t.model_dump().values()):
+        return Timing(**t.model_dump())
+    if annotations is not None and annotations.snippet_seconds is not None:
+        return Timing(snippet_seconds=annotations.snippet_seconds)
+    return None
+
+
+def training_videos(store: FeatureStore, annotations: Annotations, config: Config) -> list[str]:
+    """Annotated videos of the training subsets that are long enough; each must have features."""
+    chosen = annotations.subset(config.train.subsets)
+    store.require(list(chosen.videos))
+    names = [v for v in chosen.videos if store.lengths[v] >= config.train.min_rows]
+    if not names:
+        raise ValueError(
+            f"train.subsets: no video of {', '.join(config.train.subsets)} has {config.train.min_rows} rows or more"
+        )
+    return names
+
+
+def train(
+    features: FeatureStore | str | os.PathLike,
+    annotations: Annotations | str | os.PathLike,
+    out: str | os.PathLike,
+    config: Config | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Model:
+    """Trains D2-Net with video-level labels and leaves checkpoint.pt, config.yaml and log.jsonl in `out`.
+
+    Args:
+        features: a store, or the path of an .npz, .h5 or folder of (s, d) arrays keyed by video.
+        annotations: loaded, or the path of an ActivityNet-style JSON; only labels are used, not segments,
+            unless train.selection is loc_mAP.
+        config: `make_config(preset, recipe)`; the release recipe by default.
+        names: the training videos, in place of those of train.subsets.
+
+    Raises:
+        RunExists: `out` holds a run and neither resume nor overwrite was given.
+        ValueError: features, annotations and configuration that do not fit; the message names which.
+    """
+    config = config or make_config()
+    store = features if isinstance(features, FeatureStore) else open_features(features)
+    if not isinstance(annotations, Annotations):
+        annotations = load_annotations(annotations)
+    where = pick_device(device)
+    streams = stream_count(config, annotations, store.width)
+    timing = known_timing(config, annotations)
+    names = list(names) if names is not None else training_videos(store, annotations, config)
+    kept, held_out = split_holdout(annotations, names, config.train)
+    run = Run(
+        config=config,
+        batches=TrainingBatches(store, kept, annotations.label_matrix(kept), config.train),
+        out=Path(out),
+        meta={
+            "classes": list(annotations.classes),
+            "width": store.width,
+            "streams": streams,
+            "timing": timing.to_dict() if timing else None,
+        },
+        device=where,
+        streams=streams,
+        score=_selection(config, store, annotations, held_out, timing),
+        progress=progress,
+    )
+    state = run.start(resume, overwrite)
+    if not run.finish(state):
+        raise KeyboardInterrupt(f"stopped at iteration {state.iteration}; go on with --resume")
+    chosen = "best.pt" if run.score and (run.out / "best.pt").exists() else "checkpoint.pt"
+    return load(run.out / chosen, str(where))
+
+
+def _selection(
+    config: Config, store: FeatureStore, annotations: Annotations, held_out: list[str], timing: Timing | None
+) -> Callable[[D2Net], float] | None:
+    """The score that picks best.pt, or None for `last`."""
+    kind = config.train.selection
+    if kind == "last":
+        return None
+    if not held_out:
+        raise ValueError(f"train.selection: {kind} needs held-out videos; set train.holdout above 0")
+    if kind == "loc_mAP":
+        print("selection by loc_mAP uses the held-out videos' segments: this is no longer weak supervision")
+    labels = annotations.label_matrix(held_out)
+
+    def score(network: D2Net) -> float:
+        model = Model(network, config, annotations.classes, timing)
+        found = localize(model, store, annotations=annotations, names=held_out)
+        if kind == "cls_mAP":
+            return float(classification_map(found.p, labels))
+        truth = annotations.only(held_out)
+        report = evaluate(found.detections, truth, protocol="activitynet", iou=[i / 10 for i in range(1, 8)])
+        return float(report.average_mAP)
+
+    return score
+
+
+def localize(
+    model: Model,
+    features: Features,
+    *,
+    annotations: Annotations | None = None,
+    names: Sequence[str] | None = None,
+    timing: Timing | None = None,
+    durations: Mapping[str, float] | None = None,
+    video_timings: Mapping[str, Timing] | None = None,
+    config: LocalizeConfig | None = None,
+    keep_activations: bool = False,
+) -> Localized:
+    """Detections in seconds (Sec. 3.3).
+
+    Args:
+        features: one (s, d) array, a mapping of them by video, a store, or its path.
+        annotations: gives durations, and per-video fps.
+        names: which videos; all by default.
+        timing: overrides the model's; video_timings overrides both for single videos.
+        durations: seconds by video; segments are clipped to them.
+        config: overrides the model's decoder.
+        keep_activations: also returns T of every video.
+
+    Raises:
+        UnknownTiming: the model was trained without timing and none is given.
+    """
+    if isinstance(features, (str, os.PathLike)):
+        features = open_features(features)
+    elif isinstance(features, np.ndarray):
+        features = {"video": features}
+    timing = timing or model.timing
+    if timing is None and not video_timings:
+        raise UnknownTiming(
+            "localize: the model does not know when a snippet is; give --fps, --stride and --snippet-frames, "
+            "or --snippet-seconds"
+        )
+    chosen = list(names) if names is not None else list(getattr(features, "names", None) or features)
+    lengths = _lengths(features, chosen, model.network.width)
+    known = dict(durations or {})
+    if annotations is not None:
+        for v in chosen:
+            video = annotations.videos.get(v)
+            if video is not None and video.duration is not None:
+                known.setdefault(v, video.duration)
+    loss = model.config.loss
+    parts: list[tuple[np.ndarray, ...]] = []
+    scores, kept, first = [], {}, 0
+    for chunk in inference.localize_chunks(
+        model.network,
+        features,
+        chosen,
+        lengths,
+        config or model.config.localize,
+        pool_divisor=loss.pool_divisor,
+        pool_rounding=loss.pool_rounding,
+        precision=model.config.train.precision,
+    ):
+        parts += _in_seconds(chunk, first, timing, video_timings or {}, known)
+        scores.append(chunk.p)
+        first += len(chunk.names)
+        if keep_activations:
+            rows = chunk.activations.classes.unpack()
+            kept |= {v: x.cpu().numpy() for v, x in zip(chunk.names, rows, strict=True)}
+    columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 5
+    detections = Detections.from_arrays(chosen, model.classes, *columns)
+    p = np.concatenate(scores) if scores else np.zeros((0, len(model.classes)), np.float32)
+    return Localized(detections, p, kept)
+
+
+def _lengths(features: Any, names: list[str], width: int) -> list[int]:
+    if isinstance(features, FeatureStore):
+        features.require(names)
+        if features.width != width:
+            raise ValueError(f"features: width {features.width}, but the model was trained on {width}")
+        return [features.lengths[v] for v in names]
+    for v in names:
+        if v not in features:
+            raise ValueError(f"features: no video {v!r}")
+        _check_array(f"features[{v!r}]", features[v], width)
+    return [len(features[v]) for v in names]
+
+
+def _in_seconds(
+    chunk: inference.VideoScores,
+    first: int,
+    timing: Timing | None,
+    own: Mapping[str, Timing],
+    durations: Mapping[str, float],
+) -> list[tuple[np.ndarray, ...]]:
+    """(video, label, start, end, score) columns of each video of the chunk."""
+    sequence, label, start, end, score = (t.cpu().numpy() for t in chunk.detections[:5])
+    bounds = np.searchsorted(sequence, np.arange(len(chunk.names) + 1))
+    columns = []
+    for i, v in enumerate(chunk.names):
+        part = slice(bounds[i], bounds[i + 1])
+        when = own.get(v, timing)
+        if when is None:
+            raise UnknownTiming(f"localize: nothing says when the snippets of {v!r} are; add it to the video info")
+        a, b = when.seconds(start[part], end[part], durations.get(v), snippets=chunk.lengths[i])
+        columns.append((np.full(len(a), first + i), label[part], a, b, score[part]))
+    return columns

@@ -1,0 +1,51 @@
+"""Checkpoints: written atomically, read without executing anything they hold."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = "d2net-checkpoint-1"
+FILE = "checkpoint.pt"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and what is wrong."""
+
+
+def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Writes beside `path`, then replaces it in one step: an interrupted save leaves the previous one whole."""
+    temporary = Path(f"{path}.tmp")
+    with open(temporary, "wb") as file:
+        torch.save({"format": FORMAT, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint file, or the one in a run's folder.
+
+    Raises:
+        CheckpointError: missing, truncated, not a checkpoint, or holding anything but tensors and plain values.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint at {path}") from error
+    except pickle.UnpicklingError as error:
+        reason = "it is truncated or holds more than tensors and plain values"
+        raise CheckpointError(f"{path} was refused: {reason} (nothing in it was executed)") from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError) as error:
+        raise CheckpointError(f"{path} is truncated or not a checkpoint: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a d2net checkpoint ({FORMAT})")
+    return content

@@ -1,0 +1,337 @@
+"""One typed configuration: every choice of a run is a field; recipes and presets fill them in."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the field, its value and what to do."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """The network of Sec. 3: two temporal convolutions and a classifier, one group of channels per stream."""
+
+    streams: int | None = Field(None, ge=1, description="of equal width; None: as the annotations say, else 1")
+    kernel_size: int = Field(3, ge=1, description="of layers 1 and 2, odd")
+    dilation: int = Field(1, ge=1)
+    classifier_kernel_size: int = Field(1, ge=1, description="odd")
+    classifier_dilation: int = Field(1, ge=1)
+    residual: bool = Field(True, description="layers 1 and 2 add their input")
+    negative_slope: float = Field(0.2, ge=0, le=1)
+    dropout: float = Field(0.7, ge=0, lt=1, description="on layer 2's output while training")
+    init: Literal["normal", "pytorch"] = "normal"
+    init_std: float = Field(0.01, gt=0, description="of init = normal; its biases are 0")
+
+    @model_validator(mode="after")
+    def _odd(self) -> ModelConfig:
+        for name in ("kernel_size", "classifier_kernel_size"):
+            if getattr(self, name) % 2 == 0:
+                raise ValueError(f"{name} must be odd to keep a sequence's length, got {getattr(self, name)}")
+        return self
+
+
+class LossConfig(Section):
+    """Eqs. 1 to 11 and their alternatives."""
+
+    classification: Literal["CE", "F", "Dis"] = "Dis"
+    pool_divisor: int = Field(8, ge=1, description="k of top-k pooling is s / pool_divisor")
+    pool_rounding: Literal["ceil", "floor"] = "ceil"
+    min_snippets: int = Field(5, ge=1, description="shorter videos are left out of every loss")
+    foreground_threshold: float = 0.5
+    background_threshold: float = 0.5
+    inclusive: bool = Field(True, description="attention >= threshold, else strictly above")
+    normalize_embeddings: bool = Field(True, description="x_fg, x_bg are weighted means, else sums")
+    cosine: Literal["torch", "release"] = "release"
+    pairs: Literal["all", "random"] = "random"
+    clamp: float = Field(1e-3, ge=0, lt=0.5, description="p is kept within [clamp, 1 - clamp]")
+    normalization: Literal["paper", "release"] = Field(
+        "release", description="paper: sum over classes, mean over videos; release: positives x C, mean over entries"
+    )
+    gamma: float = Field(0.01, ge=0)
+    beta: float = Field(2.0, ge=0)
+    reference_momentum: float = Field(0.9, ge=0, le=1)
+    reference_source: Literal["embedding", "lowest"] = Field(
+        "lowest", description="x_ref follows x_bg, or each video's snippet of lowest attention"
+    )
+    denoising: Literal["none", "snippet", "video", "both"] = "both"
+    denoising_kind: Literal["pDMI", "DMI", "L1", "BCE"] = "pDMI"
+    ds_foreground_threshold: float = 0.5
+    ds_background_threshold: float = 0.5
+    ds_attention: Literal["labels", "all"] = Field(
+        "labels", description="classes whose maximum is a pseudo-foreground snippet's attention"
+    )
+    ds_normalization: Literal["joint", "side"] = "side"
+    ds_floor: float = Field(1e-10, ge=0, description="entries of the 2 x 2 joint are at least this")
+    ds_skip_one_sided: bool = Field(True, description="one-sided videos leave the mean, else they count as 0")
+    ds_polarity: Literal["any", "forward"] = "any"
+    ds_rtol: float = Field(1e-6, gt=0, lt=1, description="caps the condition number at 1 / ds_rtol")
+    dv_relative_floor: float | None = Field(0.2, ge=0, lt=1, description="p below this share of its maximum is 0")
+    dv_normalize_rows: bool = True
+    dv_label_normalization: Literal["batch", "class"] = "class"
+    dv_atol: float | None = Field(1e-5, ge=0, description="smaller singular values do not count")
+    ds_weight: float = Field(0.1, ge=0)
+    dv_weight: float = Field(0.1, ge=0)
+    denoising_start: int = Field(1000, ge=0, description="L_D enters after this iteration")
+    denoising_every: int = Field(2, ge=1, description="L_D enters at iterations divisible by this")
+    denoising_warmup: int = Field(0, ge=0, description="iterations over which L_D's weight then rises linearly")
+    pair_warmup: int = Field(0, ge=0, description="iterations over which the pair weights rise linearly")
+
+
+class TrainConfig(Section):
+    """Optimisation, sampling and bookkeeping."""
+
+    subsets: list[str] = Field(default_factory=lambda: ["validation"])
+    iterations: int = Field(20_000, ge=1)
+    batch_size: int = Field(20, ge=1)
+    sampling: Literal["epoch", "uniform"] = Field("uniform", description="without or with replacement")
+    max_snippets: int | None = Field(750, ge=1, description="longer videos are cropped at random")
+    min_rows: int = Field(1, ge=1, description="shorter videos are dropped by the loader")
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(5e-4, ge=0, description="L2, inside Adam's gradient")
+    gradient_clip: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(0, ge=0)
+    selection: Literal["last", "cls_mAP", "loc_mAP"] = "last"
+    holdout: float = Field(0.0, ge=0, lt=1, description="share of training videos held out for the selection")
+    holdout_by: str | None = Field(None, description="annotation field whose groups stay together, such as user")
+    evaluate_every: int = Field(500, ge=1)
+    log_every: int = Field(50, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    workers: int = Field(0, ge=0, description="processes that read features; 0 reads in the training process")
+    cache_gigabytes: float = Field(4.0, ge=0, description="features that fit are read once and kept in memory")
+
+
+class LocalizeConfig(Section):
+    """Sec. 3.3 and what other systems offer."""
+
+    subsets: list[str] = Field(default_factory=lambda: ["test"])
+    reweight: bool = Field(True, description="activations are multiplied by the foreground score")
+    foreground_rescale: bool = Field(False, description="the foreground score is first scaled by 2 / its maximum")
+    class_source: Literal["activations", "reweighted"] = "reweighted"
+    class_pool_divisor: int = Field(8, ge=1)
+    class_pool_rounding: Literal["ceil", "floor"] = "floor"
+    class_rule: Literal["relative", "third_best", "all"] = Field(
+        "relative",
+        description="relative: above class_threshold x the best; third_best: above the third best and class_threshold"
+        " (or 1 where any exceeds 1)",
+    )
+    class_threshold: float = Field(0.5, ge=0)
+    thresholds: str | list[float] = Field("0.025:0.475:0.025", description="start:stop:step, or the values")
+    min_length: int = Field(2, ge=1, description="snippets")
+    margin: float = Field(0.25, gt=0)
+    outer: Literal["pooled", "sides"] = "sides"
+    min_score: float | None = -0.4
+    iou_threshold: float = Field(0.3, gt=0, le=1, description="overlaps at least this large are removed")
+    sigma: float | None = Field(None, gt=0, description="of Gaussian soft-NMS, in place of removal")
+    keep_ratio: float | None = Field(0.1, ge=0, le=1)
+    keep_scope: Literal["sequence", "class"] = "class"
+    upsample: int = Field(1, ge=1)
+    smoothing: int = Field(1, ge=1, description="snippets of the moving average, odd")
+    relative: Literal["max", "minmax"] | None = None
+    class_score_weight: float = Field(0.0, ge=0)
+
+    def threshold_values(self) -> list[float]:
+        """The thresholds as rising floats."""
+        if isinstance(self.thresholds, str):
+            return value_range("localize.thresholds", self.thresholds)
+        return list(self.thresholds)
+
+    @model_validator(mode="after")
+    def _usable(self) -> LocalizeConfig:
+        values = self.threshold_values()
+        if not values or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+            raise ValueError(f"thresholds must rise, got {self.thresholds!r}")
+        if self.smoothing % 2 == 0:
+            raise ValueError(f"smoothing must be odd, got {self.smoothing}")
+        return self
+
+
+class EvaluateConfig(Section):
+    """How the recipe's authors score detections."""
+
+    protocol: Literal["activitynet", "thumos", "release"] = "activitynet"
+    iou: str = "0.1:0.7:0.1"
+
+
+class TimingConfig(Section):
+    """When a snippet is, where the data do not say it themselves."""
+
+    fps: float | None = Field(None, gt=0)
+    stride: float | None = Field(None, gt=0, description="frames")
+    snippet_frames: float | None = Field(None, gt=0)
+    snippet_seconds: float | None = Field(None, gt=0)
+
+
+class Config(Section):
+    """Everything that decides a run but its data."""
+
+    recipe: Literal["release", "paper"] = "release"
+    preset: str | None = None
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    localize: LocalizeConfig = Field(default_factory=LocalizeConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    timing: TimingConfig = Field(default_factory=TimingConfig)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes YAML."""
+        text = yaml.safe_dump(self.model_dump(), sort_keys=False)
+        temporary = Path(f"{path}.tmp")
+        temporary.write_text(text)
+        os.replace(temporary, path)
+
+
+def value_range(name: str, text: str) -> list[float]:
+    """``start:stop:step`` inclusive, or comma-separated values, without the drift of repeated addition."""
+    try:
+        if ":" not in text:
+            return [float(v) for v in text.split(",")]
+        start, stop, step = (float(v) for v in text.split(":"))
+        count = round((stop - start) / step) + 1
+        inverse = round(1 / step)
+        if abs(1 / step - inverse) < 1e-9 and abs(start * inverse - round(start * inverse)) < 1e-9:
+            first = round(start * inverse)
+            return [(first + i) / inverse for i in range(count)]
+        return [start + i * step for i in range(count)]
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"{name}: expected start:stop:step or comma-separated numbers, got {text!r}") from error
+
+
+def _sections() -> Iterator[tuple[str, type[Section]]]:
+    for name, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield name, field.annotation
+
+
+def field_names() -> list[str]:
+    """Every field as ``section.field``, and the two top-level ones."""
+    nested = [f"{section}.{field}" for section, kind in _sections() for field in kind.model_fields]
+    return ["recipe", "preset", *nested]
+
+
+def _full_name(name: str) -> str:
+    """``gamma`` or ``loss.gamma`` -> ``loss.gamma``."""
+    names = field_names()
+    if name in names:
+        return name
+    matches = [n for n in names if n.endswith(f".{name}")]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ConfigError(f"field {name!r} is in several sections; say {' or '.join(matches)}")
+    short = {n.rpartition(".")[2]: n for n in names}
+    near = difflib.get_close_matches(name, [*names, *short], n=1, cutoff=0.5)
+    hint = f"; did you mean {short.get(near[0], near[0])!r}?" if near else ""
+    raise ConfigError(f"unknown field {name!r}{hint}")
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    sections = dict(_sections())
+    for key, value in tree.items():
+        if not prefix and key in sections:
+            if value is not None and not isinstance(value, dict):
+                raise ConfigError(f"section {key!r} must hold fields, got {value!r}")
+            flat |= _flatten(value or {}, f"{key}.")
+        else:
+            flat[_full_name(prefix + str(key))] = value
+    return flat
+
+
+def _build(flat: dict[str, Any]) -> Config:
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        section, _, field = name.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[field] = value
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        got = "" if isinstance(first["input"], (dict, Section)) else f", got {first['input']!r}"
+        raise ConfigError(f"{where or 'config'}: {first['msg'].removeprefix('Value error, ')}{got}") from error
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """``["loss.gamma=0.02", "iterations=500"]`` -> fields and their YAML-typed values."""
+    flat = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes field=value, got {text!r}")
+        try:
+            # YAML 1.1 reads 1e-4 as a string.
+            flat[_full_name(name.strip())] = _number(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {name.strip()}: {value!r} is not a YAML value") from error
+    return flat
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return float(value) if value.lower() not in ("nan", "inf", "-inf", "infinity") else value
+        except ValueError:
+            return value
+    return value
+
+
+def make_config(
+    preset: str | None = None,
+    recipe: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    file: str | os.PathLike | None = None,
+) -> Config:
+    """The recipe's fields, then the preset's, then the file's, then the overrides (``{"loss.gamma": 0.02}``).
+
+    Raises:
+        ConfigError: an unknown recipe, preset or field (with the nearest name), or a value out of range.
+    """
+    from d2net.presets import PRESETS, RECIPES
+
+    from_file = _flatten(_read(file)) if file is not None else {}
+    given = _flatten(overrides or {})
+    recipe = recipe or given.get("recipe") or from_file.get("recipe") or "release"
+    preset = preset or given.get("preset") or from_file.get("preset")
+    for kind, name, known in (("recipe", recipe, RECIPES), ("preset", preset, PRESETS)):
+        if name is not None and name not in known:
+            raise ConfigError(f"unknown {kind} {name!r}; there are {', '.join(known)}")
+    flat = dict(RECIPES[recipe])
+    if preset is not None:
+        flat |= PRESETS[preset]["any"] | PRESETS[preset][recipe]
+    return _build(flat | from_file | given | {"recipe": recipe, "preset": preset})
+
+
+def load_config(path: str | os.PathLike) -> Config:
+    """Reads YAML as `Config.save` writes it; fields it leaves out come from its recipe and preset."""
+    return make_config(file=path)
+
+
+def from_dict(tree: dict) -> Config:
+    """From the plain dict of a checkpoint."""
+    return _build(_flatten(tree))
+
+
+def _read(path: str | os.PathLike) -> dict:
+    try:
+        tree = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration {path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"the configuration {path} must hold sections of fields, got {type(tree).__name__}")
+    return tree

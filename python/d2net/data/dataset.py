@@ -1,0 +1,120 @@
+"""Training batches: which videos, which crop, packed without padding. Batch i depends on the seed and i alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import d2kernels as d2k
+from d2net.config import TrainConfig
+
+if TYPE_CHECKING:
+    from d2net.data.annotations import Annotations
+    from d2net.data.features import FeatureStore
+
+
+class Batch(NamedTuple):
+    """features (total, d) float32, offsets (n + 1,), lengths (n,) and video-level labels (n, C) bool."""
+
+    features: Tensor
+    offsets: Tensor
+    lengths: Tensor
+    labels: Tensor
+
+    def ragged(self) -> d2k.Ragged:
+        return d2k.Ragged(self.features, self.offsets, self.lengths)
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(t.to(device, non_blocking=True) for t in self))
+
+
+def pack(arrays: Sequence[np.ndarray], labels: np.ndarray) -> Batch:
+    """arrays: (s_i, d) each; labels: (n, C)."""
+    lengths = torch.tensor([len(a) for a in arrays])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    values = torch.from_numpy(np.concatenate(arrays).astype(np.float32, copy=False))
+    return Batch(values, offsets, lengths, torch.from_numpy(labels.astype(bool)))
+
+
+class CachedFeatures:
+    """Feature arrays, kept in memory once read as long as they fit."""
+
+    def __init__(self, store: FeatureStore, gigabytes: float):
+        self.store, self.room = store, int(gigabytes * 2**30)
+        self.kept: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self.kept.get(name)
+        if array is None:
+            array = self.store[name]
+            if array.nbytes <= self.room:
+                self.kept[name] = array
+                self.room -= array.nbytes
+        return array
+
+
+class TrainingBatches(Dataset):
+    """Item i is iteration i's batch, i from 0.
+
+    Args:
+        store: feature arrays by video; names: the training videos; labels: (n, C).
+    """
+
+    def __init__(self, store: FeatureStore, names: Sequence[str], labels: np.ndarray, config: TrainConfig):
+        self.features = CachedFeatures(store, config.cache_gigabytes)
+        self.names, self.labels, self.config = list(names), labels, config
+
+    def videos(self, iteration: int) -> np.ndarray:
+        """Indices of the batch's videos."""
+        n, size, seed = len(self.names), self.config.batch_size, self.config.seed
+        if self.config.sampling == "uniform":
+            return np.random.default_rng([seed, 1, iteration]).integers(n, size=size)
+        positions = np.arange(iteration * size, (iteration + 1) * size)
+        orders = {e: np.random.default_rng([seed, 2, e]).permutation(n) for e in set((positions // n).tolist())}
+        return np.array([orders[p // n][p % n] for p in positions.tolist()])
+
+    def __getitem__(self, iteration: int) -> Batch:
+        videos = self.videos(iteration)
+        rng = np.random.default_rng([self.config.seed, 3, iteration])
+        return pack([self._crop(self.features[self.names[v]], rng) for v in videos], self.labels[videos])
+
+    def _crop(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        longest = self.config.max_snippets
+        if longest is None or len(array) <= longest:
+            return array
+        start = int(rng.integers(len(array) - longest + 1))
+        return array[start : start + longest]
+
+    def loader(self, first: int, last: int, pin: bool) -> DataLoader:
+        """Batches of iterations first..last-1, in order."""
+        # A generator of its own: the loader draws from the global one, which dropout's exact resumption needs.
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=self.config.workers,
+            pin_memory=pin,
+            generator=torch.Generator(),
+        )
+
+
+def split_holdout(annotations: Annotations, names: Sequence[str], config: TrainConfig) -> tuple[list[str], list[str]]:
+    """(training, held-out) names; groups that share the annotation field `holdout_by` stay together."""
+    if config.holdout == 0:
+        return list(names), []
+    if config.holdout_by:
+        missing = [v for v in names if config.holdout_by not in annotations.videos[v].info]
+        if missing:
+            raise ValueError(f"holdout_by: video {missing[0]!r} has no field {config.holdout_by!r} in its annotation")
+    group = {v: str(annotations.videos[v].info[config.holdout_by]) if config.holdout_by else v for v in names}
+    groups = sorted(set(group.values()))
+    count = max(1, round(config.holdout * len(groups)))
+    if count >= len(groups):
+        raise ValueError(f"holdout: {config.holdout} of {len(groups)} groups leaves nothing to train on")
+    out = set(np.random.default_rng([config.seed, 4]).permutation(groups)[:count].tolist())
+    return [v for v in names if group[v] not in out], [v for v in names if group[v] in out]

@@ -1,0 +1,32 @@
+"""Evaluation: mAP by three protocols, F1, classification mAP and AR@AN."""
+
+from d2net.evaluation.ambiguous import drop_ambiguous, load_ambiguous
+from d2net.evaluation.classification import classification_ap, classification_map
+from d2net.evaluation.f1 import F1, f1_score
+from d2net.evaluation.matching import Protocol, Spans, average_precision, match, parse_iou, score
+from d2net.evaluation.proposals import average_recall
+from d2net.evaluation.release import Rate, from_fractions, load_fractions, to_snippets
+from d2net.evaluation.report import PROTOCOLS, Report, evaluate
+
+__all__ = [
+    "F1",
+    "PROTOCOLS",
+    "Protocol",
+    "Rate",
+    "Report",
+    "Spans",
+    "average_precision",
+    "average_recall",
+    "classification_ap",
+    "classification_map",
+    "drop_ambiguous",
+    "evaluate",
+    "f1_score",
+    "from_fractions",
+    "load_ambiguous",
+    "load_fractions",
+    "match",
+    "parse_iou",
+    "score",
+    "to_snippets",
+]

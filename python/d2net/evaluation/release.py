@@ -1,0 +1,97 @@
+"""The protocol of the authors' released code: whole snippets.
+
+Times are rounded to whole snippets (half to even). Detections of a class, by falling score, each take the
+first free ground truth of their video in file order (not the best) with IoU >= t. A ground truth that is
+empty after rounding counts as a positive that nothing matches. AP sums the interpolated precision over the
+recall steps. On THUMOS'14 every detection overlapping an Ambiguous segment is dropped beforehand
+(`drop_ambiguous`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from d2net.data.annotations import Annotations, Segment, Video
+
+from d2net.evaluation.matching import Protocol, Spans
+
+RELEASE = Protocol("release", strict=False, chooser="detection", prefer="first", interpolate=True)
+
+
+class Rate(NamedTuple):
+    """Snippets per second, as fps / stride."""
+
+    fps: float = 25.0
+    stride: float = 16.0
+
+
+def to_snippets(seconds: np.ndarray, rate: Rate = Rate()) -> np.ndarray:  # noqa: B008
+    """round(seconds · fps / stride), half to even; float64 of whole numbers, of the shape given."""
+    return np.rint(np.asarray(seconds, np.float64) * rate.fps / rate.stride)
+
+
+def snippet_spans(spans: Spans, rate: Rate = Rate()) -> Spans:  # noqa: B008
+    """The spans of seconds as whole snippets."""
+    return replace(spans, start=to_snippets(spans.start, rate), end=to_snippets(spans.end, rate))
+
+
+def load_fractions(path: str | Path, durations: Mapping[str, float] | Annotations) -> Annotations:
+    """A ground truth whose times are fractions of the duration, in seconds.
+
+    Args:
+        path: JSON with `rows`: [video, label, start / duration, end / duration], in evaluation order.
+        durations: seconds of each video; published durations rounded to 3 digits can move a segment by a
+            snippet.
+
+    Raises:
+        ValueError: not such a file, or a video without a duration.
+    """
+    try:
+        rows = json.loads(Path(path).read_text())["rows"]
+        rows = [(str(v), str(c), float(a), float(b)) for v, c, a, b in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected JSON with rows of [video, label, start / duration, end / duration]: {error}"
+        ) from None
+    return from_fractions(rows, durations, source=str(path))
+
+
+def from_fractions(
+    rows: Sequence[tuple[str, str, float, float]],
+    durations: Mapping[str, float] | Annotations,
+    *,
+    source: str = "rows of fractions",
+    subset: str | None = "test",
+) -> Annotations:
+    """As `load_fractions`, from rows (video, label, start / duration, end / duration)."""
+    if isinstance(durations, Annotations):
+        durations = {name: v.duration for name, v in durations.videos.items() if v.duration is not None}
+    segments: dict[str, list[Segment]] = {}
+    for name, label, a, b in rows:
+        if name not in durations:
+            raise ValueError(f"{source}: video {name!r} has no duration, which its fractions need")
+        seconds = float(durations[name])
+        segments.setdefault(name, []).append(Segment(label, a * seconds, b * seconds))
+    return Annotations(
+        classes=tuple(sorted({label for _, label, _, _ in rows})),
+        videos={
+            name: Video(
+                name=name,
+                subset=subset,
+                duration=float(durations[name]),
+                fps=None,
+                labels=tuple(sorted({s.label for s in own})),
+                segments=tuple(own),
+                info={},
+            )
+            for name, own in segments.items()
+        },
+        streams=None,
+        snippet_seconds=None,
+        source=source,
+    )

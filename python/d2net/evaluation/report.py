@@ -1,0 +1,299 @@
+"""One evaluation of a set of detections, and its report."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from d2net.data.annotations import Annotations
+from d2net.data.detections import Detections
+
+from d2net.evaluation.activitynet import ACTIVITYNET
+from d2net.evaluation.ambiguous import Ambiguous, ambiguous_spans, touches
+from d2net.evaluation.classification import classification_map
+from d2net.evaluation.f1 import F1, f1_score
+from d2net.evaluation.matching import Spans, parse_iou, score
+from d2net.evaluation.proposals import average_recall
+from d2net.evaluation.release import RELEASE, Rate, snippet_spans
+from d2net.evaluation.thumos import THUMOS
+
+PROTOCOLS = {p.name: p for p in (ACTIVITYNET, THUMOS, RELEASE)}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found. Every rate is a fraction.
+
+    ground_truth names the file or object used; n_instances and n_videos say how large it is. ap: {class: [per
+    IoU]} over the classes that have instances; mAP is their mean per IoU, average_mAP the mean of that.
+    n_degenerate instances have end <= start (positives that nothing matches), n_overrunning end after their
+    video.
+    average_recall: AR@1 .. AR@N. n_detections counts what was evaluated, n_dropped what ambiguous segments
+        removed.
+    """
+
+    protocol: str
+    ground_truth: str
+    subset: str | None
+    iou: list[float]
+    mAP: list[float]
+    average_mAP: float
+    ap: dict[str, list[float]]
+    f1: list[F1]
+    n_detections: int
+    n_dropped: int
+    n_instances: int
+    n_videos: int
+    n_degenerate: int
+    n_overrunning: int
+    average_recall: list[float] | None = None
+    classification_mAP: float | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, ready for JSON; what was not asked for is left out."""
+        out = asdict(self)
+        out["f1"] = [{"iou": t, **row._asdict()} for t, row in zip(self.iou, self.f1, strict=True)]
+        return {key: value for key, value in out.items() if value is not None}
+
+    def save(self, path: str | Path) -> None:
+        """Writes `to_dict` as JSON; an interrupted save leaves an earlier file whole."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(self.to_dict(), file, indent=1, allow_nan=False)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def table(self, *, per_class: bool = False) -> str:
+        """A few lines to print: percentages per IoU, and optionally per class."""
+        rows = [("IoU", [f"{t:g}" for t in self.iou], "mean")]
+        rows.append(("mAP %", *_percent(self.mAP)))
+        rows.append(("F1 %", *_percent([row.f1 for row in self.f1])))
+        if per_class:
+            rows += [(name, *_percent(values)) for name, values in self.ap.items()]
+        width = max(len(name) for name, _, _ in rows)
+        subset = f" [{self.subset}]" if self.subset else ""
+        lines = [
+            f"{self.protocol} protocol, {self.n_detections} detections against {self.ground_truth}{subset}: "
+            f"{self.n_instances} instances of {len(self.ap)} classes in {self.n_videos} videos",
+            *(
+                f"{name:<{width}} " + "".join(f"{v:>7}" for v in values) + f"{mean:>8}"
+                for name, values, mean in rows
+            ),
+        ]
+        if self.average_recall:
+            at = sorted({n for n in (1, 5, 10, 50, 100) if n <= len(self.average_recall)})
+            lines.append(
+                "recall %  " + "  ".join(f"AR@{n} {100 * self.average_recall[n - 1]:.2f}" for n in at)
+            )
+        if self.classification_mAP is not None:
+            lines.append(f"classification mAP % {100 * self.classification_mAP:.2f}")
+        return "\n".join(lines + [f"warning: {w}" for w in self.warnings])
+
+
+def _percent(values: Sequence[float]) -> tuple[list[str], str]:
+    return [f"{100 * v:.2f}" for v in values], f"{100 * float(np.mean(values)):.2f}"
+
+
+@dataclass(frozen=True)
+class _Indexed:
+    """Detections and ground truth by one numbering: videos by name, classes as the ground truth lists
+    them."""
+
+    detections: Spans
+    truth: Spans
+    videos: dict[str, int]
+    classes: tuple[str, ...]
+    durations: np.ndarray  # of each instance's video; inf where unknown
+
+
+def _indexed(detections: Detections, ground_truth: Annotations) -> _Indexed:
+    videos = {name: i for i, name in enumerate(sorted({*ground_truth.videos, *detections.videos}))}
+    classes = {name: c for c, name in enumerate(ground_truth.classes)}
+    rows = [
+        (
+            classes[s.label],
+            videos[name],
+            s.start,
+            s.end,
+            np.inf if video.duration is None else video.duration,
+        )
+        for name, video in ground_truth.videos.items()
+        for s in video.segments
+    ]
+    table = np.array(rows, np.float64).reshape(-1, 5)
+    of_label = np.array([classes.get(name, -1) for name in detections.classes], np.int64)
+    of_video = np.array([videos[name] for name in detections.videos], np.int64)
+    return _Indexed(
+        detections=Spans(
+            of_label[detections.label],
+            of_video[detections.video],
+            detections.start,
+            detections.end,
+            detections.score,
+        ),
+        truth=Spans(*table.T[:4]),
+        videos=videos,
+        classes=ground_truth.classes,
+        durations=table[:, 4],
+    )
+
+
+def evaluate(
+    detections: Detections,
+    ground_truth: Annotations,
+    *,
+    protocol: str = "activitynet",
+    iou: str | float | Sequence[float] = "0.1:0.7:0.1",
+    ambiguous: Ambiguous | None = None,
+    subset: str | None = None,
+    timing: Any = None,
+    proposals: int | None = 100,
+    class_scores: Mapping[str, np.ndarray] | None = None,
+) -> Report:
+    """Evaluates detections (seconds) against a ground truth (seconds).
+
+    Args:
+        detections: scored segments; those of a class that the ground truth does not have are left out of ap
+            and count as false positives of F1.
+        ground_truth: its `source` names it in the report.
+        protocol: "activitynet", "thumos" or "release"; the modules of these names say what each does.
+        iou: thresholds in (0, 1], or a text as `parse_iou` takes it.
+        ambiguous: {video: [(start, end), ...]} in seconds; thumos ignores unmatched detections there, release
+            drops every detection there.
+        subset: evaluate against the videos of this subset only; detections in others are false positives.
+        timing: of the release protocol's snippets: a `Timing` or `Rate`; default 25 fps and 16 frames.
+        proposals: AR@1 .. AR@proposals, None for none.
+        class_scores: {video: (C,) p in the order of ground_truth.classes}, for the classification mAP.
+
+    Raises:
+        ValueError: an unknown protocol, a ground truth without segments, detections that are not finite,
+            ambiguous segments with the activitynet protocol, or class_scores of another width.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    rules, thresholds = PROTOCOLS[protocol], parse_iou(iou)
+    if ambiguous is not None and rules is ACTIVITYNET:
+        raise ValueError("ambiguous segments belong to the thumos and release protocols, not to activitynet")
+    if subset is not None:
+        ground_truth = ground_truth.subset(subset)
+    data = _indexed(detections, ground_truth)
+    if not len(data.truth):
+        raise ValueError(f"ground truth {ground_truth.source} has no segments to evaluate detections against")
+    found, truth = data.detections, data.truth
+    _check_finite(found, detections)
+    n_overrunning = int((truth.end > data.durations).sum())
+    ranges = ambiguous_spans(ambiguous or {}, data.videos)
+    if rules is RELEASE:
+        rate = rate_of(timing)
+        found, truth, ranges = (snippet_spans(x, rate) for x in (found, truth, ranges))
+    on_ambiguous = touches(found, ranges)
+    n_dropped, ignore = 0, None
+    if rules is RELEASE:
+        n_dropped = int(on_ambiguous.sum())
+        found = found[~on_ambiguous]
+    else:
+        ignore = on_ambiguous
+
+    result = score(found, truth, classes=len(data.classes), iou=thresholds, protocol=rules, ignore=ignore)
+    present = np.flatnonzero(np.bincount(truth.label, minlength=len(data.classes)))
+    by_iou = result.ap[:, present].mean(1)
+    counts = zip(result.tp, result.fp, result.fn, strict=True)
+    return Report(
+        protocol=protocol,
+        ground_truth=ground_truth.source,
+        subset=subset,
+        iou=thresholds,
+        mAP=by_iou.tolist(),
+        average_mAP=float(by_iou.mean()),
+        ap={data.classes[c]: result.ap[:, c].tolist() for c in present},
+        f1=[f1_score(*(int(n) for n in row)) for row in counts],
+        n_detections=len(found),
+        n_dropped=n_dropped,
+        n_instances=len(truth),
+        n_videos=len(np.unique(truth.video)),
+        n_degenerate=int(truth.degenerate.sum()),
+        n_overrunning=n_overrunning,
+        average_recall=average_recall(found, truth, most=proposals).tolist() if proposals else None,
+        classification_mAP=None if class_scores is None else _classification(class_scores, ground_truth),
+        warnings=_warnings(found, truth, n_overrunning, data, detections, ground_truth),
+    )
+
+
+def rate_of(timing: Any) -> Rate:
+    """Snippets per second of a `Timing`; the released code's 25 / 16 for None."""
+    if timing is None:
+        return Rate()
+    if isinstance(timing, Rate):
+        return timing
+    if getattr(timing, "fps", None) and getattr(timing, "stride", None):
+        return Rate(float(timing.fps), float(timing.stride))
+    if getattr(timing, "stride_seconds", None):
+        return Rate(1.0, float(timing.stride_seconds))
+    raise ValueError(f"the release protocol needs snippets of one length, got timing {timing!r}")
+
+
+def _check_finite(found: Spans, detections: Detections) -> None:
+    bad = ~(np.isfinite(found.start) & np.isfinite(found.end) & np.isfinite(found.score))
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        raise ValueError(
+            f"detections must be finite, got [{found.start[i]}, {found.end[i]}] with score {found.score[i]} in video "
+            f"{detections.videos[detections.video[i]]!r} ({int(bad.sum())} such)"
+        )
+
+
+def _classification(class_scores: Mapping[str, np.ndarray], ground_truth: Annotations) -> float:
+    names = [name for name in ground_truth.videos if name in class_scores]
+    p = np.array([np.asarray(class_scores[name]) for name in names], np.float64)
+    if p.shape != (len(names), len(ground_truth.classes)):
+        raise ValueError(
+            f"class_scores must hold {len(ground_truth.classes)} values for each video of the ground truth, got an "
+            f"array {p.shape} for {len(names)} of them"
+        )
+    return classification_map(p, ground_truth.label_matrix(names))
+
+
+def _warnings(
+    found: Spans,
+    truth: Spans,
+    n_overrunning: int,
+    data: _Indexed,
+    detections: Detections,
+    ground_truth: Annotations,
+) -> list[str]:
+    out = []
+    if not len(found):
+        out.append("there are no detections: mAP is 0")
+    if n := int(truth.degenerate.sum()):
+        out.append(f"{n} instances have end <= start: positives that nothing can match")
+    if n_overrunning:
+        out.append(f"{n_overrunning} instances end after their video")
+    if n := int(found.degenerate.sum()):
+        out.append(f"{n} detections have end <= start: false positives")
+    listed = np.isin(found.video, [data.videos[name] for name in ground_truth.videos])
+    if n := int((~listed).sum()):
+        out.append(f"{n} detections are in videos that the ground truth does not list: false positives")
+    unknown = found.label < 0
+    if n := int(unknown.sum()):
+        names = sorted(set(detections.classes) - set(data.classes))
+        out.append(f"{n} detections are of classes that the ground truth does not have ({_some(names)})")
+    counts = np.bincount(truth.label, minlength=len(data.classes))
+    if absent := [name for name, n in zip(data.classes, counts, strict=True) if not n]:
+        out.append(f"{len(absent)} classes have no instance and are left out of mAP ({_some(absent)})")
+    return out
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

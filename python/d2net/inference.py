@@ -1,0 +1,142 @@
+"""From features to activations, and from activations to detections (Sec. 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import d2kernels as d2k
+from d2net.config import LocalizeConfig
+from d2net.data.dataset import pack
+from d2net.model import D2Net
+
+if TYPE_CHECKING:
+    from d2kernels.ops.localize import Detections as SnippetDetections
+
+SNIPPETS_AT_ONCE = 65_536
+
+
+class Activations(NamedTuple):
+    """T (total, C) ragged in (0, 1), and λ' (total,)."""
+
+    classes: d2k.Ragged
+    foreground: Tensor
+
+
+def batches_of(lengths: Sequence[int], budget: int = SNIPPETS_AT_ONCE) -> Iterator[slice]:
+    """Consecutive runs of videos with at most `budget` snippets in all, or one longer video."""
+    start = total = 0
+    for i, s in enumerate(lengths):
+        if i > start and total + s > budget:
+            yield slice(start, i)
+            start, total = i, 0
+        total += s
+    if start < len(lengths):
+        yield slice(start, len(lengths))
+
+
+@torch.no_grad()
+def network_activations(network: D2Net, arrays: Sequence[np.ndarray], precision: str = "fp32") -> Activations:
+    """T and λ' of a batch of (s_i, d) arrays, in evaluation mode."""
+    device = network.reference.device
+    features = pack(arrays, np.zeros((len(arrays), 1))).to(device).ragged()
+    training = network.training
+    network.eval()
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            out = network(features)
+    finally:
+        network.train(training)
+    x = out.embeddings.to(torch.float32)
+    return Activations(out.activations.to(torch.float32), network.foreground(x))
+
+
+def reweighted(a: Activations, config: LocalizeConfig) -> d2k.Ragged:
+    """r_c = λ' T_c, with λ' first scaled by 2 / its maximum over the video where the configuration says so."""
+    if not config.reweight:
+        return a.classes
+    foreground = a.foreground
+    if config.foreground_rescale:
+        highest = d2k.topk_pool(a.classes.with_values(foreground[:, None]), k=1)[:, 0]
+        scale = torch.where(highest > 0, 2 / highest, 0)
+        foreground = foreground * scale[a.classes.sequence_index()]
+    return a.classes.with_values(a.classes.values * foreground[:, None]).zero_gaps()
+
+
+class ClassScores(NamedTuple):
+    """Both (n, C): the pooled score of each class, and whether it is localized."""
+
+    score: Tensor
+    selected: Tensor
+
+
+def select_classes(activations: d2k.Ragged, refined: d2k.Ragged, config: LocalizeConfig) -> ClassScores:
+    """Which classes each video is searched for. activations: T; refined: r."""
+    source = activations if config.class_source == "activations" else refined
+    score = d2k.topk_pool(source, divisor=config.class_pool_divisor, rounding=config.class_pool_rounding)
+    if config.class_rule == "all":
+        return ClassScores(score, torch.ones_like(score, dtype=torch.bool))
+    if config.class_rule == "third_best":
+        floor = torch.where((score > 1).any(1, keepdim=True), 1.0, config.class_threshold)
+        if score.shape[1] >= 3:
+            floor = torch.maximum(floor, score.topk(3, dim=1).values[:, 2:])
+        return ClassScores(score, score > floor)
+    best = score.amax(1, keepdim=True)
+    return ClassScores(score, (score > config.class_threshold * best) & (score > 0))
+
+
+def detect(refined: d2k.Ragged, classes: ClassScores, config: LocalizeConfig) -> SnippetDetections:
+    """Proposals, contrast scores, NMS and the keep rule of `config`, in snippets."""
+    bonus = config.class_score_weight * classes.score if config.class_score_weight else None
+    return d2k.localize(
+        refined,
+        thresholds=config.threshold_values(),
+        class_mask=classes.selected,
+        margin=config.margin,
+        outer=config.outer,
+        min_score=config.min_score,
+        min_length=config.min_length,
+        iou_threshold=config.iou_threshold,
+        sigma=config.sigma,
+        keep_ratio=config.keep_ratio,
+        keep_scope=config.keep_scope,
+        upsample=config.upsample,
+        smoothing=config.smoothing,
+        relative=config.relative,
+        class_score=bonus,
+    )
+
+
+class VideoScores(NamedTuple):
+    """One chunk of localized videos: their snippet detections and p (n, C)."""
+
+    names: list[str]
+    lengths: list[int]
+    detections: Any
+    p: np.ndarray
+    activations: Activations
+
+
+def localize_chunks(
+    network: D2Net,
+    features: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    lengths: Sequence[int],
+    config: LocalizeConfig,
+    *,
+    pool_divisor: int = 8,
+    pool_rounding: str = "ceil",
+    precision: str = "fp32",
+) -> Iterator[VideoScores]:
+    """Localizes videos in chunks of bounded memory. p is pooled as in training (pool_*)."""
+    for part in batches_of(lengths):
+        arrays = [features[v] for v in names[part]]
+        a = network_activations(network, arrays, precision)
+        refined = reweighted(a, config)
+        found = detect(refined, select_classes(a.classes, refined, config), config)
+        p = d2k.topk_pool(a.classes, divisor=pool_divisor, rounding=pool_rounding)
+        yield VideoScores(list(names[part]), [len(x) for x in arrays], found, p.cpu().numpy(), a)

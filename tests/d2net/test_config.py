@@ -1,0 +1,96 @@
+"""The configuration: recipes, presets, files, assignments and their errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from d2net.config import ConfigError, field_names, from_dict, load_config, make_config, parse_assignments, value_range
+from d2net.presets import PRESETS, RECIPES
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("preset", [None, *PRESETS])
+def test_every_combination_survives_a_file(tmp_path, preset, recipe):
+    config = make_config(preset, recipe)
+    config.save(tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert from_dict(config.model_dump()) == config
+
+
+def test_recipes_and_presets_hold_what_the_tables_say():
+    release, paper = make_config("thumos14"), make_config("thumos14", "paper")
+    assert release.localize.threshold_values() == [i / 40 for i in range(1, 20)]
+    assert paper.localize.threshold_values() == [i / 40 for i in range(1, 21)]
+    assert (release.train.batch_size, paper.train.batch_size) == (20, 10)
+    assert (release.loss.ds_weight, paper.loss.ds_weight) == (0.1, 0.2)
+    assert (release.model.classifier_kernel_size, paper.model.classifier_kernel_size) == (1, 3)
+    net = make_config("activitynet12", "paper")
+    assert (net.model.kernel_size, net.model.dilation, net.loss.ds_weight) == (5, 2, 1e-3)
+    net = make_config("activitynet12")
+    assert (net.loss.pool_divisor, net.loss.background_threshold, net.loss.ds_background_threshold) == (4, 0.8, 0.3)
+
+
+def test_later_sources_win(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("recipe: paper\nloss:\n  gamma: 0.5\n  beta: 3\n")
+    config = make_config("thumos14", overrides={"beta": 1.0}, file=file)
+    assert (config.recipe, config.loss.gamma, config.loss.beta, config.loss.pairs) == ("paper", 0.5, 1.0, "all")
+
+
+def test_every_field_can_be_set_from_the_command_line():
+    default = make_config()
+    for name in field_names():
+        section, _, field = name.rpartition(".")
+        value = getattr(getattr(default, section) if section else default, field)
+        if name not in ("recipe", "preset"):
+            text = "null" if value is None else str(value)
+            assert make_config(overrides=parse_assignments([f"{name}={text}"])) == default
+
+
+def test_assignments_are_typed():
+    got = parse_assignments(["learning_rate=1e-3", "train.subsets=[a, b]", "min_score=null", "residual=false"])
+    assert got == {
+        "train.learning_rate": 1e-3,
+        "train.subsets": ["a", "b"],
+        "localize.min_score": None,
+        "model.residual": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("gama=1", "unknown field 'gama'; did you mean 'loss.gamma'"),
+        ("train.itertions=3", "did you mean 'train.iterations'"),
+        ("subsets=[a]", "several sections; say train.subsets or localize.subsets"),
+        ("gamma=-1", "loss.gamma.*got -1"),
+        ("dropout=much", "model.dropout.*got 'much'"),
+        ("kernel_size=4", "kernel_size must be odd.*got 4"),
+        ("thresholds=0.5:0.1:0.1", "thresholds"),
+        ("thresholds=a:b", "thresholds.*'a:b'"),
+        ("gamma", "field=value, got 'gamma'"),
+        ("gamma=.nan", "loss.gamma"),
+    ],
+)
+def test_errors_name_the_field_and_the_value(assignment, says):
+    with pytest.raises(ConfigError, match=says):
+        make_config(overrides=parse_assignments([assignment]))
+
+
+def test_unusable_files(tmp_path):
+    file = tmp_path / "c.yaml"
+    for text, says in (("[1, 2]", "must hold sections"), ("a: [", "not valid YAML"), ("loss: 3", "section 'loss'")):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            load_config(file)
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path / "absent.yaml")
+    for kwargs in ({"preset": "thumos"}, {"recipe": "papers"}):
+        with pytest.raises(ConfigError, match="unknown (preset|recipe)"):
+            make_config(**kwargs)
+
+
+def test_ranges_do_not_drift():
+    assert value_range("x", "0.1:0.7:0.1") == [i / 10 for i in range(1, 8)]
+    assert value_range("x", "0.5:0.95:0.05") == [i / 20 for i in range(10, 20)]
+    assert value_range("x", "0.3,0.5") == [0.3, 0.5]

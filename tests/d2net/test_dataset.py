@@ -1,0 +1,102 @@
+"""Training batches: sampling, crops, packing, hold-out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from d2net.config import make_config
+from d2net.data.dataset import CachedFeatures, TrainingBatches, pack, split_holdout
+
+
+class Store(dict):
+    reads = 0
+
+    def __getitem__(self, name):
+        self.reads += 1
+        return super().__getitem__(name)
+
+
+def store(lengths, width=4):
+    rng = np.random.default_rng(0)
+    return Store({f"v{i}": rng.standard_normal((s, width)).astype(np.float16) for i, s in enumerate(lengths)})
+
+
+def batches(lengths=(5, 9, 30, 7), **settings):
+    config = make_config(overrides={f"train.{k}": v for k, v in settings.items()}).train
+    s = store(lengths)
+    return TrainingBatches(s, list(s), np.eye(len(lengths), 3), config)
+
+
+def test_packing_keeps_every_row():
+    arrays = [np.arange(6).reshape(3, 2), np.arange(2).reshape(1, 2)]
+    got = pack(arrays, np.array([[1, 0], [0, 1]]))
+    assert got.lengths.tolist() == [3, 1] and got.offsets.tolist() == [0, 3, 4]
+    assert got.features.tolist() == np.concatenate(arrays).tolist() and got.labels.tolist() == [[True, False], [False, True]]
+
+
+def test_a_batch_depends_on_its_number_and_the_seed_alone():
+    a, b = batches(batch_size=3, seed=5), batches(batch_size=3, seed=5)
+    b[0], b[7]
+    for x, y in zip(a[3], b[3], strict=True):
+        assert x.equal(y)
+    assert not np.array_equal(
+        [a.videos(i) for i in range(9)], [batches(batch_size=3, seed=6).videos(i) for i in range(9)]
+    )
+
+
+def test_epochs_visit_every_video_once():
+    b = batches(lengths=[6] * 7, batch_size=3, sampling="epoch")
+    order = np.concatenate([b.videos(i) for i in range(14)])
+    assert all(sorted(order[e * 7 : (e + 1) * 7]) == list(range(7)) for e in range(6))
+    assert not np.array_equal(order[:7], order[7:14])
+
+
+def test_long_videos_are_cropped_contiguously():
+    b = batches(lengths=[50], batch_size=8, max_snippets=20)
+    whole = b.features["v0"].astype(np.float32)
+    got = b[0]
+    assert got.lengths.tolist() == [20] * 8
+    starts = set()
+    for i in range(8):
+        crop = got.features[20 * i : 20 * (i + 1)].numpy()
+        start = int(np.nonzero((whole == crop[0]).all(1))[0][0])
+        assert np.array_equal(whole[start : start + 20], crop)
+        starts.add(start)
+    assert len(starts) > 1
+
+
+def test_cache_reads_once_within_its_bound():
+    s = store([10, 10])
+    cached = CachedFeatures(s, gigabytes=100 / 2**30)
+    for _ in range(3):
+        cached["v0"], cached["v1"]
+    assert s.reads == 1 + 3
+
+
+def test_loader_equals_indexing():
+    b = batches(batch_size=2)
+    for i, batch in enumerate(b.loader(2, 5, pin=False)):
+        assert batch.features.equal(b[i + 2].features)
+
+
+def annotations(users):
+    return SimpleNamespace(videos={f"v{i}": SimpleNamespace(info={"user": u}) for i, u in enumerate(users)})
+
+
+def test_holdout_keeps_groups_together():
+    config = make_config(overrides={"train.holdout": 0.4, "train.holdout_by": "user"}).train
+    a = annotations([1, 1, 2, 2, 3, 4, 5])
+    kept, out = split_holdout(a, list(a.videos), config)
+    users = [{a.videos[v].info["user"] for v in names} for names in (kept, out)]
+    assert not users[0] & users[1] and len(users[1]) == 2 and len(kept) + len(out) == 7
+
+
+@pytest.mark.parametrize(("field", "share", "says"), [("age", 0.5, "'age'"), ("user", 0.9, "leaves nothing")])
+def test_holdout_errors(field, share, says):
+    config = make_config(overrides={"train.holdout": share, "train.holdout_by": field}).train
+    a = annotations([1, 2])
+    with pytest.raises(ValueError, match=says):
+        split_holdout(a, list(a.videos), config)

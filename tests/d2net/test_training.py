@@ -1,0 +1,168 @@
+"""The training loop: exact resumption, skipped steps, no host synchronisation, safe folders."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from d2net import training
+from d2net.checkpoint import CheckpointError, read_checkpoint
+from d2net.config import make_config
+from d2net.data.dataset import TrainingBatches
+from d2net.training import Run, RunExists, new_state, train_step
+
+CPU = torch.device("cpu")
+
+
+class Store(dict):
+    width = 8
+
+
+def make_run(out, lengths=(20, 31, 9, 14, 25), score=None, labels=None, **overrides):
+    rng = np.random.default_rng(1)
+    store = Store({f"v{i}": rng.standard_normal((s, 8)).astype(np.float32) for i, s in enumerate(lengths)})
+    settings = {
+        "train.iterations": 8,
+        "train.batch_size": 4,
+        "train.learning_rate": 1e-2,
+        "train.log_every": 2,
+        "train.checkpoint_every": 3,
+        "loss.denoising_start": 1,
+        "model.init_std": 0.3,
+    }
+    config = make_config(overrides=settings | overrides)
+    if labels is None:
+        labels = np.eye(3)[np.arange(len(lengths)) % 3]
+    meta = {"classes": ["a", "b", "c"], "width": 8, "streams": 2, "timing": None}
+    batches = TrainingBatches(store, list(store), labels, config.train)
+    return Run(config, batches, out, meta, CPU, 2, score, progress=False)
+
+
+def weights(path):
+    return read_checkpoint(path)["model"]
+
+
+def same(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_resuming_continues_bit_for_bit(tmp_path):
+    whole = make_run(tmp_path / "whole")
+    assert whole.finish(whole.start())
+    first = make_run(tmp_path / "parts", **{"train.iterations": 5})
+    first.finish(first.start())
+    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    second = make_run(tmp_path / "parts")
+    second.finish(second.start(resume=True))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert read_checkpoint(tmp_path / "parts")["iteration"] == 8
+
+
+def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
+    whole = make_run(tmp_path / "whole")
+    whole.finish(whole.start())
+    run = make_run(tmp_path / "run")
+    state = run.start()
+    step = training.train_step
+
+    def step_and_signal(state, *args):
+        step(state, *args)
+        if state.iteration == 4:
+            training.signal.raise_signal(training.signal.SIGINT)
+
+    monkeypatch.setattr(training, "train_step", step_and_signal)
+    assert run.finish(state) is False
+    assert read_checkpoint(tmp_path / "run")["iteration"] == 4
+    monkeypatch.undo()
+    again = make_run(tmp_path / "run")
+    again.finish(again.start(resume=True))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_seeds_decide_everything(tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run = make_run(tmp_path / name, **{"train.seed": seed})
+        run.finish(run.start())
+    a, b, c = (weights(tmp_path / n) for n in "abc")
+    assert same(a, b) and not same(a, c)
+
+
+def test_a_step_does_not_synchronise(tmp_path, monkeypatch):
+    run = make_run(tmp_path)
+    state = new_state(run.config, 8, 2, 3, CPU)
+    batch = run.batches[0]
+
+    def refuse(self, *args):
+        raise AssertionError("the training step read a tensor on the host")
+
+    for name in ("item", "tolist", "__bool__", "__int__", "__float__", "numpy", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    # Layout checks read offsets that are on the CPU anyway; on a GPU they are skipped.
+    monkeypatch.setattr("d2kernels.ragged._values_can_be_checked", lambda *_: False)
+    for _ in range(3):
+        train_step(state, batch, run.config)
+
+
+@pytest.mark.parametrize("case", ["short", "nan"])
+def test_zero_or_nan_losses_leave_the_weights_alone(tmp_path, case):
+    run = make_run(tmp_path, lengths=(3, 4, 2) if case == "short" else (20, 21, 22))
+    state = new_state(run.config, 8, 2, 3, CPU)
+    before = {k: v.clone() for k, v in state.network.state_dict().items()}
+    batch = run.batches[0]
+    if case == "nan":
+        batch.features[5] = float("nan")
+    train_step(state, batch, run.config)
+    assert same(before, state.network.state_dict())
+    assert state.sums[training.TERMS.index("skipped_steps")] == 1
+    train_step(state, make_run(tmp_path).batches[0], run.config)
+    assert not same(before, state.network.state_dict())
+
+
+def test_gradient_clip_bounds_the_step(tmp_path):
+    run = make_run(tmp_path, **{"train.gradient_clip": 1e-3})
+    state = new_state(run.config, 8, 2, 3, CPU)
+    train_step(state, run.batches[0], run.config)
+    norm = torch.stack([p.grad.norm() for p in state.network.parameters()]).norm()
+    assert norm <= 1.001e-3 < state.sums[training.TERMS.index("gradient_norm")]
+
+
+def test_folders_that_hold_a_run_are_refused(tmp_path):
+    run = make_run(tmp_path)
+    run.finish(run.start())
+    with pytest.raises(RunExists, match=r"checkpoint\.pt.*--resume.*--overwrite"):
+        make_run(tmp_path).start()
+    make_run(tmp_path).start(overwrite=True)
+    assert not (tmp_path / "checkpoint.pt").exists()
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        make_run(tmp_path / "empty").start(resume=True)
+
+
+def test_resuming_another_run_is_refused(tmp_path):
+    run = make_run(tmp_path)
+    run.finish(run.start())
+    with pytest.raises(CheckpointError, match=r"loss\.gamma is 0\.5.*0\.01"):
+        make_run(tmp_path, **{"loss.gamma": 0.5}).start(resume=True)
+    with pytest.raises(CheckpointError, match="training videos"):
+        make_run(tmp_path, labels=np.ones((5, 3))).start(resume=True)
+
+
+def test_log_and_selection(tmp_path):
+    scores = iter([0.2, 0.7, 0.4, 0.1])
+    run = make_run(
+        tmp_path, score=lambda network: next(scores), **{"train.selection": "cls_mAP", "train.evaluate_every": 2}
+    )
+    run.finish(run.start())
+    lines = [json.loads(x) for x in (tmp_path / "log.jsonl").read_text().splitlines()]
+    entries = [x for x in lines if "total" in x]
+    assert [x["iteration"] for x in entries] == [2, 4, 6, 8]
+    assert all(np.isfinite(list(x.values())).all() and x["snippets_per_second"] > 0 for x in entries)
+    assert entries[-1]["ds"] != 0
+    assert read_checkpoint(tmp_path / "best.pt")["iteration"] == 4
+
+
+def test_streams_must_divide_the_width():
+    with pytest.raises(ValueError, match="8 features cannot be split into 3"):
+        new_state(make_config(), 8, 3, 3, CPU)
