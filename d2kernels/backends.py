@@ -31,8 +31,13 @@ class BackendUnavailable(RuntimeError):
 
 
 def _known(op: str) -> None:
-    if op not in OPS and op != "*":
+    if op not in OPS:
         raise ValueError(f"unknown op {op!r}; the ops are {', '.join(OPS)}")
+
+
+def _known_backend(backend: str) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
 
 
 def _parse(text: str) -> dict[str, str]:
@@ -40,11 +45,10 @@ def _parse(text: str) -> dict[str, str]:
     asked = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         op, _, backend = part.rpartition("=")
-        op = op or "*"
-        _known(op)
-        if backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
-        asked[op] = backend
+        if op:
+            _known(op)
+        _known_backend(backend)
+        asked[op or "*"] = backend
     return asked
 
 
@@ -60,10 +64,11 @@ class use:
     """
 
     def __init__(self, backend: str | None, op: str | None = None):
-        if backend is not None and backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
+        if backend is not None:
+            _known_backend(backend)
+        if op is not None:
+            _known(op)
         key = op or "*"
-        _known(key)
         self._before = dict(_asked)
         if backend is None:
             _asked.pop(key, None)
@@ -119,6 +124,7 @@ def _why_not(op: str, backend: str, device: str, dtype: object = None) -> str | 
 def can_run(op: str, backend: str, device: str = "cpu", dtype: object = None, raise_error: bool = False) -> bool:
     """Whether `backend` can serve `op` on this kind of device; with raise_error, the reason why not is raised."""
     _known(op)
+    _known_backend(backend)
     reason = _why_not(op, backend, device, dtype)
     if reason and raise_error:
         raise BackendUnavailable(f"{op}: the {backend} backend cannot run on {device}: {reason}")
@@ -139,6 +145,8 @@ def _choose(op: str, device: str, dtype: object, environment: str) -> ModuleType
 
 def select(op: str, device: str = "cpu", dtype: object = None) -> ModuleType:
     """The module that serves `op` on this kind of device: the one asked for, or the fastest that can run."""
+    if op not in OPS:
+        _known(op)
     return _choose(op, device, dtype, os.environ.get("D2K_BACKEND", ""))
 
 
@@ -149,6 +157,4 @@ def explain(op: str, device: str = "cpu", dtype: object = None) -> dict[str, str
         used = select(op, device, dtype).__name__.rpartition(".")[2]
     except BackendUnavailable:
         used = None
-    return {
-        b: "used" if b == used else (_why_not(op, b, device, dtype) or "available") for b in BACKENDS
-    }
+    return {b: "used" if b == used else (_why_not(op, b, device, dtype) or "available") for b in BACKENDS}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,9 +20,10 @@ def _values_can_be_checked(*tensors: Tensor | None) -> bool:
     return on_cpu or os.environ.get("D2K_CHECK") == "1"
 
 
-def _index_vector(op: str, name: str, value: Tensor, device: torch.device) -> Tensor:
+def _index_vector(op: str, name: str, value: Any, device: torch.device) -> Tensor:
     if not isinstance(value, Tensor):
         value = torch.as_tensor(value, device=device)
+        value = value if value.numel() else value.long()
     if value.dtype not in (torch.int64, torch.int32) or value.dim() != 1:
         raise TypeError(
             f"{op}: {name} must be a 1-D int64 tensor, got {value.dtype} with shape {tuple(value.shape)}"
@@ -34,17 +35,24 @@ def _index_vector(op: str, name: str, value: Tensor, device: torch.device) -> Te
 
 def _check_layout(op: str, total: int, offsets: Tensor, lengths: Tensor) -> None:
     if bool((offsets[0] < 0) | (offsets[-1] > total) | (offsets.diff() < 0).any()):
+        few = len(offsets) <= 16
+        got = offsets.tolist() if few else f"{len(offsets)} of them, {offsets[0]}..{offsets[-1]}"
         raise ValueError(
-            f"{op}: offsets must rise from at least 0 to at most the {total} rows of the values, "
-            f"got {offsets.tolist() if len(offsets) <= 16 else f'{len(offsets)} of them, {offsets[0]}..{offsets[-1]}'}"
+            f"{op}: offsets must rise from at least 0 to at most the {total} rows of the values, got {got}"
         )
     bad = (lengths < 0) | (lengths > offsets.diff())
     if bool(bad.any()):
         i = int(bad.nonzero()[0])
+        room = int(offsets[i + 1] - offsets[i])
         raise ValueError(
-            f"{op}: lengths[{i}] = {int(lengths[i])} does not fit the {int(offsets[i + 1] - offsets[i])} rows "
+            f"{op}: lengths[{i}] = {int(lengths[i])} does not fit the {room} rows "
             f"between offsets[{i}] and offsets[{i + 1}]"
         )
+
+
+def _check_max_length(what: str, max_length: int | None, lengths: Tensor) -> None:
+    if max_length is not None and len(lengths) and max_length < int(lengths.max()):
+        raise ValueError(f"{what} is {max_length}, but the longest sequence has {int(lengths.max())} rows")
 
 
 class Ragged:
@@ -60,8 +68,8 @@ class Ragged:
         max_length: an upper bound of the lengths known on the host, or None.
 
     Raises:
-        TypeError, ValueError: on shapes and dtypes always; on the values of offsets and lengths where they are
-            on the CPU or D2K_CHECK=1.
+        TypeError, ValueError: on shapes and dtypes always; on the values of offsets, lengths and max_length
+            where they are on the CPU or D2K_CHECK=1.
     """
 
     __slots__ = ("lengths", "max_length", "offsets", "values")
@@ -73,7 +81,9 @@ class Ragged:
             raise TypeError(f"Ragged: values must be a tensor of rows, got {type(values).__name__}")
         offsets = _index_vector("Ragged", "offsets", offsets, values.device)
         if offsets.numel() == 0:
-            raise ValueError("Ragged: offsets must hold n + 1 entries, got none; an empty batch has offsets [0]")
+            raise ValueError(
+                "Ragged: offsets must hold n + 1 entries, got none; an empty batch has offsets [0]"
+            )
         if lengths is None:
             lengths = offsets.diff()
         else:
@@ -85,6 +95,7 @@ class Ragged:
                 )
         if _values_can_be_checked(offsets, lengths):
             _check_layout("Ragged", values.shape[0], offsets, lengths)
+            _check_max_length("Ragged: max_length", max_length, lengths)
         self.values = values
         self.offsets = offsets
         self.lengths = lengths
@@ -122,9 +133,9 @@ class Ragged:
 
     def with_values(self, values: Tensor) -> Ragged:
         """The same sequences around other rows; values: (total, ...)."""
-        if values.shape[0] != self.values.shape[0]:
+        if values.dim() == 0 or values.shape[0] != self.values.shape[0]:
             raise ValueError(
-                f"Ragged.with_values: {values.shape[0]} rows given, {self.values.shape[0]} expected"
+                f"Ragged.with_values: values must have {self.values.shape[0]} rows, got {tuple(values.shape)}"
             )
         return Ragged._trusted(values, self.offsets, self.lengths, self.max_length)
 
@@ -139,7 +150,7 @@ class Ragged:
     def zero_gaps(self) -> Ragged:
         """The same batch with its gap rows set to zero, whatever they hold."""
         keep = self.row_mask().view(-1, *[1] * (self.values.dim() - 1))
-        return self.with_values(torch.where(keep, self.values, 0))
+        return self.with_values(self.values.masked_fill(~keep, 0))
 
     def to(self, *args, **kwargs) -> Ragged:
         """The batch on another device, or its values in another dtype, as ``Tensor.to``."""
@@ -153,14 +164,18 @@ class Ragged:
         """Packs a list of (s_i, ...) tensors, with `gap` zero rows before, between and after them."""
         if gap < 0:
             raise ValueError(f"Ragged.pack: gap must be at least 0, got {gap}")
-        if not sequences:
-            raise ValueError("Ragged.pack: got no sequences; for an empty batch use Ragged(values, offsets=[0])")
+        if len(sequences) == 0:
+            raise ValueError(
+                "Ragged.pack: got no sequences; for an empty batch use Ragged(values, offsets=[0])"
+            )
         first = sequences[0]
         for i, x in enumerate(sequences):
+            if not isinstance(x, Tensor):
+                raise TypeError(f"Ragged.pack: sequences[{i}] must be a tensor, got {type(x).__name__}")
             if x.dim() == 0 or x.shape[1:] != first.shape[1:] or x.dtype != first.dtype:
                 raise ValueError(
                     f"Ragged.pack: sequences[{i}] is {x.dtype} {tuple(x.shape)}, "
-                    f"but sequences[0] is {first.dtype} {tuple(first.shape)}; all must agree but for their length"
+                    f"but sequences[0] is {first.dtype} {tuple(first.shape)}; only their lengths may differ"
                 )
         lengths = torch.tensor([len(x) for x in sequences])
         parts: list[Tensor] = []
@@ -183,7 +198,9 @@ class Ragged:
         return Ragged._trusted(form.values, form.offsets, form.lengths, form.max_length).zero_gaps()
 
     def padded(self, max_length: int | None = None, fill: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Dense copy (n, max_length, ...) and its mask (n, max_length); the longest sequence decides by default."""
+        """Dense copy (n, max_length, ...) and its mask (n, max_length); by default as long as the longest."""
+        if max_length is not None and _values_can_be_checked(self.lengths):
+            _check_max_length("Ragged.padded: max_length", max_length, self.lengths)
         if max_length is None:
             max_length = self.max_length
         if max_length is None:
@@ -205,20 +222,36 @@ class Ragged:
     @staticmethod
     def from_nested(nested: Tensor) -> Ragged:
         """From a torch.nested tensor of layout torch.jagged whose ragged dimension is the first."""
-        if not nested.is_nested or nested.layout != torch.jagged:
-            raise TypeError(f"Ragged.from_nested: expected a torch.jagged nested tensor, got {type(nested)}")
-        lengths = nested.lengths()
-        return Ragged(nested.values(), nested.offsets(), lengths)
+        if not isinstance(nested, Tensor) or not nested.is_nested or nested.layout != torch.jagged:
+            raise TypeError(
+                f"Ragged.from_nested: expected a torch.jagged nested tensor, got {type(nested).__name__}"
+            )
+        ragged_dim = [isinstance(s, int) for s in nested.shape].index(False)
+        if ragged_dim != 1:
+            raise ValueError(
+                f"Ragged.from_nested: dimension 1 must be the ragged one, got {ragged_dim}; transpose first"
+            )
+        jagged: Any = nested
+        ragged = Ragged(jagged.values(), jagged.offsets(), jagged.lengths())
+        return ragged if jagged.lengths() is None else ragged.zero_gaps()
 
     def to_nested(self) -> Tensor:
-        """As a torch.nested tensor of layout torch.jagged, sharing the values."""
-        return torch.nested.nested_tensor_from_jagged(self.values, self.offsets, self.lengths)
+        """As a torch.nested tensor of layout torch.jagged, sharing the values; waits for the device."""
+        # More of torch works on a jagged tensor without lengths: left out where there are no gap rows.
+        without_gaps = int(self.lengths.sum()) == self.values.shape[0]
+        lengths = None if without_gaps else self.lengths
+        return torch.nested.nested_tensor_from_jagged(self.values, self.offsets, lengths)
+
+
+def _unflatten(children: Iterable[Any], max_length: Any) -> Ragged:
+    values, offsets, lengths = children
+    return Ragged._trusted(values, offsets, lengths, max_length)
 
 
 pytree.register_pytree_node(
     Ragged,
     lambda r: ([r.values, r.offsets, r.lengths], r.max_length),
-    lambda children, max_length: Ragged._trusted(*children, max_length),
+    _unflatten,
     serialized_type_name="d2kernels.Ragged",
 )
 
@@ -242,21 +275,30 @@ class Form(NamedTuple):
             return values.reshape(*self.dense, *values.shape[1:])
         return values
 
-    def align(self, name: str, x: Tensor | Ragged, dim: int) -> Tensor:
-        """A second per-row input as packed rows with `dim` dimensions in all; same form as the first."""
+    def align(self, name: str, x: Tensor | Ragged, dim: int | None = None) -> Tensor:
+        """A second per-row input in the same form, as packed rows of `dim` dimensions in all unless None."""
         if isinstance(x, Ragged):
-            x = x.values
-        elif self.dense is not None:
-            if x.dim() != dim + 1 or x.shape[:2] != self.dense:
+            if _values_can_be_checked(x.offsets, self.offsets) and not (
+                torch.equal(x.offsets, self.offsets) and torch.equal(x.lengths, self.lengths)
+            ):
                 raise ValueError(
-                    f"{self.op}: {name} must be dense with leading shape {self.dense} and {dim + 1} dimensions, "
+                    f"{self.op}: {name} is a Ragged of other sequences; both must share their offsets"
+                )
+            x = x.values
+        elif not isinstance(x, Tensor):
+            raise TypeError(f"{self.op}: {name} must be a Ragged or a tensor, got {type(x).__name__}")
+        elif self.dense is not None:
+            if x.shape[:2] != self.dense or (dim is not None and x.dim() != dim + 1):
+                dimensions = "" if dim is None else f" and {dim + 1} dimensions"
+                raise ValueError(
+                    f"{self.op}: {name} must be dense with leading shape {self.dense}{dimensions}, "
                     f"got {tuple(x.shape)}"
                 )
             x = x.reshape(-1, *x.shape[2:])
-        if x.dim() != dim or x.shape[0] != self.values.shape[0]:
-            raise ValueError(
-                f"{self.op}: {name} must have {self.values.shape[0]} rows and {dim} dimensions, got {tuple(x.shape)}"
-            )
+        total = self.values.shape[0]
+        if x.dim() == 0 or x.shape[0] != total or (dim is not None and x.dim() != dim):
+            dimensions = "" if dim is None else f" and {dim} dimensions"
+            raise ValueError(f"{self.op}: {name} must have {total} rows{dimensions}, got {tuple(x.shape)}")
         return x
 
 
@@ -285,7 +327,9 @@ def take(
             raise ValueError(f"{op}: packed rows need at least one dimension, got a scalar")
         offsets = _index_vector(op, "offsets", offsets, x.device)
         if offsets.numel() == 0:
-            raise ValueError(f"{op}: offsets must hold n + 1 entries, got none; an empty batch has offsets [0]")
+            raise ValueError(
+                f"{op}: offsets must hold n + 1 entries, got none; an empty batch has offsets [0]"
+            )
         given = lengths is not None
         lengths = _index_vector(op, "lengths", lengths, x.device) if given else offsets.diff()
         if lengths.numel() != offsets.numel() - 1:
@@ -305,9 +349,15 @@ def take(
         raise ValueError(f"{op}: a dense batch has at least 2 dimensions (n, s, ...), got {tuple(x.shape)}")
     n, s = x.shape[:2]
     if mask is not None:
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"{op}: mask must be a bool tensor, got {type(mask).__name__}")
         if mask.dtype != torch.bool or mask.shape != (n, s):
             raise ValueError(
                 f"{op}: mask must be bool with shape {(n, s)}, got {mask.dtype} {tuple(mask.shape)}"
+            )
+        if mask.device != x.device:
+            raise ValueError(
+                f"{op}: mask is on {mask.device} but the values are on {x.device}; move it there"
             )
         lengths = mask.sum(1)
         if _values_can_be_checked(mask) and bool((mask[:, 1:] & ~mask[:, :-1]).any()):

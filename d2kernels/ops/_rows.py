@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+_CHUNK = 256  # rows added one by one before chunks are added: bounds the rounding error of long sequences
+_ALIGNMENT = 64  # bytes; BLAS dot products round differently at other addresses
 
 
 class Rows(NamedTuple):
@@ -27,11 +31,93 @@ def rows(offsets: Tensor, lengths: Tensor, total: int) -> Rows:
     return Rows(sequence, place, (place >= 0) & (place < lengths[sequence]))
 
 
-def segment_sum(x: Tensor, offsets: Tensor, total: Tensor | None = None) -> Tensor:
-    """Sums rows (total, ...) over each [offsets[i], offsets[i+1]) in row order; gap rows must be zero. (n, ...)."""
+def _inside(offsets: Tensor, total: int) -> Tensor:
+    """Offsets that are unchecked where they are compiled or on a device, made rising and within the rows."""
+    return offsets.clamp(0, total).cummax(0).values
+
+
+def segment_sum(x: Tensor, offsets: Tensor) -> Tensor:
+    """(n, ...): rows (total, ...) summed in order over [offsets[i], offsets[i+1]); gap rows must be zero."""
     if offsets.shape[0] == 1 or x.shape[0] == 0:
         return x.new_zeros((offsets.shape[0] - 1, *x.shape[1:]))
-    return torch.segment_reduce(x, "sum", offsets=offsets, axis=0, unsafe=True, initial=0)
+    inside = _inside(offsets, x.shape[0])
+    return torch.segment_reduce(x, "sum", offsets=inside, axis=0, unsafe=True, initial=0)
+
+
+def _chunks(offsets: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """First row of each chunk (K,), K a bound known in advance, and first chunk of each sequence (n,)."""
+    inside = _inside(offsets, total)
+    count = (inside.diff() + (_CHUNK - 1)) // _CHUNK
+    end = count.cumsum(0)
+    chunk = torch.arange(total // _CHUNK + count.shape[0], device=offsets.device)
+    sequence = torch.bucketize(chunk, end, right=True).clamp_(max=count.shape[0] - 1)
+    row = inside[sequence] + (chunk - (end - count)[sequence]) * _CHUNK
+    return torch.minimum(row, inside[sequence + 1]), end - count
+
+
+def weighted_sum(x: Tensor, weight: Tensor, selected: Tensor, offsets: Tensor) -> Tensor:
+    """Sums weight[t, a] * x[t] over each sequence's selected rows, in a fixed order.
+
+    Rows that are not selected are never read, so what they hold cannot leak.
+
+    Args:
+        x: (total, D) in the dtype to sum in.
+        weight: (total, A), same dtype.
+        selected: (total, A) bool, False on gap rows.
+        offsets: (n + 1,).
+
+    Returns:
+        (n, A, D).
+    """
+    n, (total, columns) = offsets.shape[0] - 1, weight.shape
+    if n == 0 or x.numel() == 0 or columns == 0:
+        return x.new_zeros((n, columns, x.shape[1]))
+    entries = total * columns
+    chosen = selected.t().reshape(-1)
+    before = torch.zeros(entries + 1, dtype=torch.int64, device=x.device)
+    torch.cumsum(chosen, 0, out=before[1:])
+    # Chosen entries move to the front, column by column; the slots left over form a last bag that is dropped.
+    slot = torch.where(chosen, before[:-1], entries)
+    entry = torch.zeros_like(before).scatter_(0, slot, torch.arange(entries, device=x.device))[:-1]
+    chunk, first = _chunks(offsets, total)
+    column = torch.arange(columns, device=x.device)[:, None]
+    bags = torch.cat([before[(column * total + chunk).reshape(-1)], before[-1:]])
+    weights = weight.t().reshape(-1)[entry]
+    partial = F.embedding_bag(entry % total, x.contiguous(), bags, mode="sum", per_sample_weights=weights)[
+        :-1
+    ]
+    bags = (column * chunk.shape[0] + first).reshape(-1)
+    whole = F.embedding_bag(torch.arange(len(partial), device=x.device), partial, bags, mode="sum")
+    return whole.view(columns, n, -1).transpose(0, 1).contiguous()
+
+
+def weighted_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """(total, D): Σ over a of weight[t, a] table[index[t, a]]; table (m, D), index and weight (total, A)."""
+    if index.numel() == 0 or table.shape[1] == 0:
+        return table.new_zeros((index.shape[0], table.shape[1]))
+    return F.embedding_bag(index.contiguous(), table, mode="sum", per_sample_weights=weight.contiguous())
+
+
+def _aligned(x: Tensor) -> Tensor:
+    short = -x.shape[1] % (_ALIGNMENT // x.element_size())
+    if short:
+        return F.pad(x, (0, short))
+    x = x.contiguous()
+    return x if x.data_ptr() % _ALIGNMENT == 0 else x.clone()
+
+
+def row_dots(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
+    """(total, A): x[t] · table[index[t, a]], in bits that do not depend on t; x (total, D), table (m, D)."""
+    total, columns = index.shape
+    if index.numel() == 0 or x.shape[1] == 0:
+        return x.new_zeros((total, columns))
+    row = torch.arange(total, device=x.device).repeat_interleave(columns, output_size=index.numel())
+    bags = torch.arange(table.shape[0], device=x.device)
+    # The one torch kernel that takes dot products of gathered rows without writing the gathered rows out.
+    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        _aligned(table), _aligned(x), row, bags, index.reshape(-1).contiguous(), 0
+    )
+    return dots.view(total, columns)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import d2kernels as d2k
 from d2net import inference
 from d2net.checkpoint import read_checkpoint
 from d2net.config import Config, LocalizeConfig, from_dict, make_config
+from d2net.data.activations import VideoActivations
 from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.detections import Detections
 from d2net.data.dataset import TrainingBatches, split_holdout
@@ -24,10 +26,10 @@ from d2net.model import D2Net
 from d2net.timing import Timing, UnknownTiming
 from d2net.training import Run
 
-Features = np.ndarray | Mapping[str, np.ndarray] | FeatureStore | str | os.PathLike
+Features = np.ndarray | Mapping[str, Any] | FeatureStore | str | os.PathLike
 
 
-class VideoActivations(NamedTuple):
+class ScoredVideo(NamedTuple):
     """One video's T (s, C), λ' (s,) and p (C,), float32."""
 
     classes: np.ndarray
@@ -44,22 +46,22 @@ class Model:
     classes: tuple[str, ...]
     timing: Timing | None
 
-    def activations(self, features: np.ndarray) -> VideoActivations:
+    def activations(self, features: np.ndarray) -> ScoredVideo:
         """T, λ' and p of one video; features: (s, d)."""
         features = np.asarray(features)
         _check_array("features", features, self.network.width)
         a = inference.network_activations(self.network, [features], self.config.train.precision)
         loss = self.config.loss
         p = d2k.topk_pool(a.classes, divisor=loss.pool_divisor, rounding=loss.pool_rounding)
-        return VideoActivations(a.classes.values.cpu().numpy(), a.foreground.cpu().numpy(), p[0].cpu().numpy())
+        return ScoredVideo(a.classes.values.cpu().numpy(), a.foreground.cpu().numpy(), p[0].cpu().numpy())
 
 
 class Localized(NamedTuple):
-    """Detections in seconds, p (n, C) of each video in `detections.videos`, and T (s, C) where it was asked for."""
+    """Detections in seconds, p (n, C) of each video in `detections.videos`, and T and λ' where they were asked for."""
 
     detections: Detections
     p: np.ndarray
-    activations: dict[str, np.ndarray]
+    activations: dict[str, VideoActivations]
 
 
 def _check_array(name: str, array: np.ndarray, width: int) -> None:
@@ -217,6 +219,7 @@ def localize(
     model: Model,
     features: Features,
     *,
+    from_activations: bool = False,
     annotations: Annotations | None = None,
     names: Sequence[str] | None = None,
     timing: Timing | None = None,
@@ -229,12 +232,13 @@ def localize(
 
     Args:
         features: one (s, d) array, a mapping of them by video, a store, or its path.
-        annotations: gives durations, and per-video fps.
+        from_activations: `features` maps videos to `VideoActivations` instead, and the network is not run.
+        annotations: gives durations.
         names: which videos; all by default.
         timing: overrides the model's; video_timings overrides both for single videos.
         durations: seconds by video; segments are clipped to them.
         config: overrides the model's decoder.
-        keep_activations: also returns T of every video.
+        keep_activations: also returns T and λ' of every video.
 
     Raises:
         UnknownTiming: the model was trained without timing and none is given.
@@ -249,37 +253,65 @@ def localize(
             "localize: the model does not know when a snippet is; give --fps, --stride and --snippet-frames, "
             "or --snippet-seconds"
         )
-    chosen = list(names) if names is not None else list(getattr(features, "names", None) or features)
-    lengths = _lengths(features, chosen, model.network.width)
+    chosen = list(names) if names is not None else list(features)
     known = dict(durations or {})
     if annotations is not None:
         for v in chosen:
             video = annotations.videos.get(v)
             if video is not None and video.duration is not None:
                 known.setdefault(v, video.duration)
+    config = config or model.config.localize
+    if from_activations:
+        lengths = [len(features[v].classes) for v in chosen]
+        activate = partial(_stored_activations, features, reweight=config.reweight)
+    else:
+        lengths = _lengths(features, chosen, model.network.width)
+        activate = partial(_network_activations, model, features)
     loss = model.config.loss
     parts: list[tuple[np.ndarray, ...]] = []
     scores, kept, first = [], {}, 0
     for chunk in inference.localize_chunks(
-        model.network,
-        features,
-        chosen,
-        lengths,
-        config or model.config.localize,
-        pool_divisor=loss.pool_divisor,
-        pool_rounding=loss.pool_rounding,
-        precision=model.config.train.precision,
+        activate, chosen, lengths, config, pool_divisor=loss.pool_divisor, pool_rounding=loss.pool_rounding
     ):
         parts += _in_seconds(chunk, first, timing, video_timings or {}, known)
         scores.append(chunk.p)
         first += len(chunk.names)
         if keep_activations:
-            rows = chunk.activations.classes.unpack()
-            kept |= {v: x.cpu().numpy() for v, x in zip(chunk.names, rows, strict=True)}
+            kept |= _by_video(chunk)
     columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 5
     detections = Detections.from_arrays(chosen, model.classes, *columns)
     p = np.concatenate(scores) if scores else np.zeros((0, len(model.classes)), np.float32)
     return Localized(detections, p, kept)
+
+
+def _network_activations(
+    model: Model, features: Mapping[str, np.ndarray], names: Sequence[str]
+) -> inference.Activations:
+    return inference.network_activations(model.network, [features[v] for v in names], model.config.train.precision)
+
+
+def _stored_activations(
+    stored: Mapping[str, VideoActivations], names: Sequence[str], reweight: bool
+) -> inference.Activations:
+    classes = d2k.Ragged.pack([torch.from_numpy(stored[v].classes) for v in names])
+    if not reweight:
+        return inference.Activations(classes, classes.values.new_zeros(classes.values.shape[0]))
+    missing = [v for v in names if stored[v].foreground is None]
+    if missing:
+        raise ValueError(
+            f"activations: {missing[0]!r} has no foreground scores to reweight with; add '{missing[0]}.foreground' "
+            "or set localize.reweight=false"
+        )
+    return inference.Activations(classes, torch.cat([torch.from_numpy(stored[v].foreground) for v in names]))
+
+
+def _by_video(chunk: inference.VideoScores) -> dict[str, VideoActivations]:
+    classes = chunk.activations.classes.unpack()
+    foreground = chunk.activations.foreground.split(chunk.lengths)
+    return {
+        v: VideoActivations(c.cpu().numpy(), f.cpu().numpy())
+        for v, c, f in zip(chunk.names, classes, foreground, strict=True)
+    }
 
 
 def _lengths(features: Any, names: list[str], width: int) -> list[int]:

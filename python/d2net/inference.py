@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -112,7 +112,7 @@ def detect(refined: d2k.Ragged, classes: ClassScores, config: LocalizeConfig) ->
 
 
 class VideoScores(NamedTuple):
-    """One chunk of localized videos: their snippet detections and p (n, C)."""
+    """One chunk of localized videos: their snippet detections, p (n, C), T and λ'."""
 
     names: list[str]
     lengths: list[int]
@@ -122,21 +122,21 @@ class VideoScores(NamedTuple):
 
 
 def localize_chunks(
-    network: D2Net,
-    features: Mapping[str, np.ndarray],
+    activate: Callable[[Sequence[str]], Activations],
     names: Sequence[str],
     lengths: Sequence[int],
     config: LocalizeConfig,
     *,
     pool_divisor: int = 8,
     pool_rounding: str = "ceil",
-    precision: str = "fp32",
 ) -> Iterator[VideoScores]:
-    """Localizes videos in chunks of bounded memory. p is pooled as in training (pool_*)."""
+    """Localizes videos in chunks of bounded memory; `activate` gives T and λ' of some of them.
+
+    p is pooled as in training (pool_*).
+    """
     for part in batches_of(lengths):
-        arrays = [features[v] for v in names[part]]
-        a = network_activations(network, arrays, precision)
+        a = activate(names[part])
         refined = reweighted(a, config)
         found = detect(refined, select_classes(a.classes, refined, config), config)
         p = d2k.topk_pool(a.classes, divisor=pool_divisor, rounding=pool_rounding)
-        yield VideoScores(list(names[part]), [len(x) for x in arrays], found, p.cpu().numpy(), a)
+        yield VideoScores(list(names[part]), list(lengths[part]), found, p.cpu().numpy(), a)

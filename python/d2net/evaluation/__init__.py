@@ -5,12 +5,13 @@ from d2net.evaluation.classification import classification_ap, classification_ma
 from d2net.evaluation.f1 import F1, f1_score
 from d2net.evaluation.matching import Protocol, Spans, average_precision, match, parse_iou, score
 from d2net.evaluation.proposals import average_recall
-from d2net.evaluation.release import Rate, from_fractions, load_fractions, to_snippets
+from d2net.evaluation.release import RELEASE_RATE, Rate, from_fractions, load_fractions, to_snippets
 from d2net.evaluation.report import PROTOCOLS, Report, evaluate
 
 __all__ = [
     "F1",
     "PROTOCOLS",
+    "RELEASE_RATE",
     "Protocol",
     "Rate",
     "Report",

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from d2net.data.detections import Detections
 
+from d2net.data.detections import Detections
+from d2net.data.files import DataError
 from d2net.evaluation.matching import Spans, overlaps
 from d2net.evaluation.release import Rate, snippet_spans
 
@@ -19,7 +20,7 @@ def load_ambiguous(path: str | Path) -> dict[str, list[tuple[float, float]]]:
     ...]}.
 
     Raises:
-        ValueError: a line of another form; names the file and the line.
+        DataError: a line of another form; names the file and the line.
     """
     found: dict[str, list[tuple[float, float]]] = {}
     for number, line in enumerate(Path(path).read_text().splitlines(), 1):
@@ -31,7 +32,7 @@ def load_ambiguous(path: str | Path) -> dict[str, list[tuple[float, float]]]:
             if len(words) != 3 or not end >= start:
                 raise ValueError
         except (IndexError, ValueError):
-            raise ValueError(
+            raise DataError(
                 f"{path}, line {number}: expected 'video start end' in seconds, got {line!r}"
             ) from None
         found.setdefault(name, []).append((start, end))
@@ -61,4 +62,4 @@ def drop_ambiguous(detections: Detections, ambiguous: Ambiguous, *, rate: Rate |
     ranges = ambiguous_spans(ambiguous, {name: i for i, name in enumerate(detections.videos)})
     if rate is not None:
         spans, ranges = snippet_spans(spans, rate), snippet_spans(ranges, rate)
-    return detections.select(~touches(spans, ranges))
+    return detections[~touches(spans, ranges)]

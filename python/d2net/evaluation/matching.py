@@ -1,5 +1,4 @@
-"""Matching detections to ground truth and average precision, shared by every protocol. Arrays only, no
-files."""
+"""Matching of detections to ground truth, and average precision: what every protocol shares. Arrays only."""
 
 from __future__ import annotations
 
@@ -35,16 +34,15 @@ class Spans:
                 object.__setattr__(self, field.name, value)
                 if value.shape != (len(self.label),):
                     raise ValueError(
-                        f"Spans: {field.name} must have shape ({len(self.label)},) as label has, got {value.shape}"
+                        f"Spans: {field.name} must have label's shape ({len(self.label)},), got {value.shape}"
                     )
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, index: np.ndarray | slice) -> Spans:
-        return Spans(
-            *(None if a is None else a[index] for a in (getattr(self, f.name) for f in fields(self)))
-        )
+        score = None if self.score is None else self.score[index]
+        return Spans(self.label[index], self.video[index], self.start[index], self.end[index], score)
 
     def without_labels(self) -> Spans:
         """The same segments as one class."""
@@ -105,7 +103,7 @@ def overlaps(a: Spans, b: Spans, floor: float = 0.0, union: Literal["sum", "hull
         i = np.repeat(rows, n)
         j = by_group[np.arange(len(i)) + np.repeat(first[rows] - (np.cumsum(n) - n), n)]
         shared = np.minimum(a.end[i], b.end[j]) - np.maximum(a.start[i], b.start[j])
-        meet = (shared > 0) & ~a.degenerate[i] & ~b.degenerate[j]
+        meet = shared > 0
         i, j, shared = i[meet], j[meet], shared[meet]
         if union == "sum":
             whole = (b.end[j] - b.start[j]) + (a.end[i] - a.start[i]) - shared
@@ -118,8 +116,7 @@ def overlaps(a: Spans, b: Spans, floor: float = 0.0, union: Literal["sum", "hull
 
 
 def greedy(chooser: np.ndarray, chosen: np.ndarray, n_chooser: int, n_chosen: int) -> np.ndarray:
-    """One pass over candidate pairs (m,), (m,) in order of priority; a pair whose two sides are free is
-    matched.
+    """One pass over candidate pairs (m,), (m,) in order of priority, matching those whose two sides are free.
 
     Returns (n_chooser,) int64, the partner of each chooser or -1.
     """
@@ -244,8 +241,9 @@ def score(
 
 
 def parse_iou(text: str | float | Sequence[float]) -> list[float]:
-    """IoU thresholds from "0.5", "0.3,0.5,0.7" or "0.1:0.7:0.1" (start:stop:step, stop included), or from
-    numbers.
+    """IoU thresholds from numbers or text: "0.5", "0.3,0.5,0.7" or "0.1:0.7:0.1" (start:stop:step).
+
+    The stop is included.
 
     Raises:
         ValueError: not of these forms, a threshold outside (0, 1], or one given twice.
@@ -263,9 +261,8 @@ def parse_iou(text: str | float | Sequence[float]) -> list[float]:
                 values.append(float(numbers[0]))
             elif len(numbers) == 3 and all(n.is_finite() for n in numbers) and numbers[2] > 0:
                 start, stop, step = numbers
-                values += [
-                    float(start + k * step) for k in range(int((stop - start) / step) + 1) if stop >= start
-                ]
+                steps = int((stop - start) // step) if stop >= start else -1
+                values += [float(start + k * step) for k in range(steps + 1)]
             else:
                 raise ValueError(
                     f"iou must be like 0.5, 0.3,0.5,0.7 or 0.1:0.7:0.1 (start:stop:step), got {text!r}"

@@ -9,15 +9,15 @@ recall steps. On THUMOS'14 every detection overlapping an Ambiguous segment is d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from d2net.data.annotations import Annotations, Segment, Video
 
+from d2net.data.annotations import Annotations, Segment, Video
+from d2net.data.files import DataError, read_json
 from d2net.evaluation.matching import Protocol, Spans
 
 RELEASE = Protocol("release", strict=False, chooser="detection", prefer="first", interpolate=True)
@@ -26,16 +26,19 @@ RELEASE = Protocol("release", strict=False, chooser="detection", prefer="first",
 class Rate(NamedTuple):
     """Snippets per second, as fps / stride."""
 
-    fps: float = 25.0
-    stride: float = 16.0
+    fps: float
+    stride: float
 
 
-def to_snippets(seconds: np.ndarray, rate: Rate = Rate()) -> np.ndarray:  # noqa: B008
+RELEASE_RATE = Rate(25.0, 16.0)
+
+
+def to_snippets(seconds: np.ndarray, rate: Rate = RELEASE_RATE) -> np.ndarray:
     """round(seconds · fps / stride), half to even; float64 of whole numbers, of the shape given."""
     return np.rint(np.asarray(seconds, np.float64) * rate.fps / rate.stride)
 
 
-def snippet_spans(spans: Spans, rate: Rate = Rate()) -> Spans:  # noqa: B008
+def snippet_spans(spans: Spans, rate: Rate = RELEASE_RATE) -> Spans:
     """The spans of seconds as whole snippets."""
     return replace(spans, start=to_snippets(spans.start, rate), end=to_snippets(spans.end, rate))
 
@@ -49,13 +52,15 @@ def load_fractions(path: str | Path, durations: Mapping[str, float] | Annotation
             snippet.
 
     Raises:
-        ValueError: not such a file, or a video without a duration.
+        DataError: not such a file, or a video without a duration.
     """
     try:
-        rows = json.loads(Path(path).read_text())["rows"]
+        rows = read_json(path)["rows"]
         rows = [(str(v), str(c), float(a), float(b)) for v, c, a, b in rows]
+    except DataError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise DataError(
             f"{path}: expected JSON with rows of [video, label, start / duration, end / duration]: {error}"
         ) from None
     return from_fractions(rows, durations, source=str(path))
@@ -74,7 +79,7 @@ def from_fractions(
     segments: dict[str, list[Segment]] = {}
     for name, label, a, b in rows:
         if name not in durations:
-            raise ValueError(f"{source}: video {name!r} has no duration, which its fractions need")
+            raise DataError(f"{source}: video {name!r} has no duration, which its fractions need")
         seconds = float(durations[name])
         segments.setdefault(name, []).append(Segment(label, a * seconds, b * seconds))
     return Annotations(
@@ -87,11 +92,8 @@ def from_fractions(
                 fps=None,
                 labels=tuple(sorted({s.label for s in own})),
                 segments=tuple(own),
-                info={},
             )
             for name, own in segments.items()
         },
-        streams=None,
-        snippet_seconds=None,
         source=source,
     )

@@ -4,38 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from d2net.data.annotations import Annotations
 from d2net.data.detections import Detections
-
+from d2net.data.files import write_atomically
 from d2net.evaluation.activitynet import ACTIVITYNET
 from d2net.evaluation.ambiguous import Ambiguous, ambiguous_spans, touches
 from d2net.evaluation.classification import classification_map
 from d2net.evaluation.f1 import F1, f1_score
 from d2net.evaluation.matching import Spans, parse_iou, score
 from d2net.evaluation.proposals import average_recall
-from d2net.evaluation.release import RELEASE, Rate, snippet_spans
+from d2net.evaluation.release import RELEASE, RELEASE_RATE, Rate, snippet_spans
 from d2net.evaluation.thumos import THUMOS
+from d2net.timing import Timing
 
 PROTOCOLS = {p.name: p for p in (ACTIVITYNET, THUMOS, RELEASE)}
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found. Every rate is a fraction.
+    """What an evaluation found; every rate is a fraction.
 
-    ground_truth names the file or object used; n_instances and n_videos say how large it is. ap: {class: [per
-    IoU]} over the classes that have instances; mAP is their mean per IoU, average_mAP the mean of that.
-    n_degenerate instances have end <= start (positives that nothing matches), n_overrunning end after their
-    video.
-    average_recall: AR@1 .. AR@N. n_detections counts what was evaluated, n_dropped what ambiguous segments
-        removed.
+    Args:
+        ground_truth: the file or object used; n_instances and n_videos say how large it is.
+        ap: {class: [per IoU]} of the classes that have instances; mAP is their mean per IoU.
+        f1: per IoU, micro over classes.
+        n_detections: how many were evaluated, after ambiguous segments removed n_dropped.
+        n_degenerate: instances with end <= start, positives that nothing matches.
+        n_overrunning: instances that end after their video.
+        average_recall: AR@1 .. AR@N, class-agnostic.
     """
 
     protocol: str
@@ -62,18 +64,10 @@ class Report:
         out["f1"] = [{"iou": t, **row._asdict()} for t, row in zip(self.iou, self.f1, strict=True)]
         return {key: value for key, value in out.items() if value is not None}
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike) -> None:
         """Writes `to_dict` as JSON; an interrupted save leaves an earlier file whole."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(self.to_dict(), file, indent=1, allow_nan=False)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        write_atomically(path, lambda file: file.write(text.encode()))
 
     def table(self, *, per_class: bool = False) -> str:
         """A few lines to print: percentages per IoU, and optionally per class."""
@@ -84,9 +78,12 @@ class Report:
             rows += [(name, *_percent(values)) for name, values in self.ap.items()]
         width = max(len(name) for name, _, _ in rows)
         subset = f" [{self.subset}]" if self.subset else ""
-        lines = [
+        heading = (
             f"{self.protocol} protocol, {self.n_detections} detections against {self.ground_truth}{subset}: "
-            f"{self.n_instances} instances of {len(self.ap)} classes in {self.n_videos} videos",
+            f"{self.n_instances} instances of {len(self.ap)} classes in {self.n_videos} videos"
+        )
+        lines = [
+            heading,
             *(
                 f"{name:<{width}} " + "".join(f"{v:>7}" for v in values) + f"{mean:>8}"
                 for name, values, mean in rows
@@ -108,8 +105,7 @@ def _percent(values: Sequence[float]) -> tuple[list[str], str]:
 
 @dataclass(frozen=True)
 class _Indexed:
-    """Detections and ground truth by one numbering: videos by name, classes as the ground truth lists
-    them."""
+    """Detections and ground truth by one numbering: videos by name, classes in the ground truth's order."""
 
     detections: Spans
     truth: Spans
@@ -137,8 +133,8 @@ def _indexed(detections: Detections, ground_truth: Annotations) -> _Indexed:
     of_video = np.array([videos[name] for name in detections.videos], np.int64)
     return _Indexed(
         detections=Spans(
-            of_label[detections.label],
-            of_video[detections.video],
+            of_label[np.asarray(detections.label, np.int64)],
+            of_video[np.asarray(detections.video, np.int64)],
             detections.start,
             detections.end,
             detections.score,
@@ -158,7 +154,7 @@ def evaluate(
     iou: str | float | Sequence[float] = "0.1:0.7:0.1",
     ambiguous: Ambiguous | None = None,
     subset: str | None = None,
-    timing: Any = None,
+    timing: Timing | Rate | None = None,
     proposals: int | None = 100,
     class_scores: Mapping[str, np.ndarray] | None = None,
 ) -> Report:
@@ -192,7 +188,7 @@ def evaluate(
     if not len(data.truth):
         raise ValueError(f"ground truth {ground_truth.source} has no segments to evaluate detections against")
     found, truth = data.detections, data.truth
-    _check_finite(found, detections)
+    _check_finite(detections)
     n_overrunning = int((truth.end > data.durations).sum())
     ranges = ambiguous_spans(ambiguous or {}, data.videos)
     if rules is RELEASE:
@@ -222,7 +218,7 @@ def evaluate(
         n_detections=len(found),
         n_dropped=n_dropped,
         n_instances=len(truth),
-        n_videos=len(np.unique(truth.video)),
+        n_videos=len(ground_truth.videos),
         n_degenerate=int(truth.degenerate.sum()),
         n_overrunning=n_overrunning,
         average_recall=average_recall(found, truth, most=proposals).tolist() if proposals else None,
@@ -231,26 +227,27 @@ def evaluate(
     )
 
 
-def rate_of(timing: Any) -> Rate:
-    """Snippets per second of a `Timing`; the released code's 25 / 16 for None."""
+def rate_of(timing: Timing | Rate | None) -> Rate:
+    """Snippets per second of a timing; the released code's 25 / 16 for None."""
     if timing is None:
-        return Rate()
+        return RELEASE_RATE
     if isinstance(timing, Rate):
         return timing
-    if getattr(timing, "fps", None) and getattr(timing, "stride", None):
-        return Rate(float(timing.fps), float(timing.stride))
-    if getattr(timing, "stride_seconds", None):
-        return Rate(1.0, float(timing.stride_seconds))
-    raise ValueError(f"the release protocol needs snippets of one length, got timing {timing!r}")
+    if timing.fps and timing.stride:
+        return Rate(timing.fps, timing.stride)
+    if timing.snippet_seconds:
+        return Rate(1.0, timing.snippet_seconds)
+    raise ValueError(f"the release protocol needs snippets of one length in seconds, got {timing!r}")
 
 
-def _check_finite(found: Spans, detections: Detections) -> None:
-    bad = ~(np.isfinite(found.start) & np.isfinite(found.end) & np.isfinite(found.score))
-    if bad.any():
-        i = int(np.flatnonzero(bad)[0])
+def _check_finite(detections: Detections) -> None:
+    start, end, score = detections.start, detections.end, detections.score
+    bad = np.flatnonzero(~(np.isfinite(start) & np.isfinite(end) & np.isfinite(score)))
+    if len(bad):
+        i = bad[0]
         raise ValueError(
-            f"detections must be finite, got [{found.start[i]}, {found.end[i]}] with score {found.score[i]} in video "
-            f"{detections.videos[detections.video[i]]!r} ({int(bad.sum())} such)"
+            f"detections must be finite, got [{start[i]}, {end[i]}] with score {score[i]} in video "
+            f"{detections.videos[detections.video[i]]!r} ({len(bad)} such)"
         )
 
 
@@ -259,8 +256,8 @@ def _classification(class_scores: Mapping[str, np.ndarray], ground_truth: Annota
     p = np.array([np.asarray(class_scores[name]) for name in names], np.float64)
     if p.shape != (len(names), len(ground_truth.classes)):
         raise ValueError(
-            f"class_scores must hold {len(ground_truth.classes)} values for each video of the ground truth, got an "
-            f"array {p.shape} for {len(names)} of them"
+            f"class_scores must hold {len(ground_truth.classes)} values for each video of the ground truth, "
+            f"got an array {p.shape} for {len(names)} of them"
         )
     return classification_map(p, ground_truth.label_matrix(names))
 
@@ -276,6 +273,9 @@ def _warnings(
     out = []
     if not len(found):
         out.append("there are no detections: mAP is 0")
+    subsets = sorted({v.subset for v in ground_truth.videos.values() if v.subset and v.segments})
+    if len(subsets) > 1:
+        out.append(f"the ground truth's subsets are evaluated together ({', '.join(subsets)}); choose one")
     if n := int(truth.degenerate.sum()):
         out.append(f"{n} instances have end <= start: positives that nothing can match")
     if n_overrunning:

@@ -1,0 +1,15 @@
+// What a launcher returns: 0, a negative code of our own, or a positive cudaError_t.
+#pragma once
+
+namespace d2k {
+
+using Status = int;
+
+constexpr Status kOk = 0;
+constexpr Status kOutOfMemory = -1;
+
+#ifdef D2K_CUDA
+const char* cuda_message(Status status);
+#endif
+
+}  // namespace d2k

@@ -1,0 +1,146 @@
+"""Drop-in modules on ragged batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import d2kernels as d2k
+from d2kernels.ops.attention_pool import AttentionPool as Pooled
+from d2kernels.ragged import Ragged
+
+
+class TemporalConv1d(nn.Module):
+    """`temporal_conv` with parameters named, shaped and initialised as nn.Conv1d's; state dicts are exchangeable.
+
+    Unlike nn.Conv1d, rows come as (time, channels) and sequences are ragged.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        negative_slope: float | None = None,
+        residual: bool = False,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"TemporalConv1d: kernel_size must be odd, got {kernel_size}")
+        if residual and in_channels != out_channels:
+            raise ValueError(f"TemporalConv1d: residual needs equal channels, got {in_channels} and {out_channels}")
+        conv = nn.Conv1d(in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype)
+        self.weight, self.bias = conv.weight, conv.bias
+        self.dilation, self.groups = dilation, groups
+        self.negative_slope, self.residual = negative_slope, residual
+
+    @classmethod
+    def from_conv1d(
+        cls, conv: nn.Conv1d, *, negative_slope: float | None = None, residual: bool = False
+    ) -> TemporalConv1d:
+        """Shares the parameters of a length-preserving nn.Conv1d (stride 1, zero padding of dilation·(k − 1)/2)."""
+        (k,), (dilation,), (stride,) = conv.kernel_size, conv.dilation, conv.stride
+        keeps = conv.padding == "same" or conv.padding == (dilation * (k - 1) // 2,)
+        if stride != 1 or k % 2 == 0 or not keeps or conv.padding_mode != "zeros":
+            raise ValueError(f"TemporalConv1d.from_conv1d: needs stride 1, odd kernel and 'same' zero padding: {conv}")
+        new = cls(
+            conv.in_channels,
+            conv.out_channels,
+            k,
+            dilation=dilation,
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            negative_slope=negative_slope,
+            residual=residual,
+            device="meta",  # type: ignore[arg-type]
+        )
+        new.weight, new.bias = conv.weight, conv.bias
+        return new
+
+    def forward(
+        self,
+        x: Tensor | Ragged,
+        *,
+        offsets: Tensor | None = None,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor | Ragged:
+        return d2k.temporal_conv(
+            x,
+            self.weight,
+            self.bias,
+            dilation=self.dilation,
+            groups=self.groups,
+            negative_slope=self.negative_slope,
+            residual=self.residual,
+            offsets=offsets,
+            lengths=lengths,
+            mask=mask,
+        )
+
+    def extra_repr(self) -> str:
+        c_out, c_in, k = self.weight.shape
+        text = f"{c_in * self.groups}, {c_out}, kernel_size={k}, dilation={self.dilation}, groups={self.groups}"
+        if self.negative_slope is not None:
+            text += f", negative_slope={self.negative_slope}"
+        return text + (", residual=True" if self.residual else "")
+
+
+class TopkPool(nn.Module):
+    """`topk_pool` with k = s / divisor."""
+
+    def __init__(self, divisor: int = 8, rounding: str = "ceil"):
+        super().__init__()
+        self.divisor, self.rounding = divisor, rounding
+
+    def forward(
+        self,
+        scores: Tensor | Ragged,
+        *,
+        offsets: Tensor | None = None,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        return d2k.topk_pool(
+            scores, divisor=self.divisor, rounding=self.rounding, offsets=offsets, lengths=lengths, mask=mask
+        )
+
+    def extra_repr(self) -> str:
+        return f"divisor={self.divisor}, rounding={self.rounding!r}"
+
+
+class AttentionPool(nn.Module):
+    """`attention_pool` with fixed threshold."""
+
+    def __init__(self, threshold: float = 0.5, inclusive: bool = False, normalize: bool = False):
+        super().__init__()
+        self.threshold, self.inclusive, self.normalize = threshold, inclusive, normalize
+
+    def forward(
+        self,
+        x: Tensor | Ragged,
+        attention: Tensor | Ragged,
+        *,
+        offsets: Tensor | None = None,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Pooled:
+        return d2k.attention_pool(
+            x,
+            attention,
+            threshold=self.threshold,
+            inclusive=self.inclusive,
+            normalize=self.normalize,
+            offsets=offsets,
+            lengths=lengths,
+            mask=mask,
+        )
+
+    def extra_repr(self) -> str:
+        return f"threshold={self.threshold}, inclusive={self.inclusive}, normalize={self.normalize}"

@@ -1,0 +1,131 @@
+"""Attention-weighted sums of each sequence's selected rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from d2kernels.ops._library import once
+from d2kernels.ops.attention_pool import schema
+from d2kernels.ragged import Ragged, take
+
+
+class AttentionPool(NamedTuple):
+    """Pooled rows (n, D) or (n, A, D), and the attention (n,) or (n, A) that was summed for each."""
+
+    embedding: Tensor
+    mass: Tensor
+
+
+class _AttentionPool(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        x: Tensor,
+        attention: Tensor,
+        offsets: Tensor,
+        lengths: Tensor,
+        threshold: list[float],
+        inclusive: bool,
+        normalize: bool,
+    ) -> tuple[Tensor, Tensor]:
+        return schema.attention_pool(x, attention, offsets, lengths, threshold, inclusive, normalize)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.save_for_backward(output[1], *inputs[:4])
+        ctx.options = inputs[4:]
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, grad: Tensor, grad_mass: Tensor) -> tuple:
+        need_x, need_attention = ctx.needs_input_grad[:2]
+        grad_x, grad_attention = schema.attention_pool_backward(
+            grad, grad_mass, *ctx.saved_tensors, *ctx.options, need_x, need_attention
+        )
+        return (
+            grad_x if need_x else None,
+            grad_attention if need_attention else None,
+            *[None] * 5,
+        )
+
+
+def _thresholds(threshold: float | Sequence[float], columns: int) -> list[float]:
+    if isinstance(threshold, Tensor):
+        raise TypeError("attention_pool: threshold must be a float or a sequence of floats, got a tensor")
+    if isinstance(threshold, Sequence):
+        if len(threshold) != columns:
+            raise ValueError(
+                f"attention_pool: {columns} attention columns need {columns} thresholds or one for all, "
+                f"got {len(threshold)}"
+            )
+        values = [float(t) for t in threshold]
+    else:
+        values = [float(threshold)] * columns
+    for t in values:
+        if t != t:
+            raise ValueError(f"attention_pool: threshold must be a number, got {threshold}")
+    return values
+
+
+def attention_pool(
+    x: Tensor | Ragged,
+    attention: Tensor | Ragged,
+    *,
+    threshold: float | Sequence[float] = 0.5,
+    inclusive: bool = False,
+    normalize: bool = False,
+    offsets: Tensor | None = None,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> AttentionPool:
+    """Attention-weighted sum of the rows whose attention passes a threshold (Eq. 2).
+
+    embedding[i, a] = Σ attention[t, a] x[t] over the rows t of sequence i with attention[t, a] > threshold[a]
+    and mass[i, a] = Σ attention[t, a] over the same rows. Foreground and background embeddings are one call
+    with the columns λ and 1 - λ. Rows that are not selected are not read: NaN there stays there.
+
+    Args:
+        x: (total, D) rows as Ragged or packed, or dense (n, s, D); float.
+        attention: (total,) or (total, A) in the same form as x, float.
+        threshold: one for all columns or A of them; rounded to the dtype of attention before comparing.
+        inclusive: whether attention equal to the threshold passes.
+        normalize: divide each embedding by its mass; 0 where the mass is 0.
+        offsets, lengths, mask: see `Ragged`; dense rows take exactly one of lengths and mask.
+
+    Returns:
+        embedding (n, D) or (n, A, D) in the dtype of x, mass (n,) or (n, A) in that of attention, both
+        accumulated in float32 or better and differentiable; 0 for a sequence without a selected row.
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, dtype or value.
+    """
+    form = take("attention_pool", x, offsets, lengths, mask)
+    rows = form.values
+    if rows.dim() != 2 or not rows.is_floating_point():
+        raise ValueError(
+            f"attention_pool: x must be float rows (total, D), got {rows.dtype} {tuple(rows.shape)}"
+        )
+    weights = form.align("attention", attention)
+    if weights.dim() not in (1, 2) or not weights.is_floating_point():
+        raise ValueError(
+            f"attention_pool: attention must be float rows (total,) or (total, A), "
+            f"got {weights.dtype} {tuple(weights.shape)}"
+        )
+    if weights.device != rows.device:
+        raise ValueError(
+            f"attention_pool: attention is on {weights.device} but x is on {rows.device}; move it there"
+        )
+    single = weights.dim() == 1
+    if single:
+        weights = weights[:, None]
+    if weights.shape[1] == 0:
+        raise ValueError(
+            f"attention_pool: attention must have at least one column, got {tuple(weights.shape)}"
+        )
+    options = _thresholds(threshold, weights.shape[1]), bool(inclusive), bool(normalize)
+    embedding, total = _AttentionPool.apply(rows, weights, form.offsets, form.lengths, *options)
+    total = total.to(weights.dtype)
+    return AttentionPool(embedding[:, 0], total[:, 0]) if single else AttentionPool(embedding, total)

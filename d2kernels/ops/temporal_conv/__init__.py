@@ -1,0 +1,114 @@
+"""1-D convolution along time that never mixes sequences and never computes padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2kernels.ops._library import once
+from d2kernels.ops.temporal_conv import schema
+from d2kernels.ragged import Ragged, take
+
+
+class TemporalConv(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return schema.temporal_conv(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        x, weight, bias, offsets, lengths, *ctx.options = inputs
+        out, sign = output
+        ctx.mark_non_differentiable(sign)
+        ctx.set_materialize_grads(False)
+        ctx.has_bias = bias is not None
+        # Without residual the output's sign is the activation's branch.
+        ctx.from_output = sign.shape[0] != out.shape[0]
+        ctx.save_for_backward(x, weight, offsets, lengths, out if ctx.from_output else sign)
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple:
+        if grad is None:
+            return (None,) * 9
+        x, weight, offsets, lengths, sign = ctx.saved_tensors
+        if ctx.from_output:
+            sign = sign > 0
+        grads = schema.temporal_conv_backward(grad, x, weight, offsets, lengths, sign, *ctx.options)
+        grad_x, grad_w, grad_b = (g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False))
+        return (grad_x, grad_w, grad_b if ctx.has_bias else None) + (None,) * 6
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int, residual: bool) -> None:
+    if x.dim() != 2 or not x.is_floating_point():
+        raise ValueError(f"temporal_conv: x must be float rows (total, c_in), got {x.dtype} {tuple(x.shape)}")
+    if weight.dim() != 3 or weight.shape[2] % 2 == 0:
+        raise ValueError(
+            f"temporal_conv: weight must be (c_out, c_in / groups, k) with k odd, got {tuple(weight.shape)}"
+        )
+    if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
+        raise TypeError(f"temporal_conv: x, weight and bias must have one dtype, got {x.dtype} and {weight.dtype}")
+    if dilation < 1 or groups < 1:
+        raise ValueError(f"temporal_conv: dilation and groups must be at least 1, got {dilation} and {groups}")
+    c_out, c_in = weight.shape[0], weight.shape[1] * groups
+    if x.shape[1] != c_in:
+        raise ValueError(
+            f"temporal_conv: x has {x.shape[1]} channels, but weight {tuple(weight.shape)} with {groups} groups "
+            f"takes {c_in}"
+        )
+    if c_out % groups:
+        raise ValueError(f"temporal_conv: {groups} groups do not divide weight's {c_out} output channels")
+    if bias is not None and bias.shape != (c_out,):
+        raise ValueError(f"temporal_conv: bias must be ({c_out},), got {tuple(bias.shape)}")
+    if residual and c_in != c_out:
+        raise ValueError(f"temporal_conv: residual needs as many channels out as in, got {c_in} in and {c_out} out")
+
+
+def temporal_conv(
+    x: Tensor | Ragged,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dilation: int = 1,
+    groups: int = 1,
+    negative_slope: float | None = None,
+    residual: bool = False,
+    offsets: Tensor | None = None,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor | Ragged:
+    """Convolution along time, each sequence zero-padded to keep its length (a TC layer of Sec. 3).
+
+    out[t] = Σ_j W[:, :, j] x[t + (j − ⌊k/2⌋)·dilation] + bias, then LeakyReLU, then + x; as nn.Conv1d on every
+    sequence alone with padding dilation·(k − 1)/2.
+
+    Args:
+        x: (total, c_in) rows as Ragged or packed, or dense (n, s, c_in); float. Time comes before channels.
+        weight: (c_out, c_in / groups, k) as nn.Conv1d holds it, k odd.
+        bias: (c_out,) or None.
+        dilation: rows between taps.
+        groups: blocks of channels that are convolved apart.
+        negative_slope: of a LeakyReLU on the result; None for none.
+        residual: adds x to the result; needs c_in == c_out.
+        offsets, lengths, mask: see `Ragged`; dense rows take exactly one of lengths and mask.
+
+    Under autocast, x, weight and bias are cast as F.conv1d casts them.
+
+    Returns:
+        (total, c_out) in the form and dtype of x, accumulated in float32 or better; gap rows are zero.
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, dtype or value.
+    """
+    form = take("temporal_conv", x, offsets, lengths, mask)
+    rows = form.values
+    if torch.is_autocast_enabled(rows.device.type) and rows.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(rows.device.type)
+        rows, weight = rows.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    _check(rows, weight, bias, dilation, groups, residual)
+    slope = None if negative_slope is None else float(negative_slope)
+    out, _ = TemporalConv.apply(rows, weight, bias, form.offsets, form.lengths, dilation, groups, slope, residual)
+    return form.restore(out)

@@ -1,0 +1,114 @@
+"""temporal_conv in plain PyTorch: one product per group over gathered taps, no padding computed."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from d2kernels.ops._rows import accumulation_dtype, rows
+
+
+def _taps(x: Tensor, offsets: Tensor, lengths: Tensor, kernel: int, dilation: int, groups: int) -> Tensor:
+    """(groups, total, kernel · c / groups): each row's taps, zero outside its sequence."""
+    total, channels = x.shape
+    sequence, place, valid = rows(offsets, lengths, total)
+    row = torch.arange(total, device=x.device)
+    end = lengths[sequence] if lengths.shape[0] else torch.zeros_like(row)
+    parts = []
+    for j in range(kernel):
+        shift = (j - kernel // 2) * dilation
+        inside = valid & (place + shift >= 0) & (place + shift < end)
+        shifted = x if shift == 0 else x[(row + shift).clamp(0, max(total - 1, 0))]
+        # where, not a product: gap rows may hold NaN.
+        parts.append(torch.where(inside[:, None], shifted, 0).view(total, groups, channels // groups))
+    return torch.cat(parts, dim=2).transpose(0, 1)
+
+
+def _matrix(weight: Tensor, groups: int) -> Tensor:
+    """(groups, kernel · c_in / groups, c_out / groups) of nn.Conv1d's (c_out, c_in / groups, kernel)."""
+    c_out, c_in, kernel = weight.shape
+    return weight.view(groups, c_out // groups, c_in, kernel).permute(0, 3, 2, 1).reshape(groups, kernel * c_in, -1)
+
+
+def _linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, offsets: Tensor, lengths: Tensor, dilation: int, groups: int
+) -> Tensor:
+    taps = _taps(x, offsets, lengths, weight.shape[2], dilation, groups)
+    out = torch.bmm(taps, _matrix(weight, groups)).transpose(0, 1).reshape(x.shape[0], weight.shape[0])
+    return out if bias is None else out + bias
+
+
+def temporal_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    offsets: Tensor,
+    lengths: Tensor,
+    dilation: int = 1,
+    groups: int = 1,
+    negative_slope: float | None = None,
+    residual: bool = False,
+) -> Tensor:
+    """(total, c_out), differentiable; zero on gap rows."""
+    y = _linear(x, weight, bias, offsets, lengths, dilation, groups)
+    if negative_slope is not None:
+        y = F.leaky_relu(y, negative_slope)
+    if residual:
+        y = y + x
+    return torch.where(rows(offsets, lengths, x.shape[0]).valid[:, None], y, 0)
+
+
+def temporal_conv_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    offsets: Tensor,
+    lengths: Tensor,
+    dilation: int,
+    groups: int,
+    negative_slope: float | None,
+    residual: bool,
+) -> tuple[Tensor, Tensor]:
+    from d2kernels.ops.temporal_conv.schema import needs_sign
+
+    y = _linear(x, weight, bias, offsets, lengths, dilation, groups)
+    sign = y > 0 if needs_sign(negative_slope, residual) else y.new_empty((0, y.shape[1]), dtype=torch.bool)
+    if negative_slope is not None:
+        y = F.leaky_relu(y, negative_slope)
+    if residual:
+        y = y + x
+    valid = rows(offsets, lengths, x.shape[0]).valid
+    return torch.where(valid[:, None], y, 0), sign
+
+
+def temporal_conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    sign: Tensor,
+    dilation: int,
+    groups: int,
+    negative_slope: float | None,
+    residual: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias; `sign` is where the activation passed its input unchanged."""
+    c_out, c_in, kernel = weight.shape
+    valid = rows(offsets, lengths, x.shape[0]).valid
+    grad = torch.where(valid[:, None], grad, 0)
+    inner = grad if negative_slope is None else torch.where(sign, grad, grad * negative_slope)
+    # The input's gradient is the convolution by the flipped kernel with in and out exchanged.
+    flipped = weight.view(groups, c_out // groups, c_in, kernel).transpose(1, 2).flip(3)
+    flipped = flipped.reshape(groups * c_in, c_out // groups, kernel)
+    grad_x = _linear(inner, flipped, None, offsets, lengths, dilation, groups)
+    if residual:
+        grad_x = grad_x + grad
+    grad_x = torch.where(valid[:, None], grad_x, 0)
+    taps = _taps(x, offsets, lengths, kernel, dilation, groups)
+    by_group = inner.view(-1, groups, c_out // groups).transpose(0, 1)
+    grad_w = torch.bmm(taps.transpose(1, 2), by_group).view(groups, kernel, c_in, c_out // groups)
+    grad_w = grad_w.permute(0, 3, 2, 1).reshape(c_out, c_in, kernel)
+    grad_b = inner.sum(0, dtype=accumulation_dtype(inner.dtype))
+    return grad_x, grad_w.contiguous(), grad_b.to(weight.dtype)

@@ -1,0 +1,49 @@
+"""Schema and fake kernels of temporal_conv."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from d2kernels.ops._library import define
+
+
+def needs_sign(negative_slope: float | None, residual: bool) -> bool:
+    """Whether the activation's branch cannot be read off the output's sign."""
+    return negative_slope is not None and (residual or negative_slope <= 0)
+
+
+def _fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    offsets: Tensor,
+    lengths: Tensor,
+    dilation: int,
+    groups: int,
+    negative_slope: float | None,
+    residual: bool,
+) -> tuple[Tensor, Tensor]:
+    out = x.new_empty((x.shape[0], weight.shape[0]))
+    rows = x.shape[0] if needs_sign(negative_slope, residual) else 0
+    return out, x.new_empty((rows, weight.shape[0]), dtype=torch.bool)
+
+
+temporal_conv = define(
+    "temporal_conv",
+    "temporal_conv",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor offsets, Tensor lengths, int dilation, int groups,"
+    " float? negative_slope, bool residual) -> (Tensor out, Tensor sign)",
+    _fake,
+)
+temporal_conv_backward = define(
+    "temporal_conv",
+    "temporal_conv_backward",
+    "(Tensor grad, Tensor x, Tensor weight, Tensor offsets, Tensor lengths, Tensor sign, int dilation, int groups,"
+    " float? negative_slope, bool residual) -> (Tensor, Tensor, Tensor)",
+    lambda grad, x, weight, *_: (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
+        weight.new_empty(weight.shape[0]),
+    ),
+)

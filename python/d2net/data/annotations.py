@@ -1,0 +1,167 @@
+"""ActivityNet-style annotations: which classes a video holds, and where."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from d2net.data.files import DataError, read_json
+
+
+class AnnotationWarning(UserWarning):
+    """Ground truth that is used although something about it is odd."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One instance of a class, [start, end) seconds."""
+
+    label: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Video:
+    """labels: the video-level classes. info: the entry's other plain fields, such as a subject."""
+
+    name: str
+    subset: str | None
+    duration: float | None
+    fps: float | None
+    labels: tuple[str, ...]
+    segments: tuple[Segment, ...]
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Videos by name, in file order. report counts degenerate (end <= start) and overrunning segments."""
+
+    classes: tuple[str, ...]
+    videos: dict[str, Video]
+    streams: tuple[tuple[int, int, str], ...] | None = None
+    snippet_seconds: float | None = None
+    source: str = "annotations"
+    report: dict[str, int] = field(default_factory=dict)
+
+    def subset(self, names: str | Sequence[str]) -> Annotations:
+        """The videos of these subsets, names compared without case.
+
+        Raises:
+            DataError: no video is in any of them; lists the subsets there are.
+        """
+        wanted = {n.lower() for n in ([names] if isinstance(names, str) else names)}
+        videos = {k: v for k, v in self.videos.items() if v.subset is not None and v.subset.lower() in wanted}
+        if not videos:
+            there = sorted({v.subset for v in self.videos.values() if v.subset is not None})
+            has = f"its subsets are {', '.join(there)}" if there else "its videos name no subset"
+            raise DataError(f"{self.source}: no video of subset {', '.join(sorted(wanted))}; {has}")
+        return replace(self, videos=videos)
+
+    def only(self, names: Iterable[str]) -> Annotations:
+        """These videos, in this order."""
+        names = list(names)
+        missing = [n for n in names if n not in self.videos]
+        if missing:
+            raise DataError(f"{self.source}: no video {missing[0]!r}")
+        return replace(self, videos={n: self.videos[n] for n in names})
+
+    def label_matrix(self, names: Sequence[str]) -> np.ndarray:
+        """(n, C) uint8, 1 where the video holds the class."""
+        index = {c: i for i, c in enumerate(self.classes)}
+        matrix = np.zeros((len(names), len(self.classes)), np.uint8)
+        for row, name in enumerate(names):
+            matrix[row, [index[c] for c in self.videos[name].labels]] = 1
+        return matrix
+
+
+def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None = None) -> Annotations:
+    """Reads ActivityNet JSON (`database` → subset, duration_second, annotations) or ActionFormer's variant.
+
+    Video-level labels are `video_labels` and the labels of the annotations, so weak-only files work.
+
+    Args:
+        classes: the class list; the file's `classes`, else the sorted labels found, by default.
+
+    Raises:
+        DataError: not JSON, no `database`, a label outside the class list, a segment that is not two finite
+            numbers or ends before it starts; names file, video and value.
+    """
+    tree = read_json(path)
+    if not isinstance(tree, dict) or not isinstance(tree.get("database"), dict):
+        raise DataError(f"{path}: expected an object with `database`, as ActivityNet's annotation files have")
+    given = classes if classes is not None else tree.get("classes")
+    videos = {name: _video(path, name, entry) for name, entry in tree["database"].items()}
+    found = sorted({c for v in videos.values() for c in v.labels})
+    known = tuple(given) if given is not None else tuple(found)
+    if len(set(known)) != len(known):
+        raise DataError(f"{path}: a class is listed twice in {list(known)}")
+    if outside := [c for c in found if c not in set(known)]:
+        name = next(v.name for v in videos.values() if outside[0] in v.labels)
+        raise DataError(f"{path}: label {outside[0]!r} of video {name!r} is not in the list of {len(known)} classes")
+    report = _report(videos.values())
+    odd = [f"{count} {what}" for what, count in report.items() if count and what in ("degenerate", "overrunning")]
+    if odd:
+        warnings.warn(f"{path}: {' and '.join(odd)} segments are kept", AnnotationWarning, stacklevel=2)
+    return Annotations(
+        known, videos, _streams(path, tree.get("streams")), _positive(path, tree, "snippet_seconds"), str(path), report
+    )
+
+
+def _video(path: str | os.PathLike, name: str, entry: Any) -> Video:
+    if not isinstance(entry, dict):
+        raise DataError(f"{path}: video {name!r} must be an object, got {entry!r}")
+    segments = tuple(_segment(path, name, a) for a in entry.get("annotations") or [])
+    labels = {**dict.fromkeys(entry.get("video_labels") or []), **dict.fromkeys(s.label for s in segments)}
+    subset = entry.get("subset")
+    duration = _positive(path, entry, "duration_second", name) or _positive(path, entry, "duration", name)
+    taken = ("subset", "duration_second", "duration", "fps", "video_labels", "annotations")
+    info = {k: v for k, v in entry.items() if k not in taken and isinstance(v, (str, int, float, bool))}
+    fps = _positive(path, entry, "fps", name)
+    return Video(name, None if subset is None else str(subset), duration, fps, tuple(labels), segments, info)
+
+
+def _segment(path: str | os.PathLike, name: str, entry: Any) -> Segment:
+    try:
+        label, (start, end) = entry["label"], entry["segment"]
+        start, end = float(start), float(end)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: video {name!r}: expected label and segment [start, end], got {entry!r}") from error
+    if not (math.isfinite(start) and math.isfinite(end)):
+        raise DataError(f"{path}: video {name!r}: segment [{start}, {end}] of {label!r} is not finite")
+    return Segment(str(label), start, end)
+
+
+def _positive(path: str | os.PathLike, entry: dict, key: str, video: str | None = None) -> float | None:
+    value = entry.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        where = f"video {video!r}: " if video else ""
+        raise DataError(f"{path}: {where}{key} must be a positive number, got {value!r}")
+    return float(value)
+
+
+def _streams(path: str | os.PathLike, rows: Any) -> tuple[tuple[int, int, str], ...] | None:
+    if rows is None:
+        return None
+    try:
+        return tuple((int(a), int(b), str(name)) for a, b, name in rows)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: streams must be rows of [first, end, name], got {rows!r}") from error
+
+
+def _report(videos: Iterable[Video]) -> dict[str, int]:
+    segments = [(s, v.duration) for v in videos for s in v.segments]
+    return {
+        "segments": len(segments),
+        "degenerate": sum(s.end <= s.start for s, _ in segments),
+        "overrunning": sum(d is not None and s.end > d for s, d in segments),
+    }

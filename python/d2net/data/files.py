@@ -1,0 +1,52 @@
+"""Reading JSON and writing files so that an interruption leaves the earlier one whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+
+class DataError(ValueError):
+    """Input that cannot be used; the message names the file, the entry, its value and what to do."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))
+        raise DataError(f"key {twice!r} occurs twice")
+    return tree
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Parses JSON; duplicate keys are an error."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file, object_pairs_hook=_unique)
+    except FileNotFoundError as error:
+        raise DataError(f"no file {path}") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is truncated or not JSON: {error}") from error
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) -> None:
+    """Calls write(file) on a temporary file beside `path`, which it then replaces."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,82 @@
+"""Packages, and the compiled module through CMake; metadata is in pyproject.toml."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import build_plan  # noqa: E402
+
+PLAN = build_plan.plan()
+INFO = Path("d2kernels", "_build_info.json")
+
+
+class BuildPy(build_py):
+    """Writes down what is built and why not more; the doctor reads it."""
+
+    def run(self) -> None:
+        super().run()
+        path = (ROOT if self.editable_mode else Path(self.build_lib)) / INFO
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(PLAN.facts(), indent=1) + "\n")
+        if self.editable_mode and not PLAN.parts:
+            for stale in (ROOT / "d2kernels").glob("_C.*.so"):
+                stale.unlink()
+
+
+class BuildExt(build_ext):
+    """Configures and builds with CMake, in a folder of its own for each set of tools so that rebuilding is quick."""
+
+    def build_extension(self, extension: Extension) -> None:
+        import pybind11
+
+        tools = PLAN.tools
+        key = json.dumps([tools, PLAN.versions, PLAN.cuda_archs, sys.executable, os.environ.get("CXXFLAGS")])
+        folder = ROOT / "build" / f"cmake-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+        target = Path(self.get_ext_fullpath(extension.name)).resolve()
+        options = {
+            "CMAKE_LIBRARY_OUTPUT_DIRECTORY": folder / "out",
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "D2K_CUDA": "ON" if "cuda" in PLAN.parts else "OFF",
+        }
+        if not os.environ.get("CXX"):
+            options["CMAKE_CXX_COMPILER"] = tools["cxx"]
+        if "cuda" in PLAN.parts:
+            options["CMAKE_CUDA_COMPILER"] = tools["nvcc"]
+            options["CMAKE_CUDA_ARCHITECTURES"] = ";".join(PLAN.cuda_archs)
+        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        defines = [f"-D{name}={value}" for name, value in options.items()]
+        jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        try:
+            subprocess.run([tools["cmake"], "-S", ROOT, "-B", folder, *generator, *defines], check=True)
+            subprocess.run([tools["cmake"], "--build", folder, "--parallel", str(jobs)], check=True)
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(
+                f"d2kernels: compiling failed ({' '.join(map(str, error.cmd[:4]))} ...: exit {error.returncode}); "
+                "the compiler's message is above. D2K_BUILD=cpu leaves out CUDA, D2K_BUILD=none compiles nothing"
+            ) from None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (built,) = (folder / "out").glob(f"_C*{target.suffix}")
+        shutil.copy2(built, target)
+
+
+setup(
+    packages=[*find_packages(".", include=["d2kernels", "d2kernels.*"]), *find_packages("python")],
+    package_dir={"d2kernels": "d2kernels", "d2net": "python/d2net"},
+    package_data={"d2kernels": ["py.typed", "*.pyi"], "d2net": ["py.typed"]},
+    ext_modules=[Extension("d2kernels._C", sources=[])] if PLAN.parts else [],
+    cmdclass={"build_py": BuildPy, "build_ext": BuildExt},
+)

@@ -1,0 +1,187 @@
+"""The command line from end to end on made-up data, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from d2net import cli
+from d2net.data.synthetic import make_synthetic, write_synthetic
+
+SHORT = ["--set", "iterations=30", "--set", "learning_rate=1e-3", "--set", "train.subsets=[train]", "--quiet"]
+TIMING = ["--fps", "25", "--stride", "16", "--snippet-frames", "16"]
+
+
+def run(capsys, *arguments):
+    """(exit status, standard output, standard error) of one command."""
+    before = sys.argv
+    sys.argv = ["d2net", *map(str, arguments)]
+    try:
+        cli.main()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    finally:
+        sys.argv = before
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_synthetic(tmp_path_factory.mktemp("data"), make_synthetic(videos=18, classes=3, width=16))
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    command = [sys.executable, "-m", "d2net", "train", "--features", data[0], "--annotations", data[1], "--out", out]
+    subprocess.run([*command, *TIMING, *SHORT], check=True)
+    return out
+
+
+def test_train_localize_evaluate(capsys, data, trained, tmp_path):
+    features, annotations = data
+    found, metrics = tmp_path / "detections.json", tmp_path / "metrics.json"
+    status, out, err = run(
+        capsys, "localize", "--checkpoint", trained, "--features", features, "--annotations", annotations,
+        "--subset", "test", "--out", found, "--save-activations", tmp_path / "a.npz",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "detections in 6 videos" in out
+    results = json.loads(found.read_text())["results"]
+    truth = json.loads(annotations.read_text())["database"]
+    assert set(results) <= {v for v in truth if truth[v]["subset"] == "test"}
+    for video, rows in results.items():
+        for row in rows:
+            assert 0 <= row["segment"][0] < row["segment"][1] <= truth[video]["duration_second"] + 1e-9
+    status, out, err = run(
+        capsys, "evaluate", "--predictions", found, "--ground-truth", annotations, "--subset", "test", "--out", metrics
+    )
+    assert status == 0, err
+    report = json.loads(metrics.read_text())
+    assert report["protocol"] == "activitynet" and 0 <= report["average_mAP"] <= 1
+    assert set(report["ap"]) == {"class_0", "class_1", "class_2"} and len(report["iou"]) == 7
+
+    again = tmp_path / "again.json"
+    status, _, err = run(
+        capsys, "localize", "--checkpoint", trained, "--activations", tmp_path / "a.npz", "--annotations", annotations,
+        "--subset", "test", "--out", again,
+    )  # fmt: skip
+    assert status == 0, err
+    assert json.loads(again.read_text())["results"] == results
+
+
+def test_decoder_fields_can_be_changed_and_others_not(capsys, data, trained, tmp_path):
+    common = ["localize", "--checkpoint", trained, "--features", data[0]]
+    counts = []
+    for extra in ([], ["--set", "iou_threshold=1.0"]):
+        out = tmp_path / "d.json"
+        assert run(capsys, *common, "--out", out, *extra)[0] == 0
+        counts.append(sum(map(len, json.loads(out.read_text())["results"].values())))
+    assert counts[1] > counts[0]
+    status, _, err = run(capsys, *common, "--out", tmp_path / "d.json", "--set", "gamma=3")
+    assert status == 2 and "loss.gamma" in err
+
+
+def broken_annotations(data, folder, change):
+    tree = json.loads(data[1].read_text())
+    change(tree)
+    path = folder / "annotations.json"
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def broken_features(data, folder, change):
+    with np.load(data[0]) as z:
+        arrays = {k: z[k] for k in z.files}
+    change(arrays)
+    np.savez(folder / "features.npz", **arrays)
+    return folder / "features.npz"
+
+
+TRAINED_VIDEO = "video_010"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: a[TRAINED_VIDEO].__setitem__((3, 2), np.nan), TRAINED_VIDEO),
+        (lambda a: a.__setitem__(TRAINED_VIDEO, a[TRAINED_VIDEO][:, :7]), TRAINED_VIDEO),
+        (lambda a: a.__setitem__(TRAINED_VIDEO, a[TRAINED_VIDEO][:0]), TRAINED_VIDEO),
+        (lambda a: a.pop(TRAINED_VIDEO), TRAINED_VIDEO),
+    ],
+    ids=["nan", "width", "no-rows", "missing"],
+)
+def test_bad_features(capsys, data, tmp_path, change, says):
+    features = broken_features(data, tmp_path, change)
+    status, _, err = run(
+        capsys, "train", "--features", features, "--annotations", data[1], "--out", tmp_path / "run", *SHORT, *TIMING
+    )
+    assert status == 2 and says in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: [v.pop("subset") for v in t["database"].values()], "subset"),
+        (lambda t: t["database"][TRAINED_VIDEO]["annotations"][0].__setitem__("label", "juggling"), "juggling"),
+        (lambda t: t.pop("database"), "database"),
+    ],
+    ids=["no-subset", "label-outside", "no-database"],
+)
+def test_bad_annotations(capsys, data, tmp_path, change, says):
+    annotations = broken_annotations(data, tmp_path, change)
+    status, _, err = run(
+        capsys, "train", "--features", data[0], "--annotations", annotations, "--out", tmp_path / "run", *SHORT
+    )
+    assert status == 2 and says in err and "Traceback" not in err
+
+
+def test_truncated_files_and_folders_in_use(capsys, data, trained, tmp_path):
+    short = tmp_path / "features.npz"
+    short.write_bytes(data[0].read_bytes()[:5000])
+    base = ["train", "--annotations", data[1], *SHORT]
+    status, _, err = run(capsys, *base, "--features", short, "--out", tmp_path / "run")
+    assert status == 2 and "features.npz" in err
+    status, _, err = run(capsys, *base, "--features", data[0], "--out", trained, *TIMING)
+    assert status == 2 and "--resume" in err and "--overwrite" in err
+    bad = tmp_path / "checkpoint.pt"
+    bad.write_bytes((trained / "checkpoint.pt").read_bytes()[:3000])
+    status, _, err = run(capsys, "localize", "--checkpoint", bad, "--features", data[0], "--out", tmp_path / "d.json")
+    assert status == 2 and "checkpoint.pt" in err and not (tmp_path / "d.json").exists()
+
+
+def test_seconds_are_refused_without_timing(capsys, data, tmp_path):
+    out = tmp_path / "run"
+    status, _, err = run(capsys, "train", "--features", data[0], "--annotations", data[1], "--out", out, *SHORT)
+    assert status == 0, err
+    common = ["localize", "--checkpoint", out, "--features", data[0], "--out", tmp_path / "d.json"]
+    status, _, err = run(capsys, *common)
+    assert status == 2 and "--snippet-seconds" in err
+    assert run(capsys, *common, "--snippet-seconds", "0.64")[0] == 0
+
+
+def test_empty_detections_evaluate_to_zero(capsys, data, tmp_path):
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps({"results": {}}))
+    out = tmp_path / "m.json"
+    status, _, err = run(
+        capsys, "evaluate", "--predictions", empty, "--ground-truth", data[1], "--subset", "test", "--out", out
+    )
+    assert status == 0, err
+    assert json.loads(out.read_text())["average_mAP"] == 0
+
+
+def test_every_command_has_help():
+    environment = {**os.environ, "COLUMNS": "120"}
+    for command in ("train", "localize", "evaluate", "ablate", "parity", "demo"):
+        out = subprocess.run(
+            [sys.executable, "-m", "d2net", command, "--help"], capture_output=True, text=True, env=environment
+        )
+        assert out.returncode == 0 and "Usage" in out.stdout
