@@ -25,9 +25,7 @@ def _index_vector(op: str, name: str, value: Any, device: torch.device) -> Tenso
         value = torch.as_tensor(value, device=device)
         value = value if value.numel() else value.long()
     if value.dtype not in (torch.int64, torch.int32) or value.dim() != 1:
-        raise TypeError(
-            f"{op}: {name} must be a 1-D int64 tensor, got {value.dtype} with shape {tuple(value.shape)}"
-        )
+        raise TypeError(f"{op}: {name} must be a 1-D int64 tensor, got {value.dtype} with shape {tuple(value.shape)}")
     if value.device != device:
         raise ValueError(f"{op}: {name} is on {value.device} but the values are on {device}; move it there")
     return value.long().contiguous()
@@ -74,16 +72,12 @@ class Ragged:
 
     __slots__ = ("lengths", "max_length", "offsets", "values")
 
-    def __init__(
-        self, values: Tensor, offsets: Tensor, lengths: Tensor | None = None, max_length: int | None = None
-    ):
+    def __init__(self, values: Tensor, offsets: Tensor, lengths: Tensor | None = None, max_length: int | None = None):
         if not isinstance(values, Tensor) or values.dim() == 0:
             raise TypeError(f"Ragged: values must be a tensor of rows, got {type(values).__name__}")
         offsets = _index_vector("Ragged", "offsets", offsets, values.device)
         if offsets.numel() == 0:
-            raise ValueError(
-                "Ragged: offsets must hold n + 1 entries, got none; an empty batch has offsets [0]"
-            )
+            raise ValueError("Ragged: offsets must hold n + 1 entries, got none; an empty batch has offsets [0]")
         if lengths is None:
             lengths = offsets.diff()
         else:
@@ -102,9 +96,7 @@ class Ragged:
         self.max_length = max_length
 
     @classmethod
-    def _trusted(
-        cls, values: Tensor, offsets: Tensor, lengths: Tensor, max_length: int | None = None
-    ) -> Ragged:
+    def _trusted(cls, values: Tensor, offsets: Tensor, lengths: Tensor, max_length: int | None = None) -> Ragged:
         self = object.__new__(cls)
         self.values, self.offsets, self.lengths, self.max_length = values, offsets, lengths, max_length
         return self
@@ -155,9 +147,7 @@ class Ragged:
     def to(self, *args, **kwargs) -> Ragged:
         """The batch on another device, or its values in another dtype, as ``Tensor.to``."""
         values = self.values.to(*args, **kwargs)
-        return Ragged._trusted(
-            values, self.offsets.to(values.device), self.lengths.to(values.device), self.max_length
-        )
+        return Ragged._trusted(values, self.offsets.to(values.device), self.lengths.to(values.device), self.max_length)
 
     @staticmethod
     def pack(sequences: Sequence[Tensor], *, gap: int = 0) -> Ragged:
@@ -165,9 +155,7 @@ class Ragged:
         if gap < 0:
             raise ValueError(f"Ragged.pack: gap must be at least 0, got {gap}")
         if len(sequences) == 0:
-            raise ValueError(
-                "Ragged.pack: got no sequences; for an empty batch use Ragged(values, offsets=[0])"
-            )
+            raise ValueError("Ragged.pack: got no sequences; for an empty batch use Ragged(values, offsets=[0])")
         first = sequences[0]
         for i, x in enumerate(sequences):
             if not isinstance(x, Tensor):
@@ -184,9 +172,7 @@ class Ragged:
             parts += [zeros, x] if gap else [x]
         values = torch.cat([*parts, zeros] if gap else parts)
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), (lengths + gap).cumsum(0)]) + gap
-        return Ragged._trusted(
-            values, starts.to(values.device), lengths.to(values.device), int(lengths.max())
-        )
+        return Ragged._trusted(values, starts.to(values.device), lengths.to(values.device), int(lengths.max()))
 
     @staticmethod
     def from_padded(dense: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None) -> Ragged:
@@ -223,9 +209,7 @@ class Ragged:
     def from_nested(nested: Tensor) -> Ragged:
         """From a torch.nested tensor of layout torch.jagged whose ragged dimension is the first."""
         if not isinstance(nested, Tensor) or not nested.is_nested or nested.layout != torch.jagged:
-            raise TypeError(
-                f"Ragged.from_nested: expected a torch.jagged nested tensor, got {type(nested).__name__}"
-            )
+            raise TypeError(f"Ragged.from_nested: expected a torch.jagged nested tensor, got {type(nested).__name__}")
         ragged_dim = [isinstance(s, int) for s in nested.shape].index(False)
         if ragged_dim != 1:
             raise ValueError(
@@ -281,9 +265,7 @@ class Form(NamedTuple):
             if _values_can_be_checked(x.offsets, self.offsets) and not (
                 torch.equal(x.offsets, self.offsets) and torch.equal(x.lengths, self.lengths)
             ):
-                raise ValueError(
-                    f"{self.op}: {name} is a Ragged of other sequences; both must share their offsets"
-                )
+                raise ValueError(f"{self.op}: {name} is a Ragged of other sequences; both must share their offsets")
             x = x.values
         elif not isinstance(x, Tensor):
             raise TypeError(f"{self.op}: {name} must be a Ragged or a tensor, got {type(x).__name__}")
@@ -291,8 +273,7 @@ class Form(NamedTuple):
             if x.shape[:2] != self.dense or (dim is not None and x.dim() != dim + 1):
                 dimensions = "" if dim is None else f" and {dim + 1} dimensions"
                 raise ValueError(
-                    f"{self.op}: {name} must be dense with leading shape {self.dense}{dimensions}, "
-                    f"got {tuple(x.shape)}"
+                    f"{self.op}: {name} must be dense with leading shape {self.dense}{dimensions}, got {tuple(x.shape)}"
                 )
             x = x.reshape(-1, *x.shape[2:])
         total = self.values.shape[0]
@@ -327,9 +308,7 @@ def take(
             raise ValueError(f"{op}: packed rows need at least one dimension, got a scalar")
         offsets = _index_vector(op, "offsets", offsets, x.device)
         if offsets.numel() == 0:
-            raise ValueError(
-                f"{op}: offsets must hold n + 1 entries, got none; an empty batch has offsets [0]"
-            )
+            raise ValueError(f"{op}: offsets must hold n + 1 entries, got none; an empty batch has offsets [0]")
         given = lengths is not None
         lengths = _index_vector(op, "lengths", lengths, x.device) if given else offsets.diff()
         if lengths.numel() != offsets.numel() - 1:
@@ -352,13 +331,9 @@ def take(
         if not isinstance(mask, Tensor):
             raise TypeError(f"{op}: mask must be a bool tensor, got {type(mask).__name__}")
         if mask.dtype != torch.bool or mask.shape != (n, s):
-            raise ValueError(
-                f"{op}: mask must be bool with shape {(n, s)}, got {mask.dtype} {tuple(mask.shape)}"
-            )
+            raise ValueError(f"{op}: mask must be bool with shape {(n, s)}, got {mask.dtype} {tuple(mask.shape)}")
         if mask.device != x.device:
-            raise ValueError(
-                f"{op}: mask is on {mask.device} but the values are on {x.device}; move it there"
-            )
+            raise ValueError(f"{op}: mask is on {mask.device} but the values are on {x.device}; move it there")
         lengths = mask.sum(1)
         if _values_can_be_checked(mask) and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
             raise ValueError(f"{op}: mask must be True on each sequence's first rows only; found a gap in it")

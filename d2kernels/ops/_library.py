@@ -62,8 +62,10 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
         if not sources:
             return out
         name = backward.__qualname__.split(".")[0]
-        wrap = [_Once.apply(name, g, *sources) if isinstance(g, Tensor) else g for g in
-                (out if isinstance(out, tuple) else (out,))]
+        wrap = [
+            _Once.apply(name, g, *sources) if isinstance(g, Tensor) else g
+            for g in (out if isinstance(out, tuple) else (out,))
+        ]
         return tuple(wrap) if isinstance(out, tuple) else wrap[0]
 
     return wrapper

@@ -18,8 +18,8 @@ from d2net.checkpoint import read_checkpoint
 from d2net.config import Config, LocalizeConfig, from_dict, make_config
 from d2net.data.activations import VideoActivations
 from d2net.data.annotations import Annotations, load_annotations
-from d2net.data.detections import Detections
 from d2net.data.dataset import TrainingBatches, split_holdout
+from d2net.data.detections import Detections
 from d2net.data.features import FeatureStore, check_streams, open_features
 from d2net.evaluation import classification_map, evaluate
 from d2net.model import D2Net
@@ -73,7 +73,7 @@ def _check_array(name: str, array: np.ndarray, width: int) -> None:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """"auto" takes the GPU where there is one."""
+    """ "auto" takes the GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -45,11 +45,17 @@ def train(
     features: Features,
     annotations: Annotated[Path, typer.Option(help="ActivityNet-style JSON; only video-level labels are used.")],
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoint.pt, config.yaml, log.jsonl.")],
-    preset: Annotated[str | None, typer.Option(help="thumos14, activitynet12 or hapt: what depends on the data.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="release (the authors' code, default) or paper (its text).")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="thumos14, activitynet12 or hapt: what depends on the data.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="release (the authors' code, default) or paper (its text).")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of fields, over recipe and preset.")] = None,
     assignments: Set = None,
-    streams: Annotated[int | None, typer.Option(help="Equal-width streams in the features, such as RGB and flow.")] = None,
+    streams: Annotated[
+        int | None, typer.Option(help="Equal-width streams in the features, such as RGB and flow.")
+    ] = None,
     fps: Fps = None,
     stride: Stride = None,
     snippet_frames: SnippetFrames = None,
@@ -102,7 +108,8 @@ def localize(
     """
     from d2net import api
     from d2net.config import from_dict, make_config, parse_assignments
-    from d2net.data.activations import load_activations, save_activations as write_activations
+    from d2net.data.activations import load_activations
+    from d2net.data.activations import save_activations as write_activations
     from d2net.data.annotations import load_annotations
     from d2net.data.detections import save_detections
     from d2net.data.video_info import load_video_info
@@ -225,7 +232,9 @@ def parity(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for data, run, detections, metrics and picture.")] = Path("demo_output"),
+    out: Annotated[Path, typer.Option(help="Folder for data, run, detections, metrics and picture.")] = Path(
+        "demo_output"
+    ),
     iterations: Annotated[int, typer.Option(help="Training iterations.")] = 400,
     seed: Annotated[int, typer.Option(help="Of the made-up data.")] = 0,
 ) -> None:

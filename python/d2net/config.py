@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -151,7 +152,7 @@ class LocalizeConfig(Section):
     @model_validator(mode="after")
     def _usable(self) -> LocalizeConfig:
         values = self.threshold_values()
-        if not values or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+        if not values or any(b <= a for a, b in itertools.pairwise(values)):
             raise ValueError(f"thresholds must rise, got {self.thresholds!r}")
         if self.smoothing % 2 == 0:
             raise ValueError(f"smoothing must be odd, got {self.smoothing}")

@@ -117,4 +117,3 @@ def draw(model: api.Model, store: FeatureStore, truth: Annotations, name: str, p
         rows,
         [(x.label, x.start, x.end) for x in video.segments],
     )
-

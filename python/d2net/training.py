@@ -128,7 +128,7 @@ def prepare_folder(out: Path, resume: bool, overwrite: bool) -> None:
     if resume and not (out / FILE).exists():
         raise CheckpointError(f"nothing to resume: there is no {out / FILE}")
     if held and not resume and not overwrite:
-        raise RunExists(f"{out} already holds a run ({held[0].name}); pass --resume to go on or --overwrite to replace it")
+        raise RunExists(f"{out} already holds a run ({held[0].name}); pass --resume or --overwrite")
     out.mkdir(parents=True, exist_ok=True)
     if held and overwrite and not resume:
         for name in (FILE, "best.pt", "log.jsonl", "config.yaml"):

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from d2net.config import ConfigError, field_names, from_dict, load_config, make_config, parse_assignments, value_range
+from d2net.config import (
+    ConfigError,
+    field_names,
+    from_dict,
+    load_config,
+    make_config,
+    parse_assignments,
+    value_range,
+)
 from d2net.presets import PRESETS, RECIPES
 
 
@@ -86,7 +94,7 @@ def test_unusable_files(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(tmp_path / "absent.yaml")
     for kwargs in ({"preset": "thumos"}, {"recipe": "papers"}):
-        with pytest.raises(ConfigError, match="unknown (preset|recipe)"):
+        with pytest.raises(ConfigError, match=r"unknown (preset|recipe)"):
             make_config(**kwargs)
 
 

@@ -34,7 +34,10 @@ def test_packing_keeps_every_row():
     arrays = [np.arange(6).reshape(3, 2), np.arange(2).reshape(1, 2)]
     got = pack(arrays, np.array([[1, 0], [0, 1]]))
     assert got.lengths.tolist() == [3, 1] and got.offsets.tolist() == [0, 3, 4]
-    assert got.features.tolist() == np.concatenate(arrays).tolist() and got.labels.tolist() == [[True, False], [False, True]]
+    assert got.features.tolist() == np.concatenate(arrays).tolist() and got.labels.tolist() == [
+        [True, False],
+        [False, True],
+    ]
 
 
 def test_a_batch_depends_on_its_number_and_the_seed_alone():

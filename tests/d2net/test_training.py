@@ -94,6 +94,7 @@ def test_a_step_does_not_synchronise(tmp_path, monkeypatch):
     run = make_run(tmp_path)
     state = new_state(run.config, 8, 2, 3, CPU)
     batch = run.batches[0]
+    train_step(state, batch, run.config)
 
     def refuse(self, *args):
         raise AssertionError("the training step read a tensor on the host")

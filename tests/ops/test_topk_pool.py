@@ -27,9 +27,7 @@ def oracle(ragged, k_of):
     )
 
 
-@given(
-    st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(0, 3), st.integers(0, 5), st.integers(1, 9)
-)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(0, 3), st.integers(0, 5), st.integers(1, 9))
 def test_equals_torch_topk(lengths, gap, seed, divisor):
     x = batch(lengths, seed=seed, gap=gap)
     got = d2k.topk_pool(x, divisor=divisor)
@@ -124,9 +122,7 @@ def test_opcheck():
     k = torch.tensor([1, 2])
     torch.library.opcheck(schema.topk_pool, (x.values, x.offsets, x.lengths, k))
     saved = schema.topk_pool(x.values, x.offsets, x.lengths, k)
-    torch.library.opcheck(
-        schema.topk_pool_backward, (torch.randn(2, 4), x.values, x.offsets, x.lengths, k, *saved[1:])
-    )
+    torch.library.opcheck(schema.topk_pool_backward, (torch.randn(2, 4), x.values, x.offsets, x.lengths, k, *saved[1:]))
 
 
 def test_compiles_whole_with_gradients():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -10,13 +11,18 @@ from torch import Tensor
 from d2kernels.ops._rows import accumulation_dtype, row_dots, rows, segment_sum, weighted_rows, weighted_sum
 
 
+@cache
+def _rounded(threshold: float, dtype: torch.dtype) -> float:
+    # Rounded on the host: backends differ in the precision they compare a tensor with a Python number at.
+    return torch.tensor(threshold, dtype=dtype).item()
+
+
 def _selected(
     attention: Tensor, offsets: Tensor, lengths: Tensor, threshold: Sequence[float], inclusive: bool
 ) -> tuple[Tensor, Tensor]:
     """(total, A) bool: rows whose attention passes its column's threshold; and the sequence of each row."""
     compare = torch.ge if inclusive else torch.gt
-    # Rounded on the host: backends differ in the precision they compare a tensor with a Python number at.
-    limits = [torch.tensor(t, dtype=attention.dtype).item() for t in threshold]
+    limits = [_rounded(t, attention.dtype) for t in threshold]
     if len(set(limits)) == 1:
         passed = compare(attention, limits[0])
     else:

@@ -32,16 +32,14 @@ class FeatureStore(ABC):
         first = self.names[0]
         for name in self.names:
             shape, dtype = shapes[name]
-            if dtype == object:
+            if dtype.kind == "O":
                 raise FeatureError(f"{source}: {name!r} is an object array, a pickle; save plain arrays instead")
             if len(shape) != 2 or dtype.kind != "f":
                 raise FeatureError(f"{source}: {name!r} must be float (snippets, width), got {dtype} {shape}")
             if shape[0] == 0:
                 raise FeatureError(f"{source}: {name!r} has no rows; extract it again or drop the video")
             if shape[1] != shapes[first][0][1]:
-                raise FeatureError(
-                    f"{source}: {name!r} has width {shape[1]}, but {first!r} has {shapes[first][0][1]}"
-                )
+                raise FeatureError(f"{source}: {name!r} has width {shape[1]}, but {first!r} has {shapes[first][0][1]}")
         self.lengths = {name: shapes[name][0][0] for name in self.names}
         self.width = shapes[first][0][1]
 
@@ -142,7 +140,7 @@ class Hdf5Features(FeatureStore):
             file.visititems(visit)
         super().__init__(str(path), shapes)
 
-    def _open(self):  # noqa: ANN202 - h5py.File, an optional dependency
+    def _open(self):
         try:
             import h5py
         except ImportError as error:

@@ -16,7 +16,7 @@ from d2net.losses.reference import updated_reference
 
 
 class Losses(NamedTuple):
-    """The weighted total, its unweighted terms, x_ref after the update, and batches skipped by L_DV (all 0-d but x_ref)."""
+    """The weighted total, its unweighted terms, x_ref (D,) after the update, and 1 where L_DV was skipped."""
 
     total: Tensor
     classification: Tensor

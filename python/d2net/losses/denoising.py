@@ -55,10 +55,7 @@ def snippet_loss(
         foreground: λ' (total,), without gradient.
         labels: (n, C) bool; keep: (n,) bool.
     """
-    if config.ds_attention == "labels":
-        on_foreground = foreground_attention(activations, labels)
-    else:
-        on_foreground = attention
+    on_foreground = foreground_attention(activations, labels) if config.ds_attention == "labels" else attention
     joint = d2k.pdmi_snippet(
         activations.with_values(on_foreground),
         foreground,

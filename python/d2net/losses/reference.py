@@ -11,9 +11,7 @@ from d2net.losses.discriminative import Embeddings
 
 
 @torch.no_grad()
-def updated_reference(
-    reference: Tensor, x: d2k.Ragged, attention: Tensor, e: Embeddings, config: LossConfig
-) -> Tensor:
+def updated_reference(reference: Tensor, x: d2k.Ragged, attention: Tensor, e: Embeddings, config: LossConfig) -> Tensor:
     """momentum · x_ref + (1 - momentum) · the mean over the videos that have background; unchanged without any.
 
     Args:

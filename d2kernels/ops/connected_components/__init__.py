@@ -1,0 +1,160 @@
+"""Maximal runs of scores above thresholds: 1-D connected components. Does not import torch for NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from d2kernels.ragged import Ragged
+
+
+class Segments(NamedTuple):
+    """Runs, ordered by sequence, label, threshold and start; each column (m,) int64."""
+
+    sequence: Any
+    label: Any
+    threshold: Any  # index into the thresholds
+    start: Any  # rows from the sequence's first, half-open
+    end: Any
+
+
+def _check_shapes(scores: Any, n: int, thresholds: Any, class_mask: Any, min_length: int) -> None:
+    """Shapes, which tensors and arrays share."""
+    classes = scores.shape[1]
+    own = (n, classes, thresholds.shape[-1]) if thresholds.ndim else ()
+    if thresholds.ndim not in (1, 3) or thresholds.shape[-1] == 0 or (thresholds.ndim == 3 and thresholds.shape != own):
+        raise ValueError(
+            f"connected_components: thresholds must have shape (T,) or (n, C, T) = ({n}, {classes}, T) with T at "
+            f"least 1, got {tuple(thresholds.shape)}"
+        )
+    if class_mask is not None and tuple(class_mask.shape) != (n, classes):
+        raise ValueError(
+            f"connected_components: class_mask must have shape {(n, classes)}, got {tuple(class_mask.shape)}"
+        )
+    if min_length < 1:
+        raise ValueError(f"connected_components: min_length must be at least 1, got {min_length}")
+
+
+def _check_order(thresholds: Any) -> None:
+    """Shared thresholds rise strictly; those of each class must not fall, since rounding can make them equal."""
+    low, high = thresholds[..., :-1], thresholds[..., 1:]
+    if thresholds.ndim == 1 and not bool((low < high).all() & (thresholds == thresholds).all()):
+        raise ValueError(
+            f"connected_components: thresholds must rise strictly in {thresholds.dtype}, got {thresholds.tolist()}"
+        )
+    if thresholds.ndim == 3 and bool((low > high).any()):
+        raise ValueError("connected_components: thresholds must not fall along their last axis, but somewhere they do")
+
+
+def _of_arrays(
+    scores: np.ndarray,
+    thresholds: Any,
+    offsets: Any,
+    lengths: Any,
+    mask: Any,
+    class_mask: Any,
+    min_length: int,
+    distinct: bool,
+) -> Segments:
+    from d2kernels import backends
+    from d2kernels._arrays import take_array
+
+    form = take_array("connected_components", scores, offsets, lengths, mask)
+    values = form.values[:, None] if form.values.ndim == 1 else form.values
+    if values.ndim != 2 or values.dtype.kind != "f":
+        raise ValueError(
+            "connected_components: scores must be float rows (total, C) or (total,), "
+            f"got {form.values.dtype} {form.values.shape}"
+        )
+    dtype = np.float64 if values.dtype.itemsize >= 8 else np.float32
+    thresholds = np.ascontiguousarray(thresholds, dtype=dtype)
+    if class_mask is not None:
+        class_mask = np.asarray(class_mask)
+        if class_mask.dtype != bool:
+            raise TypeError(f"connected_components: class_mask must be bool, got {class_mask.dtype}")
+        class_mask = np.ascontiguousarray(class_mask)
+    _check_shapes(values, len(form.lengths), thresholds, class_mask, min_length)
+    _check_order(thresholds)
+    asked = backends.asked_for("connected_components")
+    if asked not in (None, "native"):
+        raise backends.BackendUnavailable(
+            f"connected_components: the {asked} backend takes torch tensors; use torch.from_numpy on the scores"
+        )
+    backends.can_run("connected_components", "native", raise_error=True)
+    native = backends.module("connected_components", "native")
+    return Segments(
+        *native.connected_components_arrays(
+            values.astype(dtype, copy=False), form.offsets, form.lengths, thresholds, class_mask, min_length, distinct
+        )
+    )
+
+
+def connected_components(
+    scores: Tensor | Ragged | np.ndarray,
+    thresholds: Sequence[float] | Tensor | np.ndarray,
+    *,
+    offsets: Tensor | np.ndarray | None = None,
+    lengths: Tensor | np.ndarray | None = None,
+    mask: Tensor | np.ndarray | None = None,
+    class_mask: Tensor | np.ndarray | None = None,
+    min_length: int = 1,
+    distinct: bool = True,
+) -> Segments:
+    """Maximal runs of scores strictly above each threshold, per sequence and class (proposals, Sec. 3.3).
+
+    A run that is above several thresholds is given once, at the lowest, with `distinct`: [a, b) at threshold i > 0 only
+    if max(score[a - 1], score[b]) > threshold i - 1 (outside the sequence: -inf). There are then at most s per
+    sequence and class, whatever the number of thresholds. NaN is above nothing.
+
+    Args:
+        scores: (total, C) rows as Ragged or packed, or dense (n, s, C); one class may drop its axis. Float. NumPy
+            arrays give NumPy arrays, through the native backend and without importing torch.
+        thresholds: (T,) rising strictly, or (n, C, T), not falling, for thresholds of each class's own. Rounded to
+            float64 for float64 scores, else to float32, in which scores of 16 bits are compared exactly.
+        offsets, lengths, mask: see `Ragged`; dense scores take exactly one of lengths and mask.
+        class_mask: (n, C) bool, the classes to look at; all where None.
+        min_length: leaves out shorter runs, in rows.
+        distinct: False gives every run at every threshold.
+
+    Returns:
+        Segments(sequence, label, threshold, start, end): (m,) int64 each, in this order of sorting; [start, end) in
+        rows from the sequence's first. On a GPU their number costs one synchronisation.
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, dtype or value.
+        BackendUnavailable: NumPy arrays where there is no compiled extension.
+    """
+    if isinstance(scores, np.ndarray):
+        return _of_arrays(scores, thresholds, offsets, lengths, mask, class_mask, min_length, distinct)
+
+    import torch
+
+    from d2kernels.ops.connected_components import schema
+    from d2kernels.ragged import _values_can_be_checked, take
+
+    form = take("connected_components", scores, offsets, lengths, mask)
+    values = form.values[:, None] if form.values.dim() == 1 else form.values
+    if values.dim() != 2 or not values.is_floating_point():
+        raise ValueError(
+            "connected_components: scores must be float rows (total, C) or (total,), "
+            f"got {form.values.dtype} {tuple(form.values.shape)}"
+        )
+    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+    thresholds = torch.as_tensor(thresholds, dtype=dtype, device=values.device)
+    if class_mask is not None and (class_mask.dtype != torch.bool or class_mask.device != values.device):
+        raise TypeError(
+            f"connected_components: class_mask must be bool on {values.device}, "
+            f"got {class_mask.dtype} on {class_mask.device}"
+        )
+    _check_shapes(values, form.lengths.shape[0], thresholds, class_mask, min_length)
+    if _values_can_be_checked(thresholds):
+        _check_order(thresholds)
+    found = schema.connected_components(
+        values.detach(), form.offsets, form.lengths, thresholds.detach(), class_mask, min_length, distinct
+    )
+    return Segments(*found.unbind())

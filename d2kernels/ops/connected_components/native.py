@@ -1,0 +1,128 @@
+"""connected_components through csrc: CPU and CUDA tensors, and NumPy arrays without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from d2kernels import _native
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _problem(
+    scores: int,
+    dtype_size: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    offsets: int,
+    lengths: int,
+    sequences: int,
+    thresholds: int,
+    thresholds_shape: tuple[int, ...],
+    class_mask: int,
+    min_length: int,
+    distinct: bool,
+) -> tuple[Any, ...]:
+    """The arguments of csrc in its order; pointers are integers, strides count elements."""
+    return (
+        scores,
+        dtype_size == 8,
+        *shape,
+        *strides,
+        offsets,
+        lengths,
+        sequences,
+        thresholds,
+        thresholds_shape[-1],
+        len(thresholds_shape) == 3,
+        class_mask,
+        min_length,
+        distinct,
+    )
+
+
+def connected_components_forward(
+    scores: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    thresholds: Tensor,
+    class_mask: Tensor | None,
+    min_length: int,
+    distinct: bool,
+) -> Tensor:
+    import torch
+
+    module = _native.extension()[0]
+    scores = scores.to(thresholds.dtype)
+    offsets, lengths, thresholds = offsets.contiguous(), lengths.contiguous(), thresholds.contiguous()
+    class_mask = None if class_mask is None else class_mask.contiguous()
+    problem = _problem(
+        scores.data_ptr(),
+        scores.element_size(),
+        tuple(scores.shape),
+        scores.stride(),
+        offsets.data_ptr(),
+        lengths.data_ptr(),
+        lengths.shape[0],
+        thresholds.data_ptr(),
+        tuple(thresholds.shape),
+        0 if class_mask is None else class_mask.data_ptr(),
+        min_length,
+        distinct,
+    )
+    items = lengths.shape[0] * scores.shape[1] * thresholds.shape[-1]
+    positions = offsets.new_empty(items + 1)
+    if scores.device.type == "cpu":
+        threads = torch.get_num_threads()
+        module.connected_components_count_cpu(problem, positions.data_ptr(), threads)
+        out = offsets.new_empty((5, int(positions[-1])))
+        module.connected_components_fill_cpu(problem, positions.data_ptr(), out.data_ptr(), out.shape[1], threads)
+        return out
+    device = scores.device.index
+    stream = torch.cuda.current_stream(scores.device).cuda_stream
+    workspace = scores.new_empty(module.connected_components_workspace_cuda(items, device), dtype=torch.uint8)
+    module.connected_components_count_cuda(
+        problem, positions.data_ptr(), workspace.data_ptr(), workspace.numel(), device, stream
+    )
+    out = offsets.new_empty((5, int(positions[-1])))  # the op's one synchronisation
+    module.connected_components_fill_cuda(
+        problem, positions.data_ptr(), out.data_ptr(), out.shape[1], device, stream
+    )
+    return out
+
+
+def connected_components_arrays(
+    scores: np.ndarray,
+    offsets: np.ndarray,
+    lengths: np.ndarray,
+    thresholds: np.ndarray,
+    class_mask: np.ndarray | None,
+    min_length: int,
+    distinct: bool,
+) -> np.ndarray:
+    """The same on NumPy arrays, checked and contiguous but for scores."""
+    module = _native.extension()[0]
+    if any(stride % scores.itemsize for stride in scores.strides):
+        scores = np.ascontiguousarray(scores)
+    problem = _problem(
+        scores.ctypes.data,
+        scores.itemsize,
+        scores.shape,
+        tuple(stride // scores.itemsize for stride in scores.strides),
+        offsets.ctypes.data,
+        lengths.ctypes.data,
+        len(lengths),
+        thresholds.ctypes.data,
+        thresholds.shape,
+        0 if class_mask is None else class_mask.ctypes.data,
+        min_length,
+        distinct,
+    )
+    positions = np.empty(len(lengths) * scores.shape[1] * thresholds.shape[-1] + 1, np.int64)
+    module.connected_components_count_cpu(problem, positions.ctypes.data, 0)
+    out = np.empty((5, int(positions[-1])), np.int64)
+    module.connected_components_fill_cpu(problem, positions.ctypes.data, out.ctypes.data, out.shape[1], 0)
+    return out

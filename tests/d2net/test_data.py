@@ -1,0 +1,284 @@
+"""Features, annotations, detections, activations and video info: formats and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from d2net.data.activations import VideoActivations, load_activations, save_activations
+from d2net.data.annotations import AnnotationWarning, load_annotations
+from d2net.data.detections import Detections, load_detections, save_detections
+from d2net.data.features import FeatureError, check_streams, open_features
+from d2net.data.files import DataError
+from d2net.data.video_info import load_video_info
+
+
+def arrays(width=4, dtype=np.float16):
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal((s, width)).astype(dtype) for name, s in (("b", 5), ("a", 9))}
+
+
+def write_npz(folder, **content):
+    np.savez(folder / "features.npz", **content)
+    return folder / "features.npz"
+
+
+def write_json(folder, tree):
+    path = folder / "file.json"
+    path.write_text(tree if isinstance(tree, str) else json.dumps(tree))
+    return path
+
+
+def write_layout(folder, layout, content):
+    if layout == "npz":
+        return write_npz(folder, **content)
+    if layout == "h5":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(folder / "f.h5", "w") as file:
+            for name, x in content.items():
+                file[name] = x
+        return folder / "f.h5"
+    for i, (name, x) in enumerate(content.items()):
+        half = x.shape[1] // 2
+        if layout == "folder":
+            np.save(folder / f"{name}.npy", x)
+        elif layout == "two files":
+            np.save(folder / f"{name}_rgb.npy", x[:, :half])
+            np.save(folder / f"{name}_flow.npy", x[:, half:])
+        else:
+            for stream, part in (("rgb", x[:, :half]), ("flow", x[:, half:])):
+                place = folder / ("train", "test")[i % 2] / stream
+                place.mkdir(parents=True, exist_ok=True)
+                np.save(place / f"{name}.npy", part)
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["npz", "h5", "folder", "two files", "nested"])
+def test_every_layout_reads_the_same(tmp_path, layout):
+    content = arrays()
+    store = open_features(write_layout(tmp_path, layout, content))
+    assert store.names == ["a", "b"] and store.width == 4 and store.lengths == {"a": 9, "b": 5}
+    again = pickle.loads(pickle.dumps(store))
+    for s in (store, again):
+        for name, x in content.items():
+            assert np.array_equal(s[name], x) and s[name].dtype == np.float16
+
+
+def test_float64_becomes_float32(tmp_path):
+    assert open_features(write_npz(tmp_path, **arrays(dtype=np.float64)))["a"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"c": np.zeros((3, 5), np.float32)}, "'c' has width 5, but 'a' has 4"),
+        ({"c": np.zeros((0, 4), np.float32)}, "'c' has no rows"),
+        ({"c": np.zeros((4,), np.float32)}, r"'c' must be float \(snippets, width\)"),
+        ({"c": np.zeros((4, 4), np.int64)}, "'c' must be float.*int64"),
+        ({"c": np.array([None, {}], dtype=object)}, "'c' is an object array, a pickle"),
+    ],
+)
+def test_unusable_arrays_are_refused_on_opening(tmp_path, extra, says):
+    with pytest.raises(FeatureError, match=says):
+        open_features(write_npz(tmp_path, **arrays(), **extra))
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["D2K_EVIL"],)
+
+
+def test_pickles_are_not_executed(tmp_path, monkeypatch):
+    monkeypatch.setenv("D2K_EVIL", str(tmp_path / "executed"))
+    np.save(tmp_path / "v.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    with pytest.raises(FeatureError, match=r"v\.npy|'v'"):
+        open_features(tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_nan_names_the_row_when_read(tmp_path):
+    content = arrays()
+    content["a"][6, 1] = np.inf
+    store = open_features(write_npz(tmp_path, **content))
+    store["b"]
+    with pytest.raises(FeatureError, match="'a' holds NaN or infinity in row 6"):
+        store["a"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+def test_truncated_npz(tmp_path, share):
+    path = write_npz(tmp_path, **arrays())
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(FeatureError, match=r"features\.npz is truncated"):
+        open_features(path)
+
+
+def test_missing_features_and_partners(tmp_path):
+    store = open_features(write_npz(tmp_path, **arrays()))
+    with pytest.raises(FeatureError, match="no features of 2 annotated videos: 'x', 'y'"):
+        store.require(["a", "x", "y"])
+    with pytest.raises(FeatureError, match="no features at"):
+        open_features(tmp_path / "absent.npz")
+    (tmp_path / "two").mkdir()
+    folder = write_layout(tmp_path / "two", "two files", arrays())
+    (folder / "a_flow.npy").unlink()
+    with pytest.raises(FeatureError, match=r"'a' lacks its stream a_flow\.npy"):
+        open_features(folder)
+    np.save(folder / "a_flow.npy", np.zeros((3, 2), np.float16))
+    with pytest.raises(FeatureError, match=r"differ in rows: a_rgb\.npy has 9 and a_flow\.npy has 3"):
+        open_features(folder)
+
+
+@pytest.mark.parametrize(
+    ("streams", "says"),
+    [
+        ([(0, 2, "x"), (2, 5, "y")], "widths must be equal"),
+        ([(0, 2, "x")], "cover 2 features, but the features have width 4"),
+        ([(0, 2, "x"), (3, 4, "y")], "must begin at 2"),
+    ],
+)
+def test_streams(streams, says):
+    check_streams([(0, 2, "x"), (2, 4, "y")], 4)
+    with pytest.raises(FeatureError, match=says):
+        check_streams(streams, 4)
+
+
+def annotation(**video):
+    return {"database": {"v": {"subset": "train", "annotations": [], **video}}}
+
+
+def test_annotations_of_both_variants_and_weak_ones(tmp_path):
+    segment = {"label": "run", "segment": [1, 2.5], "label_id": 3}
+    a = load_annotations(write_json(tmp_path, annotation(annotations=[segment], duration=9, fps=30.0, user=7)))
+    video = a.videos["v"]
+    assert (video.duration, video.fps, video.labels, video.info) == (9.0, 30.0, ("run",), {"user": 7})
+    assert (video.segments[0].start, video.segments[0].end) == (1, 2.5)
+    weak = {"classes": ["jump", "run"], "database": {"v": {"subset": "Train", "video_labels": ["run"]}}}
+    a = load_annotations(write_json(tmp_path, weak))
+    assert a.label_matrix(["v"]).tolist() == [[0, 1]] and list(a.subset("train").videos) == ["v"]
+
+
+@pytest.mark.parametrize(
+    ("tree", "says"),
+    [
+        ("{", "truncated or not JSON"),
+        ({"videos": {}}, "expected an object with `database`"),
+        ('{"database": {"v": {}, "v": {}}}', "key 'v' occurs twice"),
+        ({"classes": ["a"], **annotation(video_labels=["b"])}, "label 'b' of video 'v' is not in the list"),
+        (annotation(annotations=[{"label": "a", "segment": [1]}]), "video 'v'.*expected label and segment"),
+        (annotation(annotations=[{"label": "a", "segment": [1, float("nan")]}]), "not finite"),
+        (annotation(duration_second=-2), "duration_second must be a positive number, got -2"),
+    ],
+)
+def test_annotation_errors(tmp_path, tree, says):
+    with pytest.raises(DataError, match=says):
+        load_annotations(write_json(tmp_path, tree))
+
+
+def test_degenerate_segments_are_counted_and_subsets_listed(tmp_path):
+    rows = [{"label": "a", "segment": s} for s in ([1, 1], [3, 2], [5, 12])]
+    path = write_json(tmp_path, annotation(annotations=rows, duration_second=10))
+    with pytest.warns(AnnotationWarning, match="2 degenerate and 1 overrunning"):
+        a = load_annotations(path)
+    assert len(a.videos["v"].segments) == 3
+    with pytest.raises(DataError, match="no video of subset test; its subsets are train"):
+        a.subset("test")
+    none = load_annotations(write_json(tmp_path, {"database": {"v": {"video_labels": ["a"]}}}))
+    with pytest.raises(DataError, match="its videos name no subset"):
+        none.subset("train")
+
+
+@pytest.mark.filterwarnings("ignore::d2net.data.annotations.AnnotationWarning")
+@pytest.mark.parametrize(
+    ("file", "videos", "segments", "classes"),
+    [
+        ("thumos14_wtalc/annotations.json", 412, 6365, 20),
+        ("activitynet12_wtalc/annotations.json", 7202, 10733, 100),
+        ("har/annotations_12.json", 448, 1200, 12),
+        ("detections/autoloc_thumos14/ground_truth.json", 210, 3234, 20),
+    ],
+)
+def test_real_annotations(shared_dir, file, videos, segments, classes):
+    a = load_annotations(shared_dir / "data" / file)
+    assert (len(a.videos), a.report["segments"], len(a.classes)) == (videos, segments, classes)
+
+
+def test_real_features(shared_dir):
+    store = open_features(shared_dir / "data" / "har" / "features.npz")
+    assert (len(store), store.width, sum(store.lengths.values())) == (448, 128, 58237)
+    sample = open_features(shared_dir / "data" / "i3d_sample")
+    assert sample.names == ["women_long_jump"] and sample["women_long_jump"].shape == (14, 2048)
+
+
+def detections():
+    return Detections.from_arrays(["x", "y"], ("a", "b"), [0, 1, 1], [0, 1, 0], [0, 1, 2], [1, 3, 4], [0.2, 0.9, 0.2])
+
+
+def test_detections_round_trip(tmp_path):
+    save_detections(tmp_path / "d.json", detections())
+    d = load_detections(tmp_path / "d.json")
+    assert d.videos == ["x", "y"] and [d.classes[c] for c in d.label] == ["a", "b", "a"]
+    assert d.start.tolist() == [0, 1, 2] and d.score.tolist() == [0.2, 0.9, 0.2]
+    assert d.sorted_by_score().start.tolist() == [1, 0, 2] and len(d.for_video("y")) == 2
+    empty = d[:0]
+    save_detections(tmp_path / "e.json", empty)
+    assert len(load_detections(tmp_path / "e.json")) == 0
+
+
+def test_an_interrupted_write_keeps_the_earlier_file(tmp_path, monkeypatch):
+    path = tmp_path / "d.json"
+    save_detections(path, detections())
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        save_detections(path, detections()[:0])
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("tree", "says"),
+    [
+        ({}, "expected an object with `results`"),
+        ({"results": {"v": [{"label": "a", "segment": [0, 1]}]}}, "video 'v', row 0: expected label, score"),
+        ({"results": {"v": [{"label": "a", "score": float("nan"), "segment": [0, 1]}]}}, "score nan"),
+        ({"results": {"v": [{"label": "a", "score": 1, "segment": [2, 1]}]}}, "the end not before the start"),
+    ],
+)
+def test_detection_errors(tmp_path, tree, says):
+    with pytest.raises(DataError, match=says):
+        load_detections(write_json(tmp_path, tree))
+
+
+def test_activations_round_trip_and_errors(tmp_path):
+    path = tmp_path / "a.npz"
+    a = {
+        "v": VideoActivations(np.ones((3, 2), np.float32), np.zeros(3, np.float32)),
+        "w": VideoActivations(np.ones((1, 2)), None),
+    }
+    save_activations(path, a)
+    got = load_activations(path, 2)
+    assert np.array_equal(got["v"].foreground, np.zeros(3)) and got["w"].foreground is None
+    with pytest.raises(DataError, match=r"'v' must be \(snippets, 3\), got \(3, 2\)"):
+        load_activations(path, 3)
+    save_activations(path, {"v": VideoActivations(np.full((3, 2), np.nan), None)})
+    with pytest.raises(DataError, match="'v' holds NaN"):
+        load_activations(path, 2)
+
+
+def test_video_info(tmp_path):
+    path = write_json(
+        tmp_path, {"v": {"fps": 30, "stride": 8, "snippet_frames": 16, "duration": 12}, "w": {"duration": 3}}
+    )
+    info = load_video_info(path)
+    assert info.durations == {"v": 12, "w": 3} and info.timings["v"].fps == 30 and "w" not in info.timings
+    table = tmp_path / "info.csv"
+    table.write_text("video,snippet_seconds,duration\nv,0.5,\nw,,7\n")
+    info = load_video_info(table)
+    assert info.timings["v"].snippet_seconds == 0.5 and info.durations == {"w": 7}
+    for tree, says in (({"v": {"fsp": 3}}, "unknown field 'fsp'"), ({"v": {"fps": 30}}, "'v'.*without stride")):
+        with pytest.raises(DataError, match=says):
+            load_video_info(write_json(tmp_path, tree))
