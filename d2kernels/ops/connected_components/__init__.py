@@ -94,6 +94,44 @@ def _of_arrays(
     )
 
 
+def _of_tensors(
+    scores: Tensor | Ragged,
+    thresholds: Any,
+    offsets: Any,
+    lengths: Any,
+    mask: Any,
+    class_mask: Any,
+    min_length: int,
+    distinct: bool,
+) -> Segments:
+    import torch
+
+    from d2kernels.ops.connected_components import schema
+    from d2kernels.ragged import _values_can_be_checked, take
+
+    form = take("connected_components", scores, offsets, lengths, mask)
+    values = form.values[:, None] if form.values.dim() == 1 else form.values
+    if values.dim() != 2 or not values.is_floating_point():
+        raise ValueError(
+            "connected_components: scores must be float rows (total, C) or (total,), "
+            f"got {form.values.dtype} {tuple(form.values.shape)}"
+        )
+    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+    thresholds = torch.as_tensor(thresholds, dtype=dtype, device=values.device)
+    if class_mask is not None and (class_mask.dtype != torch.bool or class_mask.device != values.device):
+        raise TypeError(
+            f"connected_components: class_mask must be bool on {values.device}, "
+            f"got {class_mask.dtype} on {class_mask.device}"
+        )
+    _check_shapes(values, form.lengths.shape[0], thresholds, class_mask, min_length)
+    if _values_can_be_checked(thresholds):
+        _check_order(thresholds)
+    found = schema.connected_components(
+        values.detach(), form.offsets, form.lengths, thresholds.detach(), class_mask, min_length, distinct
+    )
+    return Segments(*found.unbind())
+
+
 def connected_components(
     scores: Tensor | Ragged | np.ndarray,
     thresholds: Sequence[float] | Tensor | np.ndarray,
@@ -131,30 +169,4 @@ def connected_components(
     """
     if isinstance(scores, np.ndarray):
         return _of_arrays(scores, thresholds, offsets, lengths, mask, class_mask, min_length, distinct)
-
-    import torch
-
-    from d2kernels.ops.connected_components import schema
-    from d2kernels.ragged import _values_can_be_checked, take
-
-    form = take("connected_components", scores, offsets, lengths, mask)
-    values = form.values[:, None] if form.values.dim() == 1 else form.values
-    if values.dim() != 2 or not values.is_floating_point():
-        raise ValueError(
-            "connected_components: scores must be float rows (total, C) or (total,), "
-            f"got {form.values.dtype} {tuple(form.values.shape)}"
-        )
-    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    thresholds = torch.as_tensor(thresholds, dtype=dtype, device=values.device)
-    if class_mask is not None and (class_mask.dtype != torch.bool or class_mask.device != values.device):
-        raise TypeError(
-            f"connected_components: class_mask must be bool on {values.device}, "
-            f"got {class_mask.dtype} on {class_mask.device}"
-        )
-    _check_shapes(values, form.lengths.shape[0], thresholds, class_mask, min_length)
-    if _values_can_be_checked(thresholds):
-        _check_order(thresholds)
-    found = schema.connected_components(
-        values.detach(), form.offsets, form.lengths, thresholds.detach(), class_mask, min_length, distinct
-    )
-    return Segments(*found.unbind())
+    return _of_tensors(scores, thresholds, offsets, lengths, mask, class_mask, min_length, distinct)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,13 @@ from d2kernels import _native
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def _module() -> ModuleType:
+    module, reason = _native.extension()
+    if module is None:
+        raise ImportError(reason)
+    return module
 
 
 def _problem(
@@ -55,7 +63,7 @@ def connected_components_forward(
 ) -> Tensor:
     import torch
 
-    module = _native.extension()[0]
+    module = _module()
     scores = scores.to(thresholds.dtype)
     offsets, lengths, thresholds = offsets.contiguous(), lengths.contiguous(), thresholds.contiguous()
     class_mask = None if class_mask is None else class_mask.contiguous()
@@ -104,7 +112,7 @@ def connected_components_arrays(
     distinct: bool,
 ) -> np.ndarray:
     """The same on NumPy arrays, checked and contiguous but for scores."""
-    module = _native.extension()[0]
+    module = _module()
     if any(stride % scores.itemsize for stride in scores.strides):
         scores = np.ascontiguousarray(scores)
     problem = _problem(

@@ -54,7 +54,8 @@ def _listed(has: Tensor) -> Tensor:
 
 
 def _scatter(target: Tensor, values: Tensor, counted: Tensor) -> Tensor:
-    return torch.zeros_like(values).scatter(0, target, torch.where(counted, values, 0))
+    # Counted targets are distinct, so the sum is exact; the others add 0 wherever they point.
+    return torch.zeros_like(values).scatter_add(0, target, torch.where(counted, values, 0))
 
 
 def random_pairs(

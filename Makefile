@@ -1,0 +1,64 @@
+# make demo | test | bench | lint | install | clean. Each sets up what it needs.
+#
+#   PYTHON=python3   use this interpreter's environment as it is, its torch kept, instead of making .venv
+#   TORCH='torch==2.11.0'   another torch than that of the environment or of constraints.txt; any pip arguments
+#   D2K_BUILD, D2K_CUDA_ARCHS   what is compiled; see README.md
+#   ARGS='...'       passed on to the demo or to pytest
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+ifdef PYTHON
+  PY := $(PYTHON)
+  OWN :=
+else
+  PY := .venv/bin/python
+  OWN := --own
+endif
+
+STAMP := build/installed
+SETTINGS := build/settings
+SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard scripts/*.py) $(shell find csrc -type f)
+
+.PHONY: help install demo test bench lint clean FORCE
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+install: $(STAMP)
+
+# Rewritten only when they change, so that another environment or another build is installed anew.
+$(SETTINGS): FORCE
+	@mkdir -p build
+	@echo '$(PY) | $(TORCH) | $(D2K_BUILD) | $(D2K_CUDA_ARCHS)' | cmp -s - $@ || \
+	  echo '$(PY) | $(TORCH) | $(D2K_BUILD) | $(D2K_CUDA_ARCHS)' > $@
+
+# 3.11 first: the pinned torch is known to install there.
+.venv/bin/python:
+	@for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	  if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "making .venv with $$python"; $$python -m venv .venv && exit 0; rm -rf .venv; \
+	  fi; \
+	done; echo "no Python 3.11 or newer that can make a venv; install one, or give PYTHON="; exit 1
+
+$(STAMP): $(SETTINGS) $(SOURCES) $(if $(OWN),.venv/bin/python)
+	$(PY) scripts/install.py $(OWN) --torch '$(TORCH)'
+	@touch $@
+
+demo: $(STAMP)
+	$(PY) -m d2net demo $(ARGS)
+
+test: $(STAMP)
+	$(PY) -m pytest -ra $(ARGS)
+
+bench: $(STAMP)
+	$(PY) -m pytest benchmarks -o python_files='bench_*.py' $(ARGS)
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf build dist *.egg-info d2kernels/_C.*.so d2kernels/_build_info.json
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find d2kernels python tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +

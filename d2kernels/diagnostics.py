@@ -1,0 +1,255 @@
+"""``python -m d2kernels``: what is installed and built, which backend serves each op and why, and whether it runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import d2kernels
+from d2kernels import _native, backends
+
+PACKAGES = ("torch", "triton", "numpy", "cupy", "numba")
+DEVICES = ("cpu", "cuda")
+Lines = Iterator[str]
+
+
+def _import(name: str) -> tuple[Any, str]:
+    """The module, and its version or why it cannot be imported."""
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        return None, "not installed" if error.name == name else f"cannot be imported: {error}"
+    except Exception as error:
+        return None, f"cannot be imported: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return module, getattr(module, "__version__", "unknown version")
+
+
+def build_facts() -> dict[str, Any] | None:
+    """What setup.py wrote down when this package was built; None where it was not built."""
+    path = Path(__file__).with_name("_build_info.json")
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _versions(torch: Any) -> Lines:
+    yield f"d2kernels {d2kernels.__version__} in {Path(__file__).parent}"
+    yield f"python    {platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"
+    for name in PACKAGES:
+        yield f"{name:9} {_import(name)[1]}"
+    for variable in ("D2K_BACKEND", "D2K_CHECK", "TRITON_INTERPRET"):
+        if variable in os.environ:
+            yield f"{variable}={os.environ[variable]}"
+
+
+def _devices(torch: Any) -> Lines:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield f"cpu       {_cpu_name()}, {cores} cores usable"
+    if torch is None:
+        yield "cuda      unknown to torch, which is not there"
+    elif not torch.cuda.is_available():
+        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+        yield f"cuda      none that torch can use ({built})"
+    else:
+        for i in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(i)
+            yield f"cuda:{i}    {torch.cuda.get_device_name(i)}, sm_{major}{minor}, torch's CUDA {torch.version.cuda}"
+    extension = _native.extension()[0]
+    if extension is not None and extension.has_cuda:
+        version = extension.cuda_runtime_version()
+        try:
+            seen = ", ".join(extension.cuda_devices()) or "no GPU"
+        except RuntimeError as error:
+            seen = f"no GPU ({error})"
+        yield f"          the extension, with CUDA {version // 1000}.{version % 1000 // 10}, sees {seen}"
+
+
+def _build() -> Lines:
+    extension, why = _native.extension()
+    yield f"extension {'loaded from ' + str(extension.__file__) if extension else why}"
+    facts = build_facts()
+    if facts is None:
+        yield "no record: this source tree was never built; pip install . builds it"
+        return
+    yield f"built     {', '.join(facts['built']) or 'nothing'} (D2K_BUILD={facts['D2K_BUILD']})"
+    for part, reason in facts["left_out"].items():
+        yield f"left out  {part}: {reason}"
+    for name, compiler in facts["compilers"].items():
+        yield f"{name:9} {compiler}"
+    if facts["cuda_archs"]:
+        yield f"for       {' '.join(facts['cuda_archs'])}"
+    for note in facts["notes"]:
+        yield f"note      {note}"
+
+
+def _explain(op: str, device: str) -> dict[str, str]:
+    try:
+        return backends.explain(op, device)
+    except ImportError as error:
+        reason = f"{error.name} is not installed" if error.name else str(error)
+        can = {"native": backends.can_run(op, "native", device)} if (_ops_folder(op) / "native.py").exists() else {}
+        return {b: "used for NumPy arrays" if can.get(b) else reason for b in backends.BACKENDS}
+
+
+def _ops_folder(op: str) -> Path:
+    return Path(__file__).parent / "ops" / op
+
+
+def _served(op: str, device: str) -> tuple[str, list[str]]:
+    """The backend that serves the op there, and why each other one does not."""
+    used, others = "none", []
+    for backend, says in _explain(op, device).items():
+        if says.startswith("used"):
+            used = backend
+        elif says != "available" and says != f"{op} has no {backend} kernel":
+            others.append(f"not {backend} on {device}: {says}")
+    return used, others
+
+
+def _table() -> Lines:
+    yield f"{'':22}{'cpu':12}{'cuda':12}has kernels for"
+    reasons: dict[str, list[str]] = {}
+    for op in backends.OPS:
+        served = []
+        for device in DEVICES:
+            used, others = _served(op, device)
+            served.append(used)
+            for reason in others:
+                reasons.setdefault(reason, []).append(op)
+        kernels = [b for b in backends.BACKENDS if (_ops_folder(op) / f"{b}.py").exists()]
+        yield f"{op:22}{served[0]:12}{served[1]:12}{', '.join(kernels) or 'nothing'}"
+    for reason, ops in reasons.items():
+        yield f"{reason} ({'every op' if len(ops) == len(backends.OPS) else ', '.join(ops)})"
+
+
+def _examples(torch: Any, device: str) -> dict[str, Callable[[], Any]]:
+    """One small call of every op; returns its outputs."""
+    d2k: Any = d2kernels
+    generator = torch.Generator().manual_seed(0)
+
+    def rand(*shape: int) -> Any:
+        return torch.rand(*shape, generator=generator).to(device)
+
+    offsets = torch.tensor([0, 5, 5, 12], device=device)
+    rows, scores, attention = rand(12, 8), rand(12, 3), rand(12)
+    weight, square = rand(8, 4, 3), rand(2, 4, 3)
+    labels = torch.tensor([[1, 0, 0], [0, 1, 1], [0, 1, 0]], device=device)
+    segments = torch.tensor([[0.0, 4.0], [1.0, 4.0], [8.0, 9.0]], device=device)
+    leaves = [x.requires_grad_() for x in (rows, scores, attention, weight, square)]
+
+    def differentiated(call: Callable[[], Any]) -> Callable[[], Any]:
+        def run() -> Any:
+            out = call()
+            tensors = [out] if isinstance(out, torch.Tensor) else list(out)
+            used = [t for t in tensors if t.requires_grad]
+            gradients = torch.autograd.grad([t.sum() for t in used], leaves, allow_unused=True) if used else ()
+            return [t.detach() for t in tensors] + [g for g in gradients if g is not None]
+
+        return run
+
+    calls: dict[str, Callable[[], Any]] = {
+        "temporal_conv": lambda: d2k.temporal_conv(rows, weight, groups=2, negative_slope=0.2, offsets=offsets),
+        "topk_pool": lambda: d2k.topk_pool(scores, k=2, offsets=offsets),
+        "attention_pool": lambda: d2k.attention_pool(rows, attention, offsets=offsets),
+        "foreground_score": lambda: d2k.foreground_score(rows, rows[0], offsets=offsets),
+        "lowest_attention": lambda: d2k.lowest_attention(attention, offsets=offsets),
+        "condition_number": lambda: d2k.condition_number(square, log=True),
+        "pdmi": lambda: [
+            d2k.pdmi_snippet(attention, attention.detach(), offsets=offsets).value,
+            d2k.pdmi_video(d2k.topk_pool(scores, k=2, offsets=offsets), labels).value,
+        ],
+        "svd": lambda: d2k.svdvals(square),
+        "connected_components": lambda: d2k.connected_components(scores, [0.25, 0.5], offsets=offsets),
+        "nms": lambda: d2k.nms(segments, scores[:3, 0], 0.5),
+        "localize": lambda: d2k.localize(
+            scores.detach(), thresholds=[0.25, 0.5], iou_threshold=0.5, offsets=offsets
+        ),
+    }
+    return {op: differentiated(call) for op, call in calls.items()}
+
+
+def _differs(torch: Any, got: Any, want: Any) -> str | None:
+    if len(got) != len(want):
+        return f"{len(got)} results, the reference has {len(want)}"
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        if a.shape != b.shape or not torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True):
+            return f"result {i} differs from the reference's"
+    return None
+
+
+def _check(torch: Any, op: str, call: Callable[[], Any]) -> str | None:
+    """What went wrong, or None."""
+    try:
+        got = call()
+        with backends.use("reference", op):
+            want = call()
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    return _differs(torch, got, want)
+
+
+def _check_without_torch() -> dict[str, str | None]:
+    """The ops that take NumPy arrays."""
+    import numpy as np
+
+    op = "connected_components"
+    if not backends.can_run(op, "native"):
+        return {}
+    try:
+        found = d2kernels.connected_components(np.array([0.0, 1.0, 1.0]), [0.5], offsets=np.array([0, 3]))
+    except Exception as error:
+        return {op: f"{type(error).__name__}: {error}"}
+    return {op: None if [int(column[0]) for column in found] == [0, 0, 0, 1, 3] else "wrong result"}
+
+
+def _runs(torch: Any) -> Iterator[tuple[str, bool]]:
+    """One line for each op and device, and whether it is well."""
+    if torch is None:
+        checked = _check_without_torch()
+        for op, wrong in checked.items():
+            yield f"{op:22}cpu   {'ok, on NumPy arrays' if wrong is None else 'FAILED: ' + wrong}", wrong is None
+        yield f"{'others' if checked else 'every op':22}cpu   not run: they need torch", True
+        return
+    for device in DEVICES if torch.cuda.is_available() else DEVICES[:1]:
+        examples = _examples(torch, device)
+        for op in backends.OPS:
+            wrong = _check(torch, op, examples[op])
+            says = f"ok, {_served(op, device)[0]}" if wrong is None else f"FAILED: {wrong}"
+            yield f"{op:22}{device:6}{says}", wrong is None
+
+
+def main() -> int:
+    """Prints the report; 1 if an op that should run failed."""
+    torch, _ = _import("torch")
+    well = True
+    try:
+        for title, lines in (
+            ("Versions", _versions(torch)),
+            ("Devices", _devices(torch)),
+            ("Build", _build()),
+            ("Backend that would be used", _table()),
+        ):
+            print(f"{title}\n  " + "\n  ".join(lines) + "\n")
+        print("Each op once, with gradients, against its reference")
+        for line, fine in _runs(torch):
+            print(f"  {line}")
+            well &= fine
+    except ValueError as error:
+        print(f"\n{error}")
+        return 1
+    print("\nEverything that should run here runs." if well else "\nSomething that should run here failed.")
+    return 0 if well else 1

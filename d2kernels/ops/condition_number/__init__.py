@@ -1,0 +1,89 @@
+"""Ratio of the largest to the smallest non-zero singular value of small matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2kernels.ops._library import once
+from d2kernels.ops.condition_number import schema
+
+
+class ConditionNumber(torch.autograd.Function):
+    @staticmethod
+    def forward(a: Tensor, b: Tensor | None, atol: float, rtol: float, log: bool) -> tuple[Tensor, ...]:
+        return schema.condition_number(a, b, atol, rtol, log)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.factored = inputs[1] is not None
+        ctx.save_for_backward(*output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
+        if grad is None:
+            return (None,) * 5
+        slopes = ctx.saved_tensors[: 1 + ctx.factored]
+        grads = [
+            schema.condition_number_backward(grad, s) if need else None
+            for s, need in zip(slopes, ctx.needs_input_grad, strict=False)
+        ]
+        return (*grads, *[None] * (5 - len(grads)))
+
+
+def tolerances(op: str, atol: float | None, rtol: float | None, largest: int) -> tuple[float, float]:
+    """(atol, rtol): rtol is max(m, n)·eps of float64 where neither is given, else what is left out is 0."""
+    for name, value in (("atol", atol), ("rtol", rtol)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise ValueError(f"{op}: {name} must be at least 0 and finite, got {value}")
+    if atol is None and rtol is None:
+        rtol = largest * torch.finfo(torch.float64).eps
+    return float(atol or 0), float(rtol or 0)
+
+
+def condition_number(
+    a: Tensor, b: Tensor | None = None, *, atol: float | None = None, rtol: float | None = None, log: bool = False
+) -> Tensor:
+    """η = σ₁ / σ_r of each matrix, σ_r its smallest singular value that counts (Eq. 7).
+
+    A singular value counts if it exceeds max(atol, rtol·σ₁). Computed in float64 and never through a squared
+    matrix. The gradient of log η is u₁v₁ᵀ/σ₁ − u_r v_rᵀ/σ_r; at η = 1, of a zero matrix, and of a matrix with NaN,
+    log η and the gradient are 0.
+
+    Args:
+        a: (m, n) or (batch, m, n), float.
+        b: None, or (n, l) or (batch, n, l) of the same dtype: then of the product a @ b, kept factored.
+        atol, rtol: what is left out is 0; with neither, rtol is max(m, n, l)·eps of float64.
+        log: log η instead of η.
+
+    Returns:
+        () or (batch,) in the dtype of a.
+
+    Raises:
+        ValueError, TypeError: shapes or dtypes that do not fit, a negative tolerance.
+    """
+    for name, x in (("a", a), ("b", b)):
+        if x is None and name == "b":
+            continue
+        if not isinstance(x, Tensor) or x.dim() not in (2, 3) or not x.is_floating_point():
+            got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"condition_number: {name} must be a float (m, n) or (batch, m, n) tensor, got {got}")
+        if 0 in x.shape[-2:]:
+            raise ValueError(f"condition_number: {name} must not be an empty matrix, got {tuple(x.shape)}")
+    single = a.dim() == 2
+    if b is not None:
+        if b.dtype != a.dtype or b.device != a.device:
+            raise TypeError(f"condition_number: b must be {a.dtype} on {a.device} as a, got {b.dtype} on {b.device}")
+        if b.dim() != a.dim() or b.shape[:-2] != a.shape[:-2] or b.shape[-2] != a.shape[-1]:
+            raise ValueError(f"condition_number: a {tuple(a.shape)} and b {tuple(b.shape)} have no product")
+    largest = max(*a.shape[-2:], b.shape[-1] if b is not None else 1)
+    limits = tolerances("condition_number", atol, rtol, largest)
+    if single:
+        a, b = a[None], None if b is None else b[None]
+    value = ConditionNumber.apply(a, b, *limits, bool(log))[0]
+    return value[0] if single else value

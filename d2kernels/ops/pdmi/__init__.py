@@ -1,0 +1,194 @@
+"""Pseudo-determinant mutual information: log condition numbers of the snippet- and video-level joints."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from d2kernels.ops._library import once
+from d2kernels.ops.condition_number import tolerances
+from d2kernels.ops.pdmi import schema
+from d2kernels.ragged import Ragged, take
+
+
+class PdmiSnippet(NamedTuple):
+    """Per sequence, (n,): log η (differentiable), snippets on either side, and their mean attention."""
+
+    value: Tensor
+    foreground_count: Tensor
+    background_count: Tensor
+    foreground_mean: Tensor
+    background_mean: Tensor
+
+
+class PdmiVideo(NamedTuple):
+    """0-d: log η (differentiable), and how many singular values counted."""
+
+    value: Tensor
+    rank: Tensor
+
+
+class _Snippet(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return schema.pdmi_snippet(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        attention, _, foreground, offsets, lengths = inputs[:5]
+        ctx.save_for_backward(attention, foreground, offsets, lengths, *output[5:])
+        ctx.thresholds = inputs[5:7]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
+        if grad is None:
+            return (None,) * 10
+        grads = schema.pdmi_snippet_backward(grad, *ctx.saved_tensors, *ctx.thresholds)
+        return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), *[None] * 8
+
+
+class _Video(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return schema.pdmi_video(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.save_for_backward(output[2])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
+        if grad is None:
+            return (None,) * 8
+        return schema.pdmi_video_backward(grad, *ctx.saved_tensors), *[None] * 7
+
+
+def pdmi_snippet(
+    attention: Tensor | Ragged,
+    foreground: Tensor | Ragged,
+    *,
+    background_attention: Tensor | Ragged | None = None,
+    foreground_threshold: float = 0.5,
+    background_threshold: float = 0.5,
+    normalization: str = "joint",
+    floor: float = 0.0,
+    rtol: float = 1e-6,
+    offsets: Tensor | None = None,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> PdmiSnippet:
+    """log η of each sequence's 2 × 2 joint of attention and pseudo-label, U₁ = P₁Y₁ (Eqs. 7, 9).
+
+    Pseudo-foreground are the rows with λ' > foreground_threshold, pseudo-background those with
+    λ' < background_threshold. With m_f and m_b the mean attention on either side and α the share of foreground
+    rows, U₁ᵀ = [[α m_f, α (1 − m_f)], [(1 − α) m_b, (1 − α)(1 − m_b)]]. The gradient is bounded: see rtol.
+
+    Args:
+        attention: λ, (total,) rows as Ragged or packed, or dense (n, s); float, in [0, 1].
+        foreground: λ', in the same form; selects rows and gets no gradient.
+        background_attention: attention on background rows where it differs from `attention`, in the same form.
+        normalization: "joint" divides by the rows on both sides (the paper), "side" gives each side weight 1
+            (the authors' code).
+        floor: entries of the joint are at least this; no gradient passes an entry below it.
+        rtol: η is at most 1 / rtol; closer to singular, the gradient takes 1/σ₂ as 1/(rtol·σ₁).
+        offsets, lengths, mask: see `Ragged`; dense rows take exactly one of lengths and mask.
+
+    Returns:
+        value 0 without gradient where a side is empty; all in the dtype of attention, computed in float64.
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, dtype or value.
+    """
+    form = take("pdmi_snippet", attention, offsets, lengths, mask)
+    _check_rows("attention", form.values)
+    score = form.align("foreground", foreground, 1)
+    _check_rows("foreground", score)
+    other = form.values if background_attention is None else form.align("background_attention", background_attention, 1)
+    if other.dtype != form.values.dtype:
+        raise TypeError(
+            f"pdmi_snippet: background_attention must be {form.values.dtype} as attention, got {other.dtype}"
+        )
+    if normalization not in ("joint", "side"):
+        raise ValueError(f"pdmi_snippet: normalization must be 'joint' or 'side', got {normalization!r}")
+    if not 0 <= floor < 1:
+        raise ValueError(f"pdmi_snippet: floor must be in [0, 1), got {floor}")
+    if not 0 < rtol < 1:
+        raise ValueError(f"pdmi_snippet: rtol must be in (0, 1), got {rtol}")
+    out = _Snippet.apply(
+        form.values,
+        other,
+        score.detach(),
+        form.offsets,
+        form.lengths,
+        float(foreground_threshold),
+        float(background_threshold),
+        normalization == "joint",
+        float(floor),
+        float(rtol),
+    )
+    return PdmiSnippet(*out[:5])
+
+
+def _check_rows(name: str, x: Tensor) -> None:
+    if x.dim() != 1 or not x.is_floating_point():
+        raise ValueError(f"pdmi_snippet: {name} must be float rows (total,), got {x.dtype} {tuple(x.shape)}")
+
+
+def pdmi_video(
+    p: Tensor,
+    labels: Tensor,
+    *,
+    keep: Tensor | None = None,
+    relative_floor: float | None = None,
+    normalize_rows: bool = False,
+    label_normalization: str = "batch",
+    atol: float | None = None,
+    rtol: float | None = None,
+) -> PdmiVideo:
+    """log η of the batch's C × C joint of video-level scores and labels, U₂ = P₂Y₂ (Eqs. 7, 10).
+
+    Computed in float64 from factors of rank at most n, never from a squared matrix; classes with the same videos
+    are merged exactly, so that they do not pass as small singular values.
+
+    Args:
+        p: (n, C) float scores of n videos.
+        labels: (n, C) bool, or numbers whose non-zeros are labels.
+        keep: (n,) bool, videos that take part; all by default.
+        relative_floor: scores of at most this share of their video's largest become 0; None for none.
+        normalize_rows: divides each video's scores by their sum.
+        label_normalization: "batch" divides Y by the number of videos (the paper), "class" each class by its number
+            of videos (the authors' code).
+        atol, rtol: which singular values count, as in `condition_number`.
+
+    Returns:
+        value 0 with zero gradient for rank 0 or 1 and for scores that are not finite.
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, dtype or value.
+    """
+    if p.dim() != 2 or not p.is_floating_point():
+        raise ValueError(f"pdmi_video: p must be float (n, C), got {p.dtype} {tuple(p.shape)}")
+    if labels.shape != p.shape:
+        raise ValueError(f"pdmi_video: labels must be {tuple(p.shape)} as p, got {tuple(labels.shape)}")
+    if keep is None:
+        keep = torch.ones(p.shape[0], dtype=torch.bool, device=p.device)
+    elif keep.dtype != torch.bool or keep.shape != p.shape[:1]:
+        raise ValueError(f"pdmi_video: keep must be bool ({p.shape[0]},), got {keep.dtype} {tuple(keep.shape)}")
+    if label_normalization not in ("batch", "class"):
+        raise ValueError(f"pdmi_video: label_normalization must be 'batch' or 'class', got {label_normalization!r}")
+    if relative_floor is not None and not 0 <= relative_floor < 1:
+        raise ValueError(f"pdmi_video: relative_floor must be in [0, 1), got {relative_floor}")
+    limits = tolerances("pdmi_video", atol, rtol, max(p.shape))
+    if 0 in p.shape:
+        return PdmiVideo(p.sum(), torch.zeros((), dtype=torch.int64, device=p.device))
+    per_class = label_normalization == "class"
+    value, rank, _ = _Video.apply(p, labels != 0, keep, relative_floor, bool(normalize_rows), per_class, *limits)
+    return PdmiVideo(value, rank)

@@ -1,0 +1,61 @@
+"""Schemas and fake kernels of pdmi_snippet and pdmi_video."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from d2kernels.ops._library import define
+
+
+def _fake_snippet(attention: Tensor, background: Tensor, foreground: Tensor, offsets: Tensor, lengths: Tensor, *_: object):
+    n = lengths.shape[0]
+    double = attention.new_empty(n, dtype=torch.float64)
+    count = lengths.new_empty(n)
+    return (
+        attention.new_empty(n),
+        count,
+        torch.empty_like(count),
+        attention.new_empty(n),
+        attention.new_empty(n),
+        double,
+        torch.empty_like(double),
+    )
+
+
+pdmi_snippet = define(
+    "pdmi",
+    "pdmi_snippet",
+    "(Tensor attention, Tensor background_attention, Tensor foreground, Tensor offsets, Tensor lengths,"
+    " float foreground_threshold, float background_threshold, bool joint, float floor, float rtol)"
+    " -> (Tensor value, Tensor foreground_count, Tensor background_count, Tensor foreground_mean,"
+    " Tensor background_mean, Tensor foreground_slope, Tensor background_slope)",
+    _fake_snippet,
+)
+pdmi_snippet_backward = define(
+    "pdmi",
+    "pdmi_snippet_backward",
+    "(Tensor grad, Tensor attention, Tensor foreground, Tensor offsets, Tensor lengths, Tensor foreground_slope,"
+    " Tensor background_slope, float foreground_threshold, float background_threshold) -> (Tensor, Tensor)",
+    lambda grad, attention, *_: (
+        torch.empty_like(attention, memory_format=torch.contiguous_format),
+        torch.empty_like(attention, memory_format=torch.contiguous_format),
+    ),
+)
+pdmi_video = define(
+    "pdmi",
+    "pdmi_video",
+    "(Tensor p, Tensor labels, Tensor keep, float? relative_floor, bool normalize_rows, bool per_class, float atol,"
+    " float rtol) -> (Tensor value, Tensor rank, Tensor slope)",
+    lambda p, labels, *_: (
+        p.new_empty(()),
+        labels.new_empty((), dtype=torch.int64),
+        p.new_empty(p.shape, dtype=torch.float64),
+    ),
+)
+pdmi_video_backward = define(
+    "pdmi",
+    "pdmi_video_backward",
+    "(Tensor grad, Tensor slope) -> Tensor",
+    lambda grad, slope: slope.new_empty(slope.shape, dtype=grad.dtype),
+)

@@ -1,0 +1,73 @@
+"""Singular value decomposition of batches of small matrices."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from d2kernels.ops._library import once
+from d2kernels.ops.svd import schema
+
+LARGEST = 128
+
+
+class SVD(NamedTuple):
+    """a = U diag(S) Vh with U (…, m, k), S (…, k) falling, Vh (…, k, n), k = min(m, n)."""
+
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+
+
+class _SVD(torch.autograd.Function):
+    @staticmethod
+    def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return schema.svd(a)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.save_for_backward(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, *grads: Tensor | None) -> Tensor | None:
+        if all(g is None for g in grads):
+            return None
+        return schema.svd_backward(*grads, *ctx.saved_tensors)
+
+
+def _batched(op: str, a: Tensor) -> Tensor:
+    if not isinstance(a, Tensor):
+        raise TypeError(f"{op}: a must be a tensor, got {type(a).__name__}")
+    if a.dim() < 2 or not a.is_floating_point():
+        raise ValueError(f"{op}: a must be float (…, m, n), got {a.dtype} {tuple(a.shape)}")
+    if min(a.shape[-2:]) == 0 or max(a.shape[-2:]) > LARGEST:
+        raise ValueError(f"{op}: matrices must be 1 × 1 to {LARGEST} × {LARGEST}, got {tuple(a.shape)}")
+    return a.reshape(-1, *a.shape[-2:])
+
+
+def svd(a: Tensor) -> SVD:
+    """Thin singular value decomposition of a batch of matrices up to 128 × 128.
+
+    Gradients through S are exact. At repeated singular values those through U and V are undefined; there the
+    undefined part is dropped, so functions of S, of U and V's spans, and of distinct singular vectors stay exact.
+
+    Args:
+        a: (…, m, n), float; 16-bit types are decomposed in float32.
+
+    Raises:
+        ValueError, TypeError: not a float tensor of such matrices. NaN or infinity raises torch.linalg.LinAlgError
+            on the CPU.
+    """
+    u, s, vh = _SVD.apply(_batched("svd", a))
+    batch = a.shape[:-2]
+    return SVD(u.reshape(*batch, *u.shape[1:]), s.reshape(*batch, -1), vh.reshape(*batch, *vh.shape[1:]))
+
+
+def svdvals(a: Tensor) -> Tensor:
+    """Singular values (…, min(m, n)), falling, of (…, m, n); see `svd`."""
+    s = _SVD.apply(_batched("svdvals", a))[1]
+    return s.reshape(*a.shape[:-2], -1)

@@ -1,0 +1,18 @@
+"""The demo succeeds on its own terms, and fails where nothing was learned."""
+
+from __future__ import annotations
+
+from d2net.demo import run_demo
+
+
+def test_demo_learns_and_says_where_everything_is(tmp_path, capsys):
+    assert run_demo(tmp_path, iterations=150) == 0
+    out = capsys.readouterr().out
+    for name in ("data/features.npz", "run", "detections.json", "metrics.json", "video.png"):
+        assert str(tmp_path / name) in out and (tmp_path / name).exists()
+    assert (tmp_path / "video.png").stat().st_size > 5000
+
+
+def test_demo_fails_without_training(tmp_path, capsys):
+    assert run_demo(tmp_path, iterations=1) == 1
+    assert "FAILED" in capsys.readouterr().out
