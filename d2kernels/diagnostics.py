@@ -46,7 +46,7 @@ def _cpu_name() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def _versions(torch: Any) -> Lines:
+def _versions() -> Lines:
     yield f"d2kernels {d2kernels.__version__} in {Path(__file__).parent}"
     yield f"python    {platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"
     for name in PACKAGES:
@@ -238,7 +238,7 @@ def main() -> int:
     well = True
     try:
         for title, lines in (
-            ("Versions", _versions(torch)),
+            ("Versions", _versions()),
             ("Devices", _devices(torch)),
             ("Build", _build()),
             ("Backend that would be used", _table()),

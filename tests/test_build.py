@@ -104,7 +104,7 @@ def test_architectures(tools, monkeypatch):
     every = [f"{a}-real" for a in (80, 86, 89, 90, 100, 120)]
     assert plan(tools).cuda_archs == [*every, "120-virtual"]
     assert plan(tools, D2K_CUDA_ARCHS="80, 90").cuda_archs == ["80-real", "90-real", "90-virtual"]
-    with pytest.raises(SystemExit, match="D2K_CUDA_ARCHS=80;35 names 35, but .*nvcc compiles for 75;80"):
+    with pytest.raises(SystemExit, match=r"D2K_CUDA_ARCHS=80;35 names 35, but .*nvcc compiles for 75;80"):
         plan(tools, D2K_CUDA_ARCHS="80;35")
     nvcc(tools, "12.4", "sm_80 sm_86 sm_89 sm_90")
     older = plan(tools)

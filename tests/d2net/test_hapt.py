@@ -9,7 +9,6 @@ import pytest
 from d2net import api
 from d2net.config import make_config
 from d2net.data.annotations import load_annotations
-from d2net.data.features import open_features
 from d2net.evaluation import evaluate
 
 

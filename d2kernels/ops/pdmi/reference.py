@@ -30,9 +30,7 @@ def _sides(
     return (foreground > foreground_threshold) & valid, (foreground < background_threshold) & valid, sequence
 
 
-def _joint(
-    attention: Tensor, background: Tensor, on: Tensor, off: Tensor, offsets: Tensor, joint: bool
-) -> Joint:
+def _joint(attention: Tensor, background: Tensor, on: Tensor, off: Tensor, offsets: Tensor, joint: bool) -> Joint:
     n_f, n_b = (segment_sum(side.double(), offsets) for side in (on, off))
     m_f = segment_sum(torch.where(on, attention.double(), 0), offsets) / n_f.clamp(min=1)
     m_b = segment_sum(torch.where(off, background.double(), 0), offsets) / n_b.clamp(min=1)

@@ -8,7 +8,9 @@ from torch import Tensor
 from d2kernels.ops._library import define
 
 
-def _fake_snippet(attention: Tensor, background: Tensor, foreground: Tensor, offsets: Tensor, lengths: Tensor, *_: object):
+def _fake_snippet(
+    attention: Tensor, background: Tensor, foreground: Tensor, offsets: Tensor, lengths: Tensor, *_: object
+):
     n = lengths.shape[0]
     double = attention.new_empty(n, dtype=torch.float64)
     count = lengths.new_empty(n)

@@ -88,7 +88,7 @@ class Case:
             error = largest_error(got, want, scale)
         if want.dtype.kind in "biu":
             tolerance = 0.0
-        why = self.unwanted.get(quantity.partition(" ")[0])
+        why = self.unwanted.get(quantity.partition(" ")[0].removesuffix("_sums"))
         if why is not None:
             status, note = "not wanted", why
         else:

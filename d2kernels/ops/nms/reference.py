@@ -1,0 +1,86 @@
+"""nms and soft_nms in plain PyTorch: every group takes its best remaining segment at once, round after round."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """(m,) overlap of rows of (m, 2) segments, float64; two empty segments overlap by 0."""
+    both = (torch.minimum(a[:, 1], b[:, 1]) - torch.maximum(a[:, 0], b[:, 0])).clamp(min=0)
+    union = (a[:, 1] - a[:, 0]) + (b[:, 1] - b[:, 0]) - both
+    return torch.where(union > 0, both / torch.where(union > 0, union, 1), 0)
+
+
+def _clusters(segments: Tensor, groups: Tensor) -> Tensor:
+    """(m,) finer groups: a group's segments that are connected by overlaps. Others cannot suppress each other."""
+    order = segments[:, 0].argsort(stable=True)
+    order = order[groups[order].argsort(stable=True)]
+    g, (start, end) = groups[order], segments[order].unbind(1)
+    _, group_index = torch.unique_consecutive(g, return_inverse=True)
+    # One running maximum serves all groups: each lies above the ends of those before it.
+    low, high = segments.min(), segments.max()
+    offset = group_index * (high - low + 1)
+    reach = torch.cummax(end - low + offset, 0).values
+    new = torch.ones_like(g, dtype=torch.bool)
+    new[1:] = (start - low + offset)[1:] >= reach[:-1]
+    cluster = torch.empty_like(groups)
+    cluster[order] = new.cumsum(0) - 1
+    return cluster
+
+
+def _leaders(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Of sorted groups: which rows are the first of theirs, and for each row the position of that first."""
+    first = torch.ones_like(groups, dtype=torch.bool)
+    first[1:] = groups[1:] != groups[:-1]
+    return first, first.nonzero()[:, 0][first.cumsum(0) - 1]
+
+
+def nms_forward(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, inclusive: bool) -> Tensor:
+    if scores.shape[0] == 0:
+        return torch.empty_like(groups)
+    segments = segments.double()
+    by_score = scores.argsort(descending=True, stable=True)
+    if iou_threshold > 0 or not inclusive:
+        groups = _clusters(segments, groups)
+    left = by_score[groups[by_score].argsort(stable=True)]
+    kept = []
+    while left.shape[0]:
+        first, leader = _leaders(groups[left])
+        kept.append(left[first])
+        iou = _iou(segments[left], segments[left[leader]])
+        removed = iou >= iou_threshold if inclusive else iou > iou_threshold
+        left = left[~(first | removed)]
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    chosen[torch.cat(kept)] = True
+    return by_score[chosen[by_score]]
+
+
+def soft_nms_forward(
+    segments: Tensor, scores: Tensor, groups: Tensor, sigma: float, score_threshold: float
+) -> tuple[Tensor, Tensor]:
+    if scores.shape[0] == 0:
+        return torch.empty_like(groups), scores.clone()
+    segments, current = segments.double(), scores.double().clone()
+    groups = _clusters(segments, groups)
+    left = torch.arange(scores.shape[0], device=scores.device)
+    final = torch.full_like(current, float("-inf"))
+    taken = torch.zeros_like(current, dtype=torch.bool)
+    while True:
+        left = left[current[left] > score_threshold]
+        if not left.shape[0]:
+            break
+        left = left[current[left].argsort(descending=True, stable=True)]
+        left = left[groups[left].argsort(stable=True)]
+        first, leader = _leaders(groups[left])
+        best = left[first]
+        taken[best], final[best] = True, current[best]
+        iou = _iou(segments[left], segments[left[leader]])
+        # A negative score would rise under decay; it is left as it is.
+        decayed = current[left] * torch.where(current[left] > 0, (-iou.square() / sigma).exp(), 1)
+        current[left] = torch.where(first, current[left], decayed)
+        left = left[~first].sort().values
+    order = final.argsort(descending=True, stable=True)
+    order = order[taken[order]]
+    return order, final[order].to(scores.dtype)

@@ -1,0 +1,75 @@
+"""python -m d2kernels."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from d2kernels import backends, diagnostics
+
+
+def doctor(code="", **env):
+    code = f"import sys; {code}\nfrom d2kernels.diagnostics import main; sys.exit(main())"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
+
+
+def test_every_op_runs_here(capsys):
+    assert diagnostics.main() == 0
+    said = capsys.readouterr().out
+    assert "FAILED" not in said and all(f"\n  {op:22}cpu   ok" in said for op in backends.OPS)
+    assert "torch     2." in said and "cuda" in said
+
+
+def test_the_command():
+    done = subprocess.run([sys.executable, "-m", "d2kernels"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_op_that_fails_is_named(monkeypatch, capsys):
+    import torch
+
+    from d2kernels.ops.lowest_attention import reference
+
+    monkeypatch.setattr(reference, "lowest_attention_forward", lambda *_: torch.zeros(1)[5])
+    assert diagnostics.main() == 1
+    said = capsys.readouterr().out
+    assert "lowest_attention      cpu   FAILED: IndexError" in said and said.count("FAILED") == 1
+
+
+def test_a_wrong_result_is_named(monkeypatch, capsys):
+    if not backends.can_run("connected_components", "native"):
+        pytest.skip("no compiled extension")
+    native = backends.module("connected_components", "native")
+    right = native.connected_components_forward
+    monkeypatch.setattr(native, "connected_components_forward", lambda *a: right(*a) + 1)
+    assert diagnostics.main() == 1
+    assert "connected_components  cpu   FAILED: result 0 differs" in capsys.readouterr().out
+
+
+def test_without_torch():
+    done = doctor("sys.modules['torch'] = None")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "torch     not installed" in done.stdout and "torch is not installed" in done.stdout
+    if backends.can_run("connected_components", "native"):
+        assert "connected_components  cpu   ok, on NumPy arrays" in done.stdout
+
+
+def test_without_extension():
+    done = doctor("sys.modules['d2kernels._C'] = None")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not native on cpu: the compiled extension is not available" in done.stdout
+    assert "connected_components  cpu   ok, reference" in done.stdout
+
+
+def test_a_backend_asked_for_that_cannot_serve_fails():
+    done = doctor(D2K_BACKEND="topk_pool=triton")
+    assert done.returncode == 1 and "topk_pool             cpu   FAILED: BackendUnavailable" in done.stdout
+
+
+def test_an_unknown_backend_is_named():
+    done = doctor(D2K_BACKEND="fast")
+    assert done.returncode == 1 and "unknown backend 'fast'" in done.stdout
