@@ -46,12 +46,12 @@ def pip(*arguments: str) -> None:
 
 
 def requirements() -> tuple[list[Requirement], list[Requirement]]:
-    """What building and running need, and what tests, plots, benchmarks and lint need."""
+    """What running needs, and what compiling, tests, plots, benchmarks and lint need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    needed = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    needed += [tool for tool in ("cmake", "ninja") if not shutil.which(tool)]
+    tools = [*project["build-system"]["requires"], *(tool for tool in ("cmake", "ninja") if not shutil.which(tool))]
+    needed = [*(tool for tool in tools if tool.startswith("setuptools")), *project["project"]["dependencies"]]
     extra = [r for name in EXTRAS for r in project["project"]["optional-dependencies"][name]]
-    return [Requirement(r) for r in needed], [Requirement(r) for r in extra]
+    return [Requirement(r) for r in needed], [Requirement(r) for r in (*tools, *extra)]
 
 
 def pins() -> dict[str, str]:
@@ -106,13 +106,13 @@ def main() -> None:
     try:
         install(needed, arguments.own, arguments.torch)
     except subprocess.CalledProcessError:
-        raise SystemExit("install: pip could not install what is needed; its message is above") from None
+        raise SystemExit("install: pip could not install what is needed to run; its message is above") from None
     try:
         install(extra, arguments.own, arguments.torch)
     except subprocess.CalledProcessError:
         if arguments.own:
-            raise SystemExit("install: pip could not install the development tools; its message is above") from None
-        print("install: going on without some tools for tests, plots, benchmarks or lint", file=sys.stderr)
+            raise SystemExit("install: pip could not install the tools to build and test; see above") from None
+        print("install: going on without some tools to compile, test, plot, benchmark or lint", file=sys.stderr)
     pip("--no-deps", "--no-build-isolation", "--quiet", "-e", str(ROOT))
 
 

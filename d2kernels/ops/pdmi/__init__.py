@@ -111,7 +111,10 @@ def pdmi_snippet(
     _check_rows("attention", form.values)
     score = form.align("foreground", foreground, 1)
     _check_rows("foreground", score)
-    other = form.values if background_attention is None else form.align("background_attention", background_attention, 1)
+    if background_attention is None:
+        other = form.values.view_as(form.values)  # torch.compile refuses one tensor as two inputs
+    else:
+        other = form.align("background_attention", background_attention, 1)
     if other.dtype != form.values.dtype:
         raise TypeError(
             f"pdmi_snippet: background_attention must be {form.values.dtype} as attention, got {other.dtype}"

@@ -67,10 +67,12 @@ def snippet_loss(
         rtol=config.ds_rtol,
     )
     counted = keep
+    two_sided = (joint.foreground_count > 0) & (joint.background_count > 0)
     if config.ds_skip_one_sided or config.denoising_kind != "pDMI":
-        counted = counted & (joint.foreground_count > 0) & (joint.background_count > 0)
+        counted = counted & two_sided
     if config.ds_polarity == "forward":
-        counted = counted & (joint.foreground_mean >= joint.background_mean)
+        # A one-sided video has no polarity.
+        counted = counted & ~(two_sided & (joint.foreground_mean < joint.background_mean))
     if config.denoising_kind == "pDMI":
         value = joint.value
     else:

@@ -87,7 +87,8 @@ def run_parity(
     Raises:
         DataError: a file is missing, truncated or of another kind; names it.
     """
-    return [check for path in golden_files(folder) for check in check_file(path, data=_data(folder, data), device=device)]
+    folder_data = _data(folder, data)
+    return [check for path in golden_files(folder) for check in check_file(path, data=folder_data, device=device)]
 
 
 def _data(folder: str | os.PathLike, data: str | os.PathLike | None) -> Path:
