@@ -144,3 +144,38 @@ class AttentionPool(nn.Module):
 
     def extra_repr(self) -> str:
         return f"threshold={self.threshold}, inclusive={self.inclusive}, normalize={self.normalize}"
+
+
+class ForegroundScore(nn.Module):
+    """`foreground_score` against a background reference held as the buffer `reference` of shape (dim,)."""
+
+    reference: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        eps: float = 1e-8,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"ForegroundScore: dim must be at least 1, got {dim}")
+        self.register_buffer("reference", torch.zeros(dim, device=device, dtype=dtype))
+        self.eps = eps
+
+    def forward(
+        self,
+        x: Tensor | Ragged,
+        *,
+        offsets: Tensor | None = None,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor | Ragged:
+        return d2k.foreground_score(
+            x, self.reference, eps=self.eps, offsets=offsets, lengths=lengths, mask=mask
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.reference.shape[0]}, eps={self.eps}"

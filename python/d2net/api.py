@@ -247,13 +247,14 @@ def localize(
         features = open_features(features)
     elif isinstance(features, np.ndarray):
         features = {"video": features}
+    videos: Any = features
     timing = timing or model.timing
     if timing is None and not video_timings:
         raise UnknownTiming(
             "localize: the model does not know when a snippet is; give --fps, --stride and --snippet-frames, "
             "or --snippet-seconds"
         )
-    chosen = list(names) if names is not None else list(features)
+    chosen = list(names) if names is not None else list(videos)
     known = dict(durations or {})
     if annotations is not None:
         for v in chosen:
@@ -262,14 +263,15 @@ def localize(
                 known.setdefault(v, video.duration)
     config = config or model.config.localize
     if from_activations:
-        lengths = [len(features[v].classes) for v in chosen]
-        activate = partial(_stored_activations, features, reweight=config.reweight)
+        lengths = [len(videos[v].classes) for v in chosen]
+        activate = partial(_stored_activations, videos, reweight=config.reweight)
     else:
-        lengths = _lengths(features, chosen, model.network.width)
-        activate = partial(_network_activations, model, features)
+        lengths = _lengths(videos, chosen, model.network.width)
+        activate = partial(_network_activations, model, videos)
     loss = model.config.loss
     parts: list[tuple[np.ndarray, ...]] = []
-    scores, kept, first = [], {}, 0
+    kept: dict[str, VideoActivations] = {}
+    scores, first = [], 0
     for chunk in inference.localize_chunks(
         activate, chosen, lengths, config, pool_divisor=loss.pool_divisor, pool_rounding=loss.pool_rounding
     ):
@@ -337,7 +339,7 @@ def _in_seconds(
     """(video, label, start, end, score) columns of each video of the chunk."""
     sequence, label, start, end, score = (t.cpu().numpy() for t in chunk.detections[:5])
     bounds = np.searchsorted(sequence, np.arange(len(chunk.names) + 1))
-    columns = []
+    columns: list[tuple[np.ndarray, ...]] = []
     for i, v in enumerate(chunk.names):
         part = slice(bounds[i], bounds[i + 1])
         when = own.get(v, timing)

@@ -25,7 +25,7 @@ class Detections(NamedTuple):
     start: Tensor
     end: Tensor
     score: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # over tuple.count
 
 
 def localize(
@@ -85,13 +85,13 @@ def localize(
         raise ValueError(
             f"localize: activations must be float rows (total, C), got {values.dtype} {tuple(values.shape)}"
         )
-    for name, value, choices in (
+    for name, given, choices in (
         ("outer", outer, ("pooled", "sides")),
         ("keep_scope", keep_scope, ("sequence", "class")),
         ("relative", relative, (None, "max", "minmax")),
     ):
-        if value not in choices:
-            raise ValueError(f"localize: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        if given not in choices:
+            raise ValueError(f"localize: {name} must be one of {', '.join(map(repr, choices))}, got {given!r}")
     for name, value, usable in (
         ("margin", margin, margin >= 0),
         ("min_length", min_length, min_length >= 1),
@@ -138,5 +138,5 @@ def _padded(d: Detections, capacity: int) -> Detections:
     if needed > capacity:
         raise ValueError(f"localize: capacity = {capacity} is too small; {needed} is needed")
     extra = (0, capacity - needed)
-    columns = (F.pad(c, extra, value=v) for c, v in zip(d[:5], (-1, -1, 0, 0, 0), strict=True))
-    return Detections(*columns, d.count)
+    columns = [F.pad(c, extra, value=v) for c, v in zip(d[:5], (-1, -1, 0, 0, 0), strict=True)]
+    return Detections._make((*columns, d.count))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from d2kernels.ops._library import define
 
 
-def _size() -> int:
-    import torch
-
+def _size() -> torch.SymInt:
     return torch.library.get_ctx().new_dynamic_size()
 
 

@@ -31,15 +31,16 @@ class PdmiVideo(NamedTuple):
 
 
 class _Snippet(torch.autograd.Function):
+    # One tensor in both places comes once, as torch.compile asks of a Function's inputs.
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return schema.pdmi_snippet(*arguments)
+    def forward(attention: Tensor, other: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+        return schema.pdmi_snippet(attention, attention if other is None else other, *arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        attention, _, foreground, offsets, lengths = inputs[:5]
+        attention, other, foreground, offsets, lengths = inputs[:5]
         ctx.save_for_backward(attention, foreground, offsets, lengths, *output[5:])
-        ctx.thresholds = inputs[5:7]
+        ctx.shared, ctx.thresholds = other is None, inputs[5:7]
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
 
@@ -48,8 +49,11 @@ class _Snippet(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
         if grad is None:
             return (None,) * 10
-        grads = schema.pdmi_snippet_backward(grad, *ctx.saved_tensors, *ctx.thresholds)
-        return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), *[None] * 8
+        on_foreground, on_background = schema.pdmi_snippet_backward(grad, *ctx.saved_tensors, *ctx.thresholds)
+        if ctx.shared:
+            return on_foreground + on_background, *[None] * 9
+        wanted = ctx.needs_input_grad
+        return on_foreground if wanted[0] else None, on_background if wanted[1] else None, *[None] * 8
 
 
 class _Video(torch.autograd.Function):
@@ -111,10 +115,7 @@ def pdmi_snippet(
     _check_rows("attention", form.values)
     score = form.align("foreground", foreground, 1)
     _check_rows("foreground", score)
-    if background_attention is None:
-        other = form.values.view_as(form.values)  # torch.compile refuses one tensor as two inputs
-    else:
-        other = form.align("background_attention", background_attention, 1)
+    other = form.values if background_attention is None else form.align("background_attention", background_attention, 1)
     if other.dtype != form.values.dtype:
         raise TypeError(
             f"pdmi_snippet: background_attention must be {form.values.dtype} as attention, got {other.dtype}"
@@ -127,7 +128,7 @@ def pdmi_snippet(
         raise ValueError(f"pdmi_snippet: rtol must be in (0, 1), got {rtol}")
     out = _Snippet.apply(
         form.values,
-        other,
+        None if other is form.values else other,
         score.detach(),
         form.offsets,
         form.lengths,

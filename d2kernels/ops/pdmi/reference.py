@@ -108,7 +108,7 @@ def _two_by_two(j: Joint, floor: float, rtol: float) -> tuple[Tensor, Tensor, Te
     best = (h1 == 0) | (h2 == 0)  # η = 1: the minimum
     value = torch.where(usable & ~best, (safe / effective).log(), 0)
     keep = usable & ~best
-    return value, *(torch.where(keep, slope(x, y), 0) for x, y in ((ds1_f, ddet_f), (ds1_b, ddet_b)))
+    return value, torch.where(keep, slope(ds1_f, ddet_f), 0), torch.where(keep, slope(ds1_b, ddet_b), 0)
 
 
 def pdmi_snippet_forward(

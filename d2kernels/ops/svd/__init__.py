@@ -64,10 +64,10 @@ def svd(a: Tensor) -> SVD:
     """
     u, s, vh = _SVD.apply(_batched("svd", a))
     batch = a.shape[:-2]
-    return SVD(u.reshape(*batch, *u.shape[1:]), s.reshape(*batch, -1), vh.reshape(*batch, *vh.shape[1:]))
+    return SVD(u.reshape(*batch, *u.shape[1:]), s.reshape(*batch, s.shape[1]), vh.reshape(*batch, *vh.shape[1:]))
 
 
 def svdvals(a: Tensor) -> Tensor:
     """Singular values (…, min(m, n)), falling, of (…, m, n); see `svd`."""
     s = _SVD.apply(_batched("svdvals", a))[1]
-    return s.reshape(*a.shape[:-2], -1)
+    return s.reshape(*a.shape[:-2], s.shape[1])

@@ -48,8 +48,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups
         raise ValueError(
             f"temporal_conv: weight must be (c_out, c_in / groups, k) with k odd, got {tuple(weight.shape)}"
         )
-    if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
-        raise TypeError(f"temporal_conv: x, weight and bias must have one dtype, got {x.dtype} and {weight.dtype}")
+    for name, p in (("weight", weight), ("bias", bias)):
+        if p is not None and p.dtype != x.dtype:
+            raise TypeError(f"temporal_conv: {name} must be {x.dtype} as x, got {p.dtype}")
     if dilation < 1 or groups < 1:
         raise ValueError(f"temporal_conv: dilation and groups must be at least 1, got {dilation} and {groups}")
     c_out, c_in = weight.shape[0], weight.shape[1] * groups

@@ -90,7 +90,8 @@ def load_detections(path: str | os.PathLike) -> Detections:
     results = tree.get("results") if isinstance(tree, dict) else None
     if not isinstance(results, dict):
         raise DataError(f"{path}: expected an object with `results`, as ActivityNet's result files have")
-    videos, index = list(results), {}
+    videos = list(results)
+    index: dict[str, int] = {}
     rows: list[tuple[int, int, float, float, float]] = []
     for v, name in enumerate(videos):
         for i, entry in enumerate(results[name] or []):

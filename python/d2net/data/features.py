@@ -7,6 +7,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -132,7 +133,7 @@ class Hdf5Features(FeatureStore):
         self.path = path
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
 
-        def visit(name: str, item: object) -> None:
+        def visit(name: str, item: Any) -> None:
             if hasattr(item, "shape"):
                 shapes[name] = (item.shape, item.dtype)
 
@@ -155,9 +156,9 @@ class Hdf5Features(FeatureStore):
             return file[name][()]
 
 
-def _header(file: object, where: str) -> tuple[tuple[int, ...], np.dtype]:
+def _header(file: Any, where: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of a .npy without reading its data."""
-    with file:  # type: ignore[attr-defined]
+    with file:
         try:
             read: Callable = npy.read_array_header_1_0 if npy.read_magic(file)[0] == 1 else npy.read_array_header_2_0
             shape, _, dtype = read(file)
@@ -170,7 +171,7 @@ def _folder(path: Path) -> FolderFeatures:
     nested = sorted(p for split in ("train", "test") for p in (path / split / "rgb").glob("*.npy"))
     if nested or (path / "rgb").is_dir():
         rgb = nested or sorted((path / "rgb").glob("*.npy"))
-        files = {p.stem: (p, p.parent.parent / "flow" / p.name) for p in rgb}
+        files: dict[str, tuple[Path, ...]] = {p.stem: (p, p.parent.parent / "flow" / p.name) for p in rgb}
     else:
         arrays = sorted(path.glob("*.npy"))
         pairs = [p for p in arrays if p.stem.endswith("_rgb")]
