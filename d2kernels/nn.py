@@ -173,9 +173,7 @@ class ForegroundScore(nn.Module):
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor | Ragged:
-        return d2k.foreground_score(
-            x, self.reference, eps=self.eps, offsets=offsets, lengths=lengths, mask=mask
-        )
+        return d2k.foreground_score(x, self.reference, eps=self.eps, offsets=offsets, lengths=lengths, mask=mask)
 
     def extra_repr(self) -> str:
         return f"{self.reference.shape[0]}, eps={self.eps}"

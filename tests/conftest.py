@@ -1,15 +1,34 @@
-"""Shared fixtures: real data where it is, and hypothesis without deadlines."""
+"""Shared fixtures: real data where it is, hypothesis without deadlines, and what no GPU has vouched for."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("d2k", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("d2k")
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no GPU; scripts/gpu_check.sh runs it on a machine that has one"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    from verified import unverified
+
+    for name, why in unverified().items():
+        terminalreporter.write_line(f"not verified on a GPU: {name} ({why})")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -200,7 +201,12 @@ class Run:
         """Trains to the last iteration; False where a signal stopped it earlier, after saving."""
         settings = self.config.train
         bar = tqdm(
-            total=settings.iterations, initial=state.iteration, unit="it", disable=not self.progress, smoothing=0.05
+            total=settings.iterations,
+            initial=state.iteration,
+            unit="it",
+            disable=not self.progress,
+            smoothing=0.05,
+            mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file wants few lines
         )
         loader = self.batches.loader(state.iteration, settings.iterations, pin=self.device.type == "cuda")
         snippets, clock = 0, time.perf_counter()
@@ -215,7 +221,8 @@ class Run:
                     log.flush()
                     bar.set_postfix_str(
                         f"loss {entry['total']:.4f} (cls {entry['classification']:.4f}, DS {entry['ds']:.3f}, "
-                        f"DV {entry['dv']:.3f}), {entry['snippets_per_second']:.0f} snippets/s"
+                        f"DV {entry['dv']:.3f}), {entry['snippets_per_second']:.0f} snippets/s",
+                        refresh=False,
                     )
                     snippets, clock = 0, time.perf_counter()
                 if self.score and state.iteration % settings.evaluate_every == 0:

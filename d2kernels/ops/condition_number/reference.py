@@ -41,17 +41,17 @@ def factored_extremes(a: Tensor, b: Tensor, atol: float, rtol: float) -> tuple[E
     Where k is the smallest, both factors are first reduced to k × k by QR, which keeps the singular values.
     """
     m, k, n = a.shape[1], a.shape[2], b.shape[2]
+    finite = (a.isfinite().all(2).all(1) & b.isfinite().all(2).all(1))[:, None, None]
+    a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
     if k >= min(m, n):
         e = extremes(a @ b, atol, rtol)
-        return Extremes(e.log, e.rank, e.slope @ b.mT), a.mT @ e.slope
-    finite = (a.isfinite().all(2).all(1) & b.isfinite().all(2).all(1))[:, None, None]
-    qa, ra = torch.linalg.qr(torch.where(finite, a, 0))
-    qb, rb = torch.linalg.qr(torch.where(finite, b, 0).mT)
-    e = extremes(ra @ rb.mT, atol, rtol)
-    product_slope = qa @ e.slope @ qb.mT
-    return Extremes(e.log, e.rank, product_slope @ torch.where(finite, b, 0).mT), torch.where(
-        finite, a, 0
-    ).mT @ product_slope
+        slope = e.slope
+    else:
+        qa, ra = torch.linalg.qr(a)
+        qb, rb = torch.linalg.qr(b.mT)
+        e = extremes(ra @ rb.mT, atol, rtol)
+        slope = qa @ e.slope @ qb.mT
+    return Extremes(e.log, e.rank, slope @ b.mT), a.mT @ slope
 
 
 def condition_number(

@@ -59,8 +59,8 @@ def svd(a: Tensor) -> SVD:
         a: (…, m, n), float; 16-bit types are decomposed in float32.
 
     Raises:
-        ValueError, TypeError: not a float tensor of such matrices. NaN or infinity raises torch.linalg.LinAlgError
-            on the CPU.
+        ValueError, TypeError: not a float tensor of such matrices. On the CPU, NaN raises
+            torch.linalg.LinAlgError, and infinity raises it too or leaves no finite singular value.
     """
     u, s, vh = _SVD.apply(_batched("svd", a))
     batch = a.shape[:-2]

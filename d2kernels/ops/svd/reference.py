@@ -37,7 +37,9 @@ def svd_backward(
     inner = torch.zeros((u.shape[0], s.shape[1], s.shape[1]), dtype=dtype, device=u.device)
     outer = torch.zeros((u.shape[0], u.shape[1], vh.shape[2]), dtype=dtype, device=u.device)
     largest = s[:, :1]
-    gaps = _inverse(s[:, None, :].square() - s[:, :, None].square(), largest.square()[..., None])
+    # Factored: small distinct singular values have squares that differ by less than rounding.
+    row, column = s[:, :, None], s[:, None, :]
+    gaps = _inverse(column - row, largest[..., None]) * _inverse(column + row, largest[..., None])
     inverse = _inverse(s, largest)
     if grad_s is not None:
         inner = inner + torch.diag_embed(grad_s.to(dtype))

@@ -1,0 +1,201 @@
+"""svd against its own factors, torch.linalg and numerical gradients."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+
+import d2kernels as d2k
+from d2kernels.ops.svd import reference, schema
+
+SHAPES = [(3, 5, 3), (3, 3, 5), (2, 4, 4), (4, 1, 1), (2, 1, 6), (2, 6, 1), (1, 128, 128), (2, 128, 7)]
+
+
+def matrices(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def with_singular_values(m, n, s, seed=0):
+    k = len(s)
+    u = torch.linalg.qr(matrices(m, k, seed=seed)).Q
+    v = torch.linalg.qr(matrices(n, k, seed=seed + 1)).Q
+    return (u * torch.tensor(s, dtype=torch.float64)) @ v.T
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_factors(shape):
+    a = matrices(*shape)
+    u, s, vh = d2k.svd(a)
+    k = min(shape[1:])
+    assert (u.shape, s.shape, vh.shape) == ((*shape[:2], k), (shape[0], k), (shape[0], k, shape[2]))
+    eye = torch.eye(k, dtype=torch.float64).expand(shape[0], k, k)
+    got = ((u * s[:, None]) @ vh, u.mT @ u, vh @ vh.mT, s)
+    torch.testing.assert_close(got, (a, eye, eye, torch.linalg.svdvals(a)), rtol=1e-11, atol=1e-12 * max(shape))
+    assert (s >= 0).all() and (s.diff() <= 0).all()
+    assert torch.equal(d2k.svdvals(a), s)
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (2, 3), (2, 0)])
+def test_any_leading_shape(batch):
+    a = matrices(*batch, 4, 3).requires_grad_()
+    u, s, vh = d2k.svd(a)
+    assert (u.shape, s.shape, vh.shape) == ((*batch, 4, 3), (*batch, 3), (*batch, 3, 3))
+    torch.testing.assert_close((u * s[..., None, :]) @ vh, a)
+    assert d2k.svdvals(a).shape == (*batch, 3)
+    (g,) = torch.autograd.grad(d2k.svdvals(a).square().sum(), a)
+    torch.testing.assert_close(g, 2 * a)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3), (2, 3, 4), (2, 3, 3), (3, 1, 1), (2, 1, 3)])
+def test_gradcheck(shape):
+    a = matrices(*shape, seed=3).requires_grad_()
+    weight = matrices(shape[0], min(shape[1:]), seed=4)
+    tall, wide = matrices(shape[1], shape[1], seed=5), matrices(shape[2], shape[2], seed=6)
+
+    def of_s(x):
+        return (d2k.svdvals(x).sin() * weight).sum(1)
+
+    def of_u(x):
+        u = d2k.svd(x).U
+        return ((u * weight[:, None]) @ u.mT * tall).sum((1, 2))
+
+    def of_v(x):
+        vh = d2k.svd(x).Vh
+        return (vh.mT @ (weight[:, :, None] * vh) * wide).sum((1, 2))
+
+    def of_all(x):
+        u, s, vh = d2k.svd(x)
+        return (u * (s.square() * weight)[:, None]) @ vh
+
+    for f in (of_s, of_u, of_v, of_all):
+        assert torch.autograd.gradcheck(f, a)
+
+
+def test_backward_equals_the_references():
+    a = matrices(3, 5, 4).requires_grad_()
+    g = [matrices(3, 5, 5), matrices(3, 4), matrices(3, 4, 4)]
+
+    def loss(u, s, vh):
+        return (u @ u.mT * g[0]).sum() + (s * g[1]).sum() + (vh.mT @ (s[..., None] * vh) * g[2]).sum()
+
+    ours, theirs = (torch.autograd.grad(loss(*f(a)), a)[0] for f in (d2k.svd, reference.svd))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("s", [(2.0, 2.0, 1.0), (1.0, 1.0, 1.0), (3.0, 0.0, 0.0), (0.0, 0.0, 0.0)])
+def test_repeated_singular_values_have_finite_gradients(s):
+    a = with_singular_values(5, 3, s).requires_grad_()
+    u, sigma, vh = d2k.svd(a)
+    (g,) = torch.autograd.grad((u.sum() + vh.sin().sum() + sigma.sum()), a)
+    assert g.isfinite().all()
+    (g,) = torch.autograd.grad(d2k.svdvals(a).square().sum(), a)
+    torch.testing.assert_close(g, 2 * a.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_repeated_singular_values_keep_the_defined_gradients():
+    a = with_singular_values(3, 3, (2.0, 2.0, 1.0)).requires_grad_()
+    weight = matrices(3, 3)
+
+    def projection(x):
+        u = d2k.svd(x).U[:, :2]
+        return u @ u.T
+
+    (g,) = torch.autograd.grad((projection(a) * weight).sum(), a)
+    step, h = matrices(3, 3, seed=9), 1e-6
+    numeric = ((projection(a + h * step) - projection(a - h * step)) * weight).sum() / (2 * h)
+    torch.testing.assert_close((g * step).sum(), numeric.detach(), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("s", [(1.0, 1e-4, 1e-5), (1.0, 1e-7, 1e-8), (1.0, 1e-9, 1e-10)])
+def test_small_distinct_singular_values_are_not_repeated(s):
+    a = torch.diag(torch.tensor(s, dtype=torch.float64)).requires_grad_()
+    u = d2k.svd(a).U
+    (g,) = torch.autograd.grad(u[1, 1] * u[2, 1], a)
+    # d u₂ = u₃ (σ₂ dA₃₂ + σ₃ dA₂₃) / (σ₂² − σ₃²)
+    scale = s[1] ** 2 - s[2] ** 2
+    torch.testing.assert_close(g[2, 1].item(), s[1] / scale, rtol=1e-5, atol=0)
+    torch.testing.assert_close(g[1, 2].item(), s[2] / scale, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_low_precision_decomposes_in_float32(dtype):
+    a = matrices(2, 9, 5, dtype=dtype)
+    want = torch.linalg.svdvals(a.double())
+    x = a.clone().requires_grad_()
+    u, s, vh = d2k.svd(x)
+    assert u.dtype == s.dtype == vh.dtype == dtype
+    error = (s.double() - want).norm() / want.norm()
+    assert error <= (want.to(dtype).double() - want).norm() / want.norm() * 1.01 + 1e-6
+    (g,) = torch.autograd.grad(s.sum(), x)
+    exact = torch.linalg.svd(a.double(), full_matrices=False)
+    exact = exact.U @ exact.Vh
+    # Both factors were rounded before their product was.
+    rounding = (exact.to(dtype).double() - exact).norm() / exact.norm()
+    assert g.dtype == dtype and (g.double() - exact).norm() / exact.norm() <= 3 * rounding + 1e-6
+
+
+def test_matrices_of_a_batch_are_independent_and_runs_repeat():
+    a = matrices(5, 6, 4)
+    whole, again = d2k.svd(a), d2k.svd(a)
+    for i in range(5):
+        for one, two, three in zip(d2k.svd(a[i]), whole, again, strict=True):
+            assert torch.equal(one, two[i]) and torch.equal(two, three)
+
+
+def test_second_derivative_raises():
+    a = matrices(3, 3).requires_grad_()
+    (g,) = torch.autograd.grad(d2k.svdvals(a).square().sum(), a, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        (g.square().sum() + a.sum()).backward()
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3), (2, 3, 4)])
+def test_opcheck(shape):
+    a = matrices(*shape, dtype=torch.float32)
+    torch.library.opcheck(schema.svd, (a,))
+    saved = schema.svd(a)
+    grads = [torch.randn_like(t) for t in saved]
+    for g in (grads, (None, grads[1], None)):
+        torch.library.opcheck(schema.svd_backward, (*g, *saved))
+
+
+def test_compiles_whole_with_gradients():
+    def loss(x):
+        u, s, vh = d2k.svd(x)
+        return ((u * s.exp()[:, None]) @ vh).square().sum() + d2k.svdvals(x).sum()
+
+    a, b = (matrices(2, 4, 3).requires_grad_() for _ in range(2))
+    loss(a).backward()
+    torch.compile(loss, fullgraph=True, backend="aot_eager")(b).backward()
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 5, 3), (2, 40, 40)])
+def test_nan_raises_and_infinity_is_not_silent(shape):
+    a = matrices(*shape)
+    a[1, 0, 0] = float("nan")
+    with pytest.raises(torch.linalg.LinAlgError):
+        d2k.svd(a)
+    a[1, 0, 0] = float("inf")
+    with contextlib.suppress(torch.linalg.LinAlgError):
+        s = d2k.svdvals(a)
+        assert not s[1].isfinite().any() and s[0].isfinite().all()
+
+
+@pytest.mark.parametrize(("op", "name"), [(d2k.svd, "svd"), (d2k.svdvals, "svdvals")])
+@pytest.mark.parametrize(
+    ("a", "error", "says"),
+    [
+        (torch.zeros(129, 2), ValueError, r"1 × 1 to 128 × 128, got \(129, 2\)"),
+        (torch.zeros(2, 2, 129), ValueError, r"got \(2, 2, 129\)"),
+        (torch.zeros(3, 0), ValueError, r"got \(3, 0\)"),
+        (torch.zeros(3), ValueError, r"a must be float .* got torch.float32 \(3,\)"),
+        (torch.zeros(2, 2, dtype=torch.int64), ValueError, "got torch.int64"),
+        ([[1.0]], TypeError, "a must be a tensor, got list"),
+    ],
+)
+def test_errors_name_the_argument(op, name, a, error, says):
+    with pytest.raises(error, match=f"^{name}: .*{says}"):
+        op(a)
