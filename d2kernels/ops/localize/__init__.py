@@ -54,13 +54,15 @@ def localize(
     """Thresholds, connected components, contrast scores, NMS and a keep rule (Sec. 3.3).
 
     A run of snippets above a threshold is a proposal; runs that several thresholds share count once. Its score is its
-    mean activation minus that of its surroundings; a run that is the whole sequence has no surroundings.
+    mean activation minus that of its surroundings; a run that is the whole sequence has no surroundings. NaN is above
+    nothing and counts as 0 in means.
 
     Args:
         activations: (total, C) rows as Ragged or packed, or dense (n, s, C); float.
         thresholds: rising; a run lies strictly above.
         class_mask: (n, C) bool, the classes to search each sequence for; all where None.
-        margin: surroundings on either side are max(1, ⌊width · margin⌋) snippets, as far as they exist.
+        margin: surroundings on either side are max(1, ⌊width · margin⌋) snippets (upsampled: positions), as far as they
+            exist.
         outer: "pooled", one mean over both sides' snippets, or "sides", the mean of both sides' means.
         min_score: drops proposals with a smaller contrast.
         min_length: of a proposal, in snippets.

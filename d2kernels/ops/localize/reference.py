@@ -32,7 +32,7 @@ def prefix_sums(x: Ragged) -> Sums:
 
 def smoothed(x: Ragged, width: int) -> Ragged:
     """Moving average over `width` rows, odd, of those that exist."""
-    if width == 1:
+    if width == 1 or len(x) == 0:
         return x
     sums = prefix_sums(x)
     sequence, place, valid = rows(x.offsets, x.lengths, x.values.shape[0])
@@ -52,7 +52,7 @@ def upsampled(x: Ragged, factor: int) -> Ragged:
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     sequence, place, _ = rows(offsets, lengths, int(offsets[-1]))
     last = (x.lengths[sequence] - 1).double()
-    at = torch.minimum(((place + 0.5) / factor - 0.5).clamp(min=0), last)
+    at = torch.minimum(((place.double() + 0.5) / factor - 0.5).clamp(min=0), last)
     low = at.floor().long()
     high = torch.minimum(low + 1, x.lengths[sequence] - 1)
     weight = (at - low).to(x.values.dtype)[:, None]
@@ -86,7 +86,7 @@ def contrast(sums: Sums, lengths: Tensor, found: Tensor, margin: float, pooled: 
         return sums.values[base + b, label] - sums.values[base + a, label]
 
     width = end - start
-    reach = (width * margin).floor().long().clamp(min=1)
+    reach = (width.double() * margin).floor().long().clamp(min=1)
     low, high = (start - reach).clamp(min=0), torch.minimum(end + reach, lengths[sequence])
     left, right = start - low, high - end
     inner = total(start, end) / width

@@ -15,16 +15,17 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:
 
 def _clusters(segments: Tensor, groups: Tensor) -> Tensor:
     """(m,) finer groups: a group's segments that are connected by overlaps. Others cannot suppress each other."""
-    order = segments[:, 0].argsort(stable=True)
+    # Ranks in place of times: with offsets that part the groups, times of very different size would round together.
+    times, place = segments.unique(return_inverse=True)
+    order = place[:, 0].argsort(stable=True)
     order = order[groups[order].argsort(stable=True)]
-    g, (start, end) = groups[order], segments[order].unbind(1)
+    g, (start, end) = groups[order], place[order].unbind(1)
     _, group_index = torch.unique_consecutive(g, return_inverse=True)
     # One running maximum serves all groups: each lies above the ends of those before it.
-    low, high = segments.min(), segments.max()
-    offset = group_index * (high - low + 1)
-    reach = torch.cummax(end - low + offset, 0).values
+    offset = group_index * times.shape[0]
+    reach = torch.cummax(end + offset, 0).values
     new = torch.ones_like(g, dtype=torch.bool)
-    new[1:] = (start - low + offset)[1:] >= reach[:-1]
+    new[1:] = (start + offset)[1:] >= reach[:-1]
     cluster = torch.empty_like(groups)
     cluster[order] = new.cumsum(0) - 1
     return cluster

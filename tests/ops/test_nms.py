@@ -1,0 +1,212 @@
+"""nms and soft_nms against loops over segments."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import d2kernels as d2k
+from d2kernels.ops.nms import schema
+
+
+def overlap(a, b):
+    (a0, a1), (b0, b1) = ([Fraction(v) for v in s] for s in (a, b))
+    both = max(min(a1, b1) - max(a0, b0), Fraction(0))
+    union = (a1 - a0) + (b1 - b0) - both
+    return both / union if union else Fraction(0)
+
+
+def oracle(segments, scores, threshold, groups, inclusive=True):
+    left = sorted(range(len(scores)), key=lambda i: -scores[i])
+    kept = []
+    while left:
+        best, *rest = left
+        kept.append(best)
+
+        def survives(i, best=best):
+            iou = float(overlap(segments[best], segments[i]))
+            return groups[i] != groups[best] or (iou < threshold if inclusive else iou <= threshold)
+
+        left = [i for i in rest if survives(i)]
+    return kept
+
+
+def soft_oracle(segments, scores, sigma, groups, floor):
+    current, left, out = list(map(float, scores)), list(range(len(scores))), []
+    while left := [i for i in left if current[i] > floor]:
+        best = max(left, key=lambda i: (current[i], -i))
+        left.remove(best)
+        out.append((best, current[best]))
+        for i in left:
+            if groups[i] == groups[best] and current[i] > 0:
+                current[i] *= math.exp(-float(overlap(segments[best], segments[i]) ** 2) / sigma)
+    return sorted(out, key=lambda pair: (-pair[1], pair[0]))
+
+
+# Quarter lengths and few scores: exact IoU ties, touching, nested, repeated and zero-length segments are common.
+quarters = st.tuples(st.integers(-8, 24), st.integers(0, 12)).map(lambda t: (t[0] / 4, (t[0] + t[1]) / 4))
+rows = st.lists(st.tuples(quarters, st.integers(-3, 8).map(lambda v: v / 8), st.integers(-1, 2)), max_size=24)
+levels = st.sampled_from([0.0, 0.2, 0.25, 1 / 3, 0.5, 0.75, 1.0])
+
+
+def tensors(rows, dtype=torch.float64):
+    segments, scores, groups = zip(*rows, strict=True) if rows else ((), (), ())
+    return (
+        torch.tensor(segments, dtype=dtype).reshape(-1, 2),
+        torch.tensor(scores, dtype=dtype),
+        torch.tensor(groups, dtype=torch.int64),
+    )
+
+
+@given(rows, levels, st.booleans(), st.booleans())
+def test_nms_equals_the_loop(rows, threshold, inclusive, grouped):
+    segments, scores, groups = tensors(rows)
+    of = groups.tolist() if grouped else [0] * len(rows)
+    got = d2k.nms(segments, scores, threshold, groups if grouped else None, inclusive=inclusive)
+    assert got.dtype == torch.int64
+    assert got.tolist() == oracle(segments.tolist(), scores.tolist(), threshold, of, inclusive)
+
+
+@given(rows, st.sampled_from([0.1, 0.5, 3.0]), st.sampled_from([-1.0, 0.0, 0.06, 0.3]), st.booleans())
+def test_soft_nms_equals_the_loop(rows, sigma, floor, grouped):
+    segments, _, groups = tensors(rows)
+    # Distinct scores: products of decays in another order may break a tie by rounding.
+    scores = torch.tensor([r[1] + 0.37 * math.sin(7 * i) for i, r in enumerate(rows)], dtype=torch.float64)
+    of = groups.tolist() if grouped else [0] * len(rows)
+    index, decayed = d2k.soft_nms(segments, scores, sigma, groups if grouped else None, score_threshold=floor)
+    want = soft_oracle(segments.tolist(), scores.tolist(), sigma, of, floor)
+    assert index.tolist() == [i for i, _ in want]
+    torch.testing.assert_close(decayed, torch.tensor([s for _, s in want], dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 1.0, 1e6, -1e9]), st.integers(0, 6), st.integers(0, 3)), max_size=12),
+    st.integers(-40, 0),
+)
+def test_segments_of_every_scale_meet(rows, exponent):
+    # Short segments far from the origin, in many groups: sums of positions and offsets would swallow them.
+    unit = 2.0**exponent
+    rows = [((at + (s * unit if at == 0 else s)), w * (unit if at == 0 else 1)) for at, s, w in rows]
+    segments = torch.tensor([(a, a + w) for a, w in rows], dtype=torch.float64).reshape(-1, 2).repeat(3, 1)
+    groups = torch.arange(3).repeat_interleave(len(rows))
+    scores = torch.linspace(1, 0, len(segments), dtype=torch.float64)
+    got = d2k.nms(segments, scores, 0.5, groups)
+    assert got.tolist() == oracle(segments.tolist(), scores.tolist(), 0.5, groups.tolist())
+    index, decayed = d2k.soft_nms(segments, scores, 0.5, groups)
+    want = soft_oracle(segments.tolist(), scores.tolist(), 0.5, groups.tolist(), 0.0)
+    assert sorted(index.tolist()) == sorted(i for i, _ in want)
+    torch.testing.assert_close(decayed, torch.tensor([s for _, s in want], dtype=torch.float64))
+
+
+def test_ties_keep_their_order_and_the_threshold_itself_removes():
+    segments = torch.tensor([[0, 3], [0, 3], [2, 4], [1, 3]])
+    scores = torch.full((4,), 0.5)
+    # IoU of [0, 3) with [2, 4) is 1/4, with [1, 3) 2/3.
+    assert d2k.nms(segments, scores, 0.25).tolist() == [0]
+    assert d2k.nms(segments, scores, 0.25, inclusive=False).tolist() == [0, 2]
+    assert d2k.nms(segments, scores, 1.0, inclusive=False).tolist() == [0, 1, 2, 3]
+    assert d2k.soft_nms(segments[:2], scores[:2], 1e9)[0].tolist() == [0, 1]
+
+
+def test_zero_length_segments_overlap_nothing():
+    segments, scores = torch.tensor([[2, 2], [2, 2], [0, 4]]), torch.tensor([0.9, 0.8, 0.7])
+    assert d2k.nms(segments, scores, 0.1).tolist() == [0, 1, 2]
+    assert d2k.nms(segments, scores, 0.0).tolist() == [0]
+    assert d2k.nms(segments, scores, 0.0, inclusive=False).tolist() == [0, 1, 2]
+    assert torch.equal(d2k.soft_nms(segments, scores, 0.1)[1], scores)
+
+
+def test_soft_nms_by_hand():
+    segments, scores = torch.tensor([[0.0, 2], [1, 3], [0, 2], [9, 10]]), torch.tensor([1.0, 0.9, -0.5, 0.125])
+    index, decayed = d2k.soft_nms(segments, scores, 0.5, score_threshold=-1)
+    assert index.tolist() == [0, 1, 3, 2]
+    torch.testing.assert_close(decayed, torch.tensor([1.0, 0.9 * math.exp(-2 / 9), 0.125, -0.5]))
+    assert d2k.soft_nms(segments, scores, 0.5, score_threshold=0.125)[0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_score_dtypes(dtype):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randint(0, 60, (200,), generator=generator)
+    segments = torch.stack([start, start + torch.randint(0, 9, (200,), generator=generator)], 1)
+    groups = torch.randint(0, 5, (200,), generator=generator)
+    scores = torch.rand(200, generator=generator).to(dtype)
+    want = oracle(segments.tolist(), scores.tolist(), 0.4, groups.tolist())
+    for as_segments in (torch.int64, torch.int32, torch.float16, torch.float32):
+        for as_groups in (torch.int64, torch.int32, torch.uint8):
+            assert d2k.nms(segments.to(as_segments), scores, 0.4, groups.to(as_groups)).tolist() == want
+    index, decayed = d2k.soft_nms(segments, scores, 0.5, groups)
+    soft = dict(soft_oracle(segments.tolist(), scores.tolist(), 0.5, groups.tolist(), 0.0))
+    assert decayed.dtype == dtype and bool((decayed[:-1] >= decayed[1:]).all())
+    torch.testing.assert_close(decayed, torch.tensor([soft[i] for i in index.tolist()]).to(dtype))
+
+
+def test_empty_and_single():
+    none = torch.zeros(0, 2)
+    assert d2k.nms(none, torch.zeros(0), 0.5).shape == (0,)
+    index, scores = d2k.soft_nms(none, torch.zeros(0), 0.5)
+    assert index.shape == scores.shape == (0,) and index.dtype == torch.int64
+    one = torch.tensor([[3.0, 3.0]])
+    assert d2k.nms(one, torch.tensor([-1.0]), 0.0).tolist() == [0]
+    assert d2k.soft_nms(one, torch.tensor([0.0]), 0.5)[0].tolist() == []
+
+
+def test_scores_that_need_a_gradient_are_no_obstacle():
+    scores = torch.rand(3, requires_grad=True)
+    _, decayed = d2k.soft_nms(torch.tensor([[0, 2], [1, 3], [1, 2]]), scores, 0.5)
+    assert not decayed.requires_grad
+
+
+@pytest.mark.parametrize("m", [0, 12])
+def test_opcheck(m):
+    start = torch.arange(m) % 5
+    segments, scores = torch.stack([start, start + 3], 1), torch.linspace(1, 0.1, m)
+    groups = torch.arange(m) % 2
+    checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(schema.nms, (segments, scores, groups, 0.4, True), test_utils=checks)
+    torch.library.opcheck(schema.soft_nms, (segments, scores, groups, 0.5, 0.2), test_utils=checks)
+
+
+def test_compiles_whole():
+    segments, scores = torch.tensor([[0.0, 3], [1, 4], [8, 9]]), torch.tensor([0.2, 0.9, 0.5])
+
+    def best(segments, scores):
+        return d2k.nms(segments, scores, 0.4), d2k.soft_nms(segments, scores, 0.5)[0]
+
+    hard, soft = torch.compile(best, fullgraph=True, backend="aot_eager")(segments, scores)
+    assert hard.tolist() == [1, 2] and soft.tolist() == best(segments, scores)[1].tolist()
+
+
+@pytest.mark.parametrize("op", ["nms", "soft_nms"])
+@pytest.mark.parametrize(
+    ("segments", "scores", "groups", "says"),
+    [
+        (torch.zeros(2, 3), torch.zeros(2), None, r"segments must be \(m, 2\) starts and ends, got \(2, 3\)"),
+        ([[0, 1]], torch.zeros(1), None, r"segments must be \(m, 2\) starts and ends, got list"),
+        (torch.zeros(2, 2), torch.zeros(3), None, r"scores must be float \(2,\), got torch.float32 \(3,\)"),
+        (torch.zeros(2, 2), torch.zeros(2).long(), None, r"scores must be float \(2,\), got torch.int64"),
+        (torch.zeros(2, 2), torch.zeros(2), torch.zeros(2), r"groups must be integers \(2,\), got torch.float32"),
+        (torch.zeros(2, 2), torch.zeros(2), torch.zeros(1).long(), r"groups must be integers \(2,\), got .* \(1,\)"),
+        (torch.zeros(2, 2), torch.tensor([0, math.nan]), None, r"scores\[1\] is NaN"),
+        (torch.tensor([[0.0, 1], [3, 2]]), torch.zeros(2), None, r"segments\[1\] = \[3.0, 2.0\] ends before it starts"),
+        (torch.tensor([[0.0, math.nan]]), torch.zeros(1), None, r"segments\[0\] = \[0.0, nan\]"),
+    ],
+)
+def test_errors_name_the_argument(op, segments, scores, groups, says):
+    with pytest.raises(ValueError, match=f"{op}: {says}"):
+        getattr(d2k, op)(segments, scores, 0.5, groups)
+
+
+def test_errors_name_thresholds():
+    segments, scores = torch.zeros(1, 2), torch.zeros(1)
+    for bad in (-0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match=rf"iou_threshold must be in \[0, 1\], got {bad}"):
+            d2k.nms(segments, scores, bad)
+    for bad in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=f"sigma must be above 0, got {bad}"):
+            d2k.soft_nms(segments, scores, bad)
