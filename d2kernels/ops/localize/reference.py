@@ -38,9 +38,9 @@ def smoothed(x: Ragged, width: int) -> Ragged:
     sequence, place, valid = rows(x.offsets, x.lengths, x.values.shape[0])
     low = (place - width // 2).clamp(min=0)
     high = torch.minimum(place + width // 2 + 1, x.lengths[sequence])
-    low, high = torch.where(valid, low, 0), torch.where(valid, high, 1)
-    base = sums.start[sequence].clamp(max=max(sums.values.shape[0] - 2, 0))
-    mean = (sums.values[base + high] - sums.values[base + low]) / (high - low)[:, None]
+    low, high = torch.where(valid, low, 0), torch.where(valid, high, 0)
+    base = sums.start[sequence]
+    mean = (sums.values[base + high] - sums.values[base + low]) / (high - low).clamp(min=1)[:, None]
     return x.with_values(torch.where(valid[:, None], mean, 0).to(x.values.dtype))
 
 

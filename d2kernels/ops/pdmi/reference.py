@@ -222,9 +222,10 @@ def pdmi_video_forward(
     counted = keep[:, None].expand_as(q)
     if relative_floor is not None:
         counted = counted & (q > 0)
-    finite = e.log.isfinite() & slope.isfinite().all()
+    # The floor would drop a video with NaN in silence.
+    finite = e.log.isfinite() & slope.isfinite().all() & (p.isfinite() | ~keep[:, None]).all()
     value = torch.where(finite, e.log, 0)[0]
-    return value.to(p.dtype), e.rank[0], torch.where(finite & counted, slope, 0).contiguous()
+    return value.to(p.dtype), torch.where(finite, e.rank, 0)[0], torch.where(finite & counted, slope, 0).contiguous()
 
 
 def pdmi_video_backward(grad: Tensor, slope: Tensor) -> Tensor:
