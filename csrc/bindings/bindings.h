@@ -1,0 +1,46 @@
+// What every op's bindings share. Pointers and streams are integers; Python owns memory, device, dtype and contiguity.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "d2kernels/device.h"
+#include "d2kernels/status.h"
+
+namespace d2k {
+
+namespace py = pybind11;
+
+inline void check(Status status) {
+    if (status == kOk) return;
+    if (status == kOutOfMemory) throw std::bad_alloc();
+#ifdef D2K_CUDA
+    throw std::runtime_error("CUDA error " + std::to_string(status) + ": " + cuda_message(status));
+#else
+    throw std::runtime_error("unknown status " + std::to_string(status));
+#endif
+}
+
+template <class T>
+T* pointer(std::uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// Runs call() -> Status without the GIL.
+template <class Call>
+void run(const Call& call) {
+    Status status;
+    {
+        const py::gil_scoped_release release;
+        status = call();
+    }
+    check(status);
+}
+
+void bind_connected_components(py::module_& m);
+
+}  // namespace d2k
