@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import minimal
 import pytest
 import torch
 import workloads as shapes
@@ -46,4 +47,5 @@ def test_condition_number(contest, device, work, direction):
             else Side("cupy.linalg.svd", lambda: (linalg.cupy_log_condition(joined(*inputs), RTOL),)),
         ],
         oracle=reference(OP, run),
+        cost=minimal.elements(sum(m.numel() for m in inputs), 8, backward),
     )

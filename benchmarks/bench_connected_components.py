@@ -54,5 +54,5 @@ def test_connected_components(contest, device):
         ours=chosen,
         peers=peers,
         oracle=reference(OP, lambda: order(ours())),
-        cost=minimal.rows(work.total, work.classes, 4),
+        cost=minimal.elements(work.total * work.classes, 4),
     )

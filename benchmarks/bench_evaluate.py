@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import minimal
 import numpy as np
 import pytest
 from harness import Side, Skipped
@@ -67,5 +68,6 @@ def test_evaluate(contest, device, full, count):
         ours=Side("d2net", ours),
         peers=peers,
         oracle=lambda: by.numba_ap(truth, found, CLASSES),
+        cost=minimal.elements(5 * count + 4 * INSTANCES, 8),
         memory=False,
     )

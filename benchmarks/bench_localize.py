@@ -47,6 +47,6 @@ def test_localize(contest, device, full, videos, chosen):
             Side("Python sets", lambda: by.set_localize(lists, wanted)),
         ],
         oracle=reference(OP, lambda: columns(ours())),
-        cost=minimal.rows(work.total, work.classes, 4),
+        cost=minimal.elements(work.total * work.classes, 4),
         memory=False,
     )

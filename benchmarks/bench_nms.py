@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import minimal
 import pytest
 import torch
 import workloads as shapes
@@ -40,4 +41,12 @@ def test_nms(contest, device, full, count, groups):
     else:
         run = lambda: by.torchvision_nms(segments, scores, THRESHOLD, group)  # noqa: E731
         peers.append(Side("torchvision batched_nms", run))
-    contest(op=OP, work=f"{count} in {groups}", ours=chosen, peers=peers, oracle=reference(OP, ours), dtype="float64")
+    contest(
+        op=OP,
+        work=f"{count} in {groups}",
+        dtype="float64",
+        ours=chosen,
+        peers=peers,
+        oracle=reference(OP, ours),
+        cost=minimal.elements(4 * count, 8),
+    )

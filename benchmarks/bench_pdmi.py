@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import minimal
 import pytest
 import torch
 import workloads as shapes
@@ -43,6 +44,7 @@ def test_pdmi_snippet(contest, device, n, direction):
         peers=[*others, Side("loop of torch.linalg.svdvals", wide, note="float64")],
         oracle=reference(OP, exact),
         reference=reference(OP, run),
+        cost=minimal.elements(2 * work.total, 4, backward),
     )
 
 
@@ -73,4 +75,5 @@ def test_pdmi_video(contest, device, n, classes, direction):
         peers=[*others, Side("torch.linalg.svdvals", steps(plain, [p], seeds), note="float64 inside")],
         oracle=reference(OP, exact),
         reference=reference(OP, run),
+        cost=minimal.elements(n * classes, 4, backward),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import minimal
 import pytest
 import torch
 import workloads as shapes
@@ -34,4 +35,5 @@ def test_svd(contest, device, work, values):
         ours=chosen,
         peers=[*others, Side("torch.linalg", steps(peer, [a]), product)],
         oracle=reference(OP, lambda: product(run())),
+        cost=minimal.elements(a.numel(), 8),
     )

@@ -23,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: a GPU first")
     group.addoption("--full", action="store_true", help="every shape and size, some minutes each")
     group.addoption("--no-peers", action="store_true", help="ours alone, as comparing two revisions does")
+    group.addoption("--rows", type=Path, default=None, help="a file that gets each row as a line of JSON at once")
     group.addoption("--budget", type=float, default=None, help="seconds of timing a contest (default 1.5, full 6)")
 
 
@@ -60,7 +61,7 @@ def contest(benchmark: Any, device: torch.device, request: pytest.FixtureRequest
     if not option("--no-peers"):
         request.getfixturevalue("ceilings")
     budget = option("--budget") or (6.0 if option("--full") else 1.5)
-    return Contest(benchmark, device, budget, not option("--no-peers"))
+    return Contest(benchmark, device, budget, not option("--no-peers"), option("--rows"))
 
 
 def _cpu_model() -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import checking
@@ -65,13 +67,15 @@ def steps(
 class Contest:
     """Runs contests with pytest-benchmark's fixture, and keeps each one's row in its extra_info.
 
-    budget: seconds of one contest's timing. peers: False times ours alone.
+    budget: seconds of one contest's timing. peers: False times ours alone. rows: a file to which each row is added at
+    once, so that a run that is cut short keeps what it has.
     """
 
     benchmark: Any
     device: torch.device
     budget: float = 1.5
     peers: bool = True
+    rows: Path | None = None
 
     def __call__(
         self,
@@ -107,7 +111,27 @@ class Contest:
             **{"op": op, "work": work, "direction": direction, "dtype": dtype, "backend": ours.name},
             **{"device": self.device.type, "axis": axis, "peers": []},
         }
+        if cost:
+            row["bytes"], row["flops"] = cost
         self.benchmark.extra_info["row"] = row
+        try:
+            self._hold(row, ours, peers, oracle, reference, memory)
+        finally:
+            if self.rows:
+                with self.rows.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+        return row
+
+    def _hold(
+        self,
+        row: dict[str, Any],
+        ours: Side,
+        peers: Sequence[Side | Skipped],
+        oracle: Callable[[], Any] | None,
+        reference: Callable[[], Any] | None,
+        memory: bool,
+    ) -> None:
+        op, work, dtype = row["op"], row["work"], row["dtype"]
         want = oracle() if oracle else None
         allowed = checking.bound(dtype, checking.error(reference(), want) if oracle and reference else 0.0)
         row["allowed"] = allowed
@@ -126,11 +150,8 @@ class Contest:
         if memory:
             row["peak_memory"] = timing.peak_memory(ours.run, self.device)
         (self._on_gpu if self.device.type == "cuda" else self._on_cpu)(right)
-        if cost:
-            row["bytes"], row["flops"] = cost
         wrong = [f"{p['name']} ({p['reason']})" for p in row["peers"] if p["status"] == "wrong"]
         assert not wrong, f"{op} on {work}: wrong: {', '.join(wrong)}"
-        return row
 
     @staticmethod
     def _checked(side: Side | Skipped, want: Any, allowed: float) -> dict[str, Any]:
@@ -165,7 +186,7 @@ class Contest:
 
     def _on_gpu(self, sides: list[tuple[dict[str, Any], Side]]) -> None:
         """Events, eager and replayed as graphs; each side's ratio is of its better figure to our better one."""
-        events = timing.Events()
+        events = timing.Events(self.budget)
         runs, owners = [], []
         for entry, side in sides:
             runs.append(side.run)

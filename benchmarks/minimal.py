@@ -30,6 +30,6 @@ def foreground_score(w: Workload, size: int, backward: bool) -> tuple[float, flo
     return w.total * w.embedding * size * (3.0 if backward else 1.0), 4.0 * w.total * w.embedding
 
 
-def rows(total: int, columns: int, size: int) -> tuple[float, float]:
-    """One read of the rows."""
-    return float(total * columns * size), 0.0
+def elements(count: int, size: int, backward: bool = False) -> tuple[float, float]:
+    """Inputs of so many elements read once, and their gradients written once."""
+    return float(count * size * (2 if backward else 1)), 0.0

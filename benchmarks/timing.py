@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,18 +82,27 @@ def ratios(ours: Clock, other: Clock) -> dict[str, float]:
 class Events:
     """GPU times by events, the L2 flushed before each call."""
 
-    def __init__(self, rounds: int = 25):
-        self.rounds = rounds
+    def __init__(self, budget: float, least: int = 3, most: int = 25):
+        self.budget, self.least, self.most = budget, least, most
         self.flush = torch.empty(FLUSH // 4, dtype=torch.int32, device="cuda")
+
+    def _rounds(self, run: Run, part: float) -> int:
+        run()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        took = time.perf_counter() - start
+        return 1 if took > SLOW else max(self.least, min(self.most, int(part / (took + 1e-9))))
 
     def interleaved(self, runs: list[Run]) -> list[list[float]]:
         """Seconds of each callable, one entry a round."""
-        for run in runs:
-            for _ in range(3):
-                run()
+        rounds = [self._rounds(run, self.budget / len(runs)) for run in runs]
         pairs: list[list[tuple[Any, Any]]] = [[] for _ in runs]
-        for _ in range(self.rounds):
-            for mine, run in zip(pairs, runs, strict=True):
+        for i in range(max(rounds)):
+            for mine, run, most in zip(pairs, runs, rounds, strict=True):
+                if i >= most:
+                    continue
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 self.flush.zero_()
                 start.record()
@@ -107,7 +117,7 @@ def graphed(run: Run) -> Run:
     """`run` captured once, to be replayed.
 
     Raises:
-        RuntimeError: it synchronises or allocates by what it computes.
+        RuntimeError: it synchronises or allocates by what it computes, or nothing of it runs on the GPU.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -116,8 +126,12 @@ def graphed(run: Run) -> Run:
             run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = run()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with torch.cuda.graph(graph):
+            kept = run()
+    if any("empty" in str(w.message) for w in said):
+        raise RuntimeError("nothing of it runs on the GPU")
 
     def replay() -> Any:
         graph.replay()

@@ -82,6 +82,13 @@ def random(*shape: int, seed: int, dtype: torch.dtype, device: torch.device) -> 
     return torch.rand(*shape, generator=generator).to(device, dtype)
 
 
+def ranked(w: Workload, classes: int, seed: int, device: torch.device) -> Tensor:
+    """(total, C) float32 in (0, 1) in random order, without ties within a sequence and class."""
+    generator = torch.Generator(device).manual_seed(seed)
+    parts = [torch.rand(s, classes, generator=generator, device=device).argsort(0) for s in w.lengths]
+    return torch.cat([(part.float() + 0.5) / len(part) for part in parts])
+
+
 def normal(*shape: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator).to(device, dtype)

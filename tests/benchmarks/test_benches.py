@@ -27,12 +27,14 @@ def test_every_op_has_one(op):
 def test_one_runs_from_end_to_end(tmp_path):
     out = tmp_path / "bench.json"
     bench = ("benchmarks/bench_lowest_attention.py", "-k", "THUMOS")
-    done = run(*bench, "--device=cpu", "--budget=0.05", f"--benchmark-json={out}")
+    lines = tmp_path / "rows.jsonl"
+    done = run(*bench, "--device=cpu", "--budget=0.05", f"--benchmark-json={out}", f"--rows={lines}")
     assert done.returncode == 0, done.stdout + done.stderr
     tree = json.loads(out.read_text())
     (row,) = (b["extra_info"]["row"] for b in tree["benchmarks"])
     assert row["status"] == "ok" and row["seconds"]["median"] > 0
     assert all(p["status"] == "ok" and p["ratio"]["median"] > 0 for p in row["peers"]) and row["peers"]
+    assert [json.loads(line)["op"] for line in lines.read_text().splitlines()] == ["lowest_attention"]
     assert tree["machine_info"]["d2k"]["ceilings"]["copy"] > 0
 
 

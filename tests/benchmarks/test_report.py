@@ -88,6 +88,7 @@ def test_costs():
     assert products == 2 * 7500 * 2048 * 1024 * 3
     assert minimal.temporal_conv(workloads.FULL, 4, True)[1] == 3 * products
     assert minimal.topk_pool(7500, 20, 10, 4, False)[0] == 7500 * 20 * 4 + 10 * 20 * 4
+    assert minimal.elements(10, 8, backward=True) == (160, 0)
 
 
 def test_workloads_are_those_of_thumos():
