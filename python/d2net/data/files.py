@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+# What reading a damaged .npz or .npy can raise.
+DAMAGED = (
+    ValueError, TypeError, OSError, EOFError, SyntaxError, RuntimeError, MemoryError, KeyError,
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+)  # fmt: skip
 
 
 class DataError(ValueError):
