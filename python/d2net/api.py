@@ -14,7 +14,7 @@ import torch
 
 import d2kernels as d2k
 from d2net import inference
-from d2net.checkpoint import read_checkpoint
+from d2net.checkpoint import read_checkpoint, usable
 from d2net.config import Config, LocalizeConfig, from_dict, make_config
 from d2net.data.activations import VideoActivations
 from d2net.data.annotations import Annotations, load_annotations
@@ -80,8 +80,12 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name} was asked for, but torch sees no GPU")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name} was asked for, but torch sees {torch.cuda.device_count()} GPUs, from cuda:0")
     return device
 
 
@@ -89,14 +93,15 @@ def load(path: str | os.PathLike, device: str = "auto") -> Model:
     """Reads a checkpoint file or a run's folder; nothing in it is executed.
 
     Raises:
-        CheckpointError: missing, truncated or not a d2net checkpoint.
+        CheckpointError: missing, truncated, not a d2net checkpoint or not a whole one.
     """
     saved = read_checkpoint(path, "cpu")
-    config = from_dict(saved["config"])
-    classes = tuple(saved["classes"])
-    network = D2Net(saved["width"], len(classes), saved["streams"], config.model)
-    network.load_state_dict(saved["model"])
-    timing = Timing.from_dict(saved["timing"]) if saved["timing"] else None
+    with usable(path):
+        config = from_dict(saved["config"])
+        classes = tuple(saved["classes"])
+        network = D2Net(saved["width"], len(classes), saved["streams"], config.model)
+        network.load_state_dict(saved["model"])
+        timing = Timing.from_dict(saved["timing"]) if saved["timing"] else None
     return Model(network.to(pick_device(device)).eval(), config, classes, timing)
 
 
@@ -166,11 +171,21 @@ def train(
     where = pick_device(device)
     streams = stream_count(config, annotations, store.width)
     timing = known_timing(config, annotations)
-    names = list(names) if names is not None else training_videos(store, annotations, config)
+    if names is None:
+        names = training_videos(store, annotations, config)
+    else:
+        names = list(annotations.only(names).videos)
+        store.require(names)
     kept, held_out = split_holdout(annotations, names, config.train)
+    labels = annotations.label_matrix(kept)
+    if not labels.any():
+        raise ValueError(
+            f"{annotations.source}: none of the {len(kept)} training videos has a label; add `annotations` or "
+            "`video_labels` to them"
+        )
     run = Run(
         config=config,
-        batches=TrainingBatches(store, kept, annotations.label_matrix(kept), config.train),
+        batches=TrainingBatches(store, kept, labels, config.train),
         out=Path(out),
         meta={
             "classes": list(annotations.classes),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ import torch
 
 FORMAT = "d2net-checkpoint-1"
 FILE = "checkpoint.pt"
+
+
+_DAMAGED = (
+    RuntimeError, ValueError, TypeError, EOFError, OSError, LookupError, AttributeError, zipfile.BadZipFile
+)  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -44,8 +51,25 @@ def read_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu")
     except pickle.UnpicklingError as error:
         reason = "it is truncated or holds more than tensors and plain values"
         raise CheckpointError(f"{path} was refused: {reason} (nothing in it was executed)") from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError) as error:
-        raise CheckpointError(f"{path} is truncated or not a checkpoint: {error}") from error
+    except _DAMAGED as error:
+        raise CheckpointError(f"{path} is truncated or not a checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a d2net checkpoint ({FORMAT})")
     return content
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+
+
+@contextmanager
+def usable(path: str | os.PathLike) -> Iterator[None]:
+    """Turns what a checkpoint's content lacks or does not fit into a CheckpointError that names the file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {error.args[0]!r}: it is not a whole d2net checkpoint") from error
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not fit this version of d2net: {_first_line(error)}") from error

@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from d2net import cli
+from d2net import api, cli
+from d2net.config import make_config
 from d2net.data.synthetic import make_synthetic, write_synthetic
 
 SHORT = ["--set", "iterations=30", "--set", "learning_rate=1e-3", "--set", "train.subsets=[train]", "--quiet"]
@@ -132,8 +133,10 @@ def test_bad_features(capsys, data, tmp_path, change, says):
         (lambda t: [v.pop("subset") for v in t["database"].values()], "subset"),
         (lambda t: t["database"][TRAINED_VIDEO]["annotations"][0].__setitem__("label", "juggling"), "juggling"),
         (lambda t: t.pop("database"), "database"),
+        (lambda t: [v.update(annotations=[]) for v in t["database"].values()], "none of the 12 training videos has a"),
+        (lambda t: (t.pop("classes"), [v.update(annotations=[]) for v in t["database"].values()]), "has a label"),
     ],
-    ids=["no-subset", "label-outside", "no-database"],
+    ids=["no-subset", "label-outside", "no-database", "no-labels", "no-classes"],
 )
 def test_bad_annotations(capsys, data, tmp_path, change, says):
     annotations = broken_annotations(data, tmp_path, change)
@@ -141,6 +144,14 @@ def test_bad_annotations(capsys, data, tmp_path, change, says):
         capsys, "train", "--features", data[0], "--annotations", annotations, "--out", tmp_path / "run", *SHORT
     )
     assert status == 2 and says in err and "Traceback" not in err
+
+
+def test_training_videos_by_name(data, tmp_path):
+    config = make_config(overrides={"train.iterations": 2})
+    for names, says in ((["nobody"], "no video 'nobody'"), ([], "none of the 0 training videos")):
+        with pytest.raises(ValueError, match=says):
+            api.train(*data, tmp_path / "run", config, names=names, device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_truncated_files_and_folders_in_use(capsys, data, trained, tmp_path):

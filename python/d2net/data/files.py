@@ -45,10 +45,23 @@ def read_json(path: str | os.PathLike) -> Any:
         raise DataError(f"{path} is truncated or not JSON: {error}") from error
 
 
+def check_destination(path: str | os.PathLike) -> None:
+    """Makes the folder of `path`; raises DataError where no file can be written there."""
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give the name of a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot write to the folder {path.parent}: {error.strerror}; choose another place") from error
+
+
 def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) -> None:
     """Calls write(file) on a temporary file beside `path`, which it then replaces."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_destination(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
