@@ -120,7 +120,7 @@ def stream_count(config: Config, annotations: Annotations, width: int) -> int:
 def known_timing(config: Config, annotations: Annotations | None) -> Timing | None:
     """The timing that the configuration or the annotations state, or None."""
     t = config.timing
-    if any(v is not None for v in t.model_dump().values()):
+    if any(v is not None and v is not False for v in t.model_dump().values()):
         return Timing(**t.model_dump())
     if annotations is not None and annotations.snippet_seconds is not None:
         return Timing(snippet_seconds=annotations.snippet_seconds)
@@ -267,7 +267,7 @@ def localize(
     if timing is None and not video_timings:
         raise UnknownTiming(
             "localize: the model does not know when a snippet is; give --fps, --stride and --snippet-frames, "
-            "or --snippet-seconds"
+            "or --snippet-seconds, or --resized"
         )
     chosen = list(names) if names is not None else list(videos)
     known = dict(durations or {})
@@ -360,6 +360,8 @@ def _in_seconds(
         when = own.get(v, timing)
         if when is None:
             raise UnknownTiming(f"localize: nothing says when the snippets of {v!r} are; add it to the video info")
+        if when.resized and v not in durations:
+            raise UnknownTiming(f"localize: {v!r} was resized and its duration is unknown; add it to the annotations")
         a, b = when.seconds(start[part], end[part], durations.get(v), snippets=chunk.lengths[i])
         columns.append((np.full(len(a), first + i), label[part], a, b, score[part]))
     return columns

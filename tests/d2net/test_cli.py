@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,8 +15,11 @@ import pytest
 from d2net import api, cli
 from d2net.config import make_config
 from d2net.data.synthetic import make_synthetic, write_synthetic
+from d2net.data.video_info import load_video_info
+from d2net.timing import Timing
 
 SHORT = ["--set", "iterations=30", "--set", "learning_rate=1e-3", "--set", "train.subsets=[train]", "--quiet"]
+SET_TIMING = ["--set", "fps=25", "--set", "stride=16", "--set", "snippet_frames=16"]
 TIMING = ["--fps", "25", "--stride", "16", "--snippet-frames", "16"]
 
 
@@ -176,6 +181,74 @@ def test_seconds_are_refused_without_timing(capsys, data, tmp_path):
     status, _, err = run(capsys, *common)
     assert status == 2 and "--snippet-seconds" in err
     assert run(capsys, *common, "--snippet-seconds", "0.64")[0] == 0
+
+
+def test_ctrl_c_says_how_to_go_on(data, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "d2net", "train", "--features", data[0], "--annotations", data[1], "--out", out]
+    command += [*TIMING, "--quiet", "--set", "train.subsets=train", "--set", "log_every=1"]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    log, deadline = out / "log.jsonl", time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped at iteration" in err and "--resume" in err
+    assert (out / "checkpoint.pt").exists()
+
+
+def test_resized_features_need_durations(capsys, data, trained, tmp_path):
+    found = tmp_path / "d.json"
+    common = ["localize", "--checkpoint", trained, "--features", data[0], "--out", found, "--resized"]
+    status, _, err = run(capsys, *common)
+    assert status == 2 and "'video_000' was resized and its duration is unknown" in err and not found.exists()
+    assert run(capsys, *common, "--annotations", data[1])[0] == 0
+    info = tmp_path / "info.csv"
+    info.write_text("video,duration,resized\nvideo_000,20,1\n")
+    assert load_video_info(info).timings == {"video_000": Timing(resized=True)}
+
+
+def test_outputs_that_cannot_be_written_are_refused_first(capsys, data, tmp_path):
+    nothing = ["localize", "--checkpoint", tmp_path / "absent", "--features", data[0], "--out"]
+    status, _, err = run(capsys, *nothing, tmp_path)
+    assert status == 2 and "is a folder; give the name of a file" in err
+    status, _, err = run(capsys, *nothing, data[0] / "d.json")
+    assert status == 2 and "cannot write to the folder" in err
+
+
+def test_snippet_times_of_the_release_protocol(capsys, data, tmp_path):
+    rows = [{"label": "class_0", "score": 1, "segment": [0, 4]}]
+    found = tmp_path / "d.json"
+    found.write_text(json.dumps({"results": {"video_000": rows}}))
+    common = ["evaluate", "--predictions", found, "--ground-truth", data[1], "--protocol"]
+    for options, says in (
+        (["activitynet", "--fps", "25"], "are for --protocol release"),
+        (["release", "--fps", "25"], "--fps and --stride go together"),
+        (["release", "--fps", "0", "--stride", "16"], "fps must be a positive number"),
+        (["thumos", "--ambiguous", tmp_path / "absent"], "cannot read the ambiguous segments"),
+        (["thumos", "--ambiguous", data[0]], "cannot read the ambiguous segments"),
+    ):
+        status, _, err = run(capsys, *common, *options)
+        assert status == 2 and says in err, err
+
+
+def test_ablate_keeps_the_runs_that_its_folder_holds(capsys, data, tmp_path):
+    command = ["ablate", "--features", data[0], "--annotations", data[1], "--out", tmp_path, "--rows", "CE, Dis"]
+    command += ["--seeds", "1", "--set", "iterations=2", "--set", "train.subsets=train", *SET_TIMING]
+    assert run(capsys, *command)[0] == 0
+    before = (tmp_path / "Dis-0" / "checkpoint.pt").stat().st_mtime_ns
+    (tmp_path / "CE-0" / "checkpoint.pt").unlink()
+    status, _, err = run(capsys, *command)
+    assert status == 2 and "already holds a run" in err
+    assert (tmp_path / "Dis-0" / "checkpoint.pt").stat().st_mtime_ns == before
+    assert run(capsys, *command, "--resume")[0] == 0
+    assert (tmp_path / "CE-0" / "checkpoint.pt").exists()
+
+
+def test_demo_replaces_nothing_of_others(capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    status, _, err = run(capsys, "demo", "--out", tmp_path)
+    assert status == 2 and "already holds 'run'" in err and not (tmp_path / "data").exists()
 
 
 def test_empty_detections_evaluate_to_zero(capsys, data, tmp_path):
