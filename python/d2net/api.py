@@ -92,10 +92,16 @@ def pick_device(name: str = "auto") -> torch.device:
 def load(path: str | os.PathLike, device: str = "auto") -> Model:
     """Reads a checkpoint file or a run's folder; nothing in it is executed.
 
+    Of a folder: the checkpoint that train.selection chose, the last one by default.
+
     Raises:
         CheckpointError: missing, truncated, not a d2net checkpoint or not a whole one.
     """
     saved = read_checkpoint(path, "cpu")
+    with usable(path):
+        config = from_dict(saved["config"])
+    if config.train.selection != "last" and (best := Path(path) / "best.pt").exists():
+        return load(best, device)
     with usable(path):
         config = from_dict(saved["config"])
         classes = tuple(saved["classes"])
@@ -164,6 +170,9 @@ def train(
         RunExists: `out` holds a run and neither resume nor overwrite was given.
         ValueError: features, annotations and configuration that do not fit; the message names which.
     """
+    if not isinstance(features, (FeatureStore, str, os.PathLike)):
+        kind = type(features).__name__
+        raise TypeError(f"train: features must be a path or what open_features returned, got {kind}; save an .npz")
     config = config or make_config()
     store = features if isinstance(features, FeatureStore) else open_features(features)
     if not isinstance(annotations, Annotations):
@@ -201,8 +210,7 @@ def train(
     state = run.start(resume, overwrite)
     if not run.finish(state):
         raise KeyboardInterrupt(f"stopped at iteration {state.iteration}; go on with --resume")
-    chosen = "best.pt" if run.score and (run.out / "best.pt").exists() else "checkpoint.pt"
-    return load(run.out / chosen, str(where))
+    return load(run.out, str(where))
 
 
 def _selection(
@@ -215,14 +223,20 @@ def _selection(
     if not held_out:
         raise ValueError(f"train.selection: {kind} needs held-out videos; set train.holdout above 0")
     if kind == "loc_mAP":
+        if timing is None:
+            raise UnknownTiming("train.selection: loc_mAP needs the features' timing; set the fields of timing")
+        if not any(annotations.videos[v].segments for v in held_out):
+            raise ValueError(f"train.selection: loc_mAP needs segments, and {annotations.source} has none held out")
         print("selection by loc_mAP uses the held-out videos' segments: this is no longer weak supervision")
     labels = annotations.label_matrix(held_out)
 
     def score(network: D2Net) -> float:
         model = Model(network, config, annotations.classes, timing)
-        found = localize(model, store, annotations=annotations, names=held_out)
         if kind == "cls_mAP":
+            # p does not depend on seconds.
+            found = localize(model, store, names=held_out, timing=Timing(snippet_seconds=1.0))
             return float(classification_map(found.p, labels))
+        found = localize(model, store, annotations=annotations, names=held_out)
         truth = annotations.only(held_out)
         report = evaluate(found.detections, truth, protocol="activitynet", iou=[i / 10 for i in range(1, 8)])
         return float(report.average_mAP)
@@ -262,6 +276,9 @@ def localize(
         features = open_features(features)
     elif isinstance(features, np.ndarray):
         features = {"video": features}
+    elif not isinstance(features, (Mapping, FeatureStore)):
+        kind = type(features).__name__
+        raise TypeError(f"localize: features must be a path, an (s, d) array or arrays by video name, got {kind}")
     videos: Any = features
     timing = timing or model.timing
     if timing is None and not video_timings:

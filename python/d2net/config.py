@@ -309,7 +309,8 @@ def _build(flat: dict[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"][:2])
-        got = "" if isinstance(first["input"], (dict, Section)) else f", got {first['input']!r}"
+        said = isinstance(first["input"], (dict, Section)) or repr(first["input"]) in first["msg"]
+        got = "" if said else f", got {first['input']!r}"
         raise ConfigError(f"{where or 'config'}: {first['msg'].removeprefix('Value error, ')}{got}") from error
 
 

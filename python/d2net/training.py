@@ -7,7 +7,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -236,8 +237,8 @@ class Run:
         )
         loader = self.batches.loader(state.iteration, settings.iterations, pin=self.device.type == "cuda")
         snippets, clock = 0, time.perf_counter()
-        with _StopOnSignal() as stop, bar, open(self.out / "log.jsonl", "a") as log:
-            for batch in self._batches(loader, state):
+        with _StopOnSignal() as stop, bar, self._kept(state), open(self.out / "log.jsonl", "a") as log:
+            for batch in loader:
                 snippets += len(batch.features)
                 train_step(state, batch.to(self.device), self.config)
                 bar.update()
@@ -260,9 +261,11 @@ class Run:
         self.save(state)
         return True
 
-    def _batches(self, loader: Iterable[Batch], state: State) -> Iterator[Batch]:
+    @contextmanager
+    def _kept(self, state: State) -> Iterator[None]:
+        """Saves the state where a video cannot be read."""
         try:
-            yield from loader
+            yield
         except DataError as error:
             if state.iteration:
                 self.save(state)

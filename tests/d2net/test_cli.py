@@ -11,12 +11,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from d2net import api, cli
+from d2net.checkpoint import read_checkpoint
 from d2net.config import make_config
 from d2net.data.synthetic import make_synthetic, write_synthetic
 from d2net.data.video_info import load_video_info
-from d2net.timing import Timing
+from d2net.timing import Timing, UnknownTiming
 
 SHORT = ["--set", "iterations=30", "--set", "learning_rate=1e-3", "--set", "train.subsets=[train]", "--quiet"]
 SET_TIMING = ["--set", "fps=25", "--set", "stride=16", "--set", "snippet_frames=16"]
@@ -149,6 +151,41 @@ def test_bad_annotations(capsys, data, tmp_path, change, says):
         capsys, "train", "--features", data[0], "--annotations", annotations, "--out", tmp_path / "run", *SHORT
     )
     assert status == 2 and says in err and "Traceback" not in err
+
+
+def selecting(**more):
+    given = {"train.iterations": 6, "train.subsets": ["train"], "train.evaluate_every": 4, "train.holdout": 0.4}
+    return make_config(overrides={**given, "train.learning_rate": 1.0, **more})
+
+
+def test_a_folder_loads_the_checkpoint_that_was_selected(data, tmp_path):
+    config = selecting(**{"train.selection": "cls_mAP"})
+    api.train(*data, tmp_path, config, device="cpu", progress=False)
+    best, last = (read_checkpoint(tmp_path / name) for name in ("best.pt", "checkpoint.pt"))
+    assert best["iteration"] < last["iteration"]
+    kept = api.load(tmp_path, "cpu").network.state_dict()
+    assert all(torch.equal(kept[k], best["model"][k]) for k in kept)
+
+
+def test_a_selection_that_cannot_be_made_is_refused_first(data, tmp_path):
+    config = selecting(**{"train.selection": "loc_mAP"})
+    with pytest.raises(UnknownTiming, match="loc_mAP needs the features' timing"):
+        api.train(*data, tmp_path / "run", config, device="cpu")
+    weak = broken_annotations(
+        data, tmp_path, lambda t: [v.update(annotations=[], video_labels=["class_0"]) for v in t["database"].values()]
+    )
+    config = selecting(**{"train.selection": "loc_mAP", "timing.snippet_seconds": 0.64})
+    with pytest.raises(ValueError, match="loc_mAP needs segments"):
+        api.train(data[0], weak, tmp_path / "run", config, device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_features_of_another_kind(data, trained, tmp_path):
+    arrays = [np.zeros((9, 16), np.float32)]
+    with pytest.raises(TypeError, match=r"localize: features must be a path.* got list"):
+        api.localize(api.load(trained, "cpu"), arrays)
+    with pytest.raises(TypeError, match=r"train: features must be a path.* got dict"):
+        api.train({"v": arrays[0]}, data[1], tmp_path / "run")
 
 
 def test_training_videos_by_name(data, tmp_path):
