@@ -151,7 +151,7 @@ class LocalizeConfig(Section):
     upsample: int = Field(1, ge=1)
     smoothing: int = Field(1, ge=1, description="snippets of the moving average, odd")
     relative: Literal["max", "minmax"] | None = None
-    class_score_weight: float = Field(0.0, ge=0)
+    class_score_weight: float = Field(0.0, ge=0, description="w: proposals score S + w p of their class")
 
     def threshold_values(self) -> list[float]:
         """The thresholds as rising floats."""
