@@ -65,6 +65,9 @@ class Localized(NamedTuple):
 
 
 def _check_array(name: str, array: np.ndarray, width: int) -> None:
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: expected numbers, got {array.dtype}")
     if array.ndim != 2 or array.shape[1] != width or len(array) == 0:
         raise ValueError(f"{name}: expected (s, {width}) with s of at least 1, got {array.shape}")
     if not np.isfinite(array).all():

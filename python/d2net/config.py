@@ -270,16 +270,20 @@ def field_names() -> list[str]:
     return ["recipe", "preset", *nested]
 
 
+def _matches(name: str) -> list[str]:
+    names = field_names()
+    return [name] if name in names else [n for n in names if n.endswith(f".{name}")]
+
+
 def _full_name(name: str) -> str:
     """``gamma`` or ``loss.gamma`` -> ``loss.gamma``."""
-    names = field_names()
-    if name in names:
-        return name
-    matches = [n for n in names if n.endswith(f".{name}")]
+    names, matches = field_names(), _matches(name)
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise ConfigError(f"field {name!r} is in several sections; say {' or '.join(matches)}")
+    if name in dict(_sections()):
+        raise ConfigError(f"{name!r} is a section; name one of its fields, as {name}.field")
     short = {n.rpartition(".")[2]: n for n in names}
     near = difflib.get_close_matches(name, [*names, *short], n=1, cutoff=0.5)
     hint = f"; did you mean {short.get(near[0], near[0])!r}?" if near else ""
@@ -294,6 +298,9 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
             if value is not None and not isinstance(value, dict):
                 raise ConfigError(f"section {key!r} must hold fields, got {value!r}")
             flat |= _flatten(value or {}, f"{key}.")
+        elif not prefix and isinstance(value, dict) and not _matches(str(key)):
+            near = difflib.get_close_matches(str(key), sections, n=1, cutoff=0.5)
+            raise ConfigError(f"unknown section {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         else:
             flat[_full_name(prefix + str(key))] = value
     return flat
@@ -309,8 +316,8 @@ def _build(flat: dict[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"][:2])
-        said = isinstance(first["input"], (dict, Section)) or repr(first["input"]) in first["msg"]
-        got = "" if said else f", got {first['input']!r}"
+        got = "" if isinstance(first["input"], (dict, Section)) else f", got {first['input']!r}"
+        got = "" if got in first["msg"] else got
         raise ConfigError(f"{where or 'config'}: {first['msg'].removeprefix('Value error, ')}{got}") from error
 
 
@@ -346,7 +353,7 @@ def make_config(
     recipe = recipe or given.get("recipe") or from_file.get("recipe") or "release"
     preset = preset or given.get("preset") or from_file.get("preset")
     for kind, name, known in (("recipe", recipe, RECIPES), ("preset", preset, PRESETS)):
-        if name is not None and name not in known:
+        if name is not None and (not isinstance(name, str) or name not in known):
             raise ConfigError(f"unknown {kind} {name!r}; there are {', '.join(known)}")
     flat = dict(RECIPES[recipe])
     if preset is not None:

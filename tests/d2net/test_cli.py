@@ -184,6 +184,8 @@ def test_features_of_another_kind(data, trained, tmp_path):
     arrays = [np.zeros((9, 16), np.float32)]
     with pytest.raises(TypeError, match=r"localize: features must be a path.* got list"):
         api.localize(api.load(trained, "cpu"), arrays)
+    with pytest.raises(ValueError, match=r"features\['v'\]: expected numbers, got object"):
+        api.localize(api.load(trained, "cpu"), {"v": arrays[0].astype(object)})
     with pytest.raises(TypeError, match=r"train: features must be a path.* got dict"):
         api.train({"v": arrays[0]}, data[1], tmp_path / "run")
 

@@ -89,6 +89,10 @@ def test_one_value_may_stand_for_a_list():
         ("thresholds=a:b", "thresholds.*'a:b'"),
         ("gamma", "field=value, got 'gamma'"),
         ("gamma=.nan", "loss.gamma"),
+        ("gradient_clip=0", "greater than 0, got 0"),
+        ("loss=3", "'loss' is a section; name one of its fields"),
+        ("los={gamma: 1}", "unknown field 'los'"),
+        ("preset=[a]", "unknown preset"),
         ("evaluate.iou=abc", "evaluate.iou: iou must be like.*'abc'"),
         ("evaluate.iou=1.5", r"evaluate.iou: .*in \(0, 1\], got 1.5"),
         ("localize.thresholds={}", "^localize.thresholds: "),
@@ -106,7 +110,11 @@ def test_unusable_files(tmp_path):
         with pytest.raises(ConfigError, match=says):
             load_config(file)
     toml = tmp_path / "c.toml"
-    for text, says in (("a = [", "not valid TOML"), ("[loss]\ngama = 1", "did you mean 'loss.gamma'")):
+    for text, says in (
+        ("a = [", "not valid TOML"),
+        ("[los]\ngamma = 1", "unknown section 'los'; did you mean 'loss'"),
+        ("[loss]\ngama = 1", "did you mean 'loss.gamma'"),
+    ):
         toml.write_text(text)
         with pytest.raises(ConfigError, match=says):
             load_config(toml)
