@@ -26,13 +26,22 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
-    """Writes beside `path`, then replaces it in one step: an interrupted save leaves the previous one whole."""
+    """Writes beside `path`, then replaces it in one step: an interrupted save leaves the previous one whole.
+
+    Raises:
+        CheckpointError: the disk is full, or nothing can be written there.
+    """
     temporary = Path(f"{path}.tmp")
-    with open(temporary, "wb") as file:
-        torch.save({"format": FORMAT, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise CheckpointError(f"cannot write {path}: {reason}; what was there before is whole") from error
 
 
 def read_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Any]:

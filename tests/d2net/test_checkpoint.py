@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 
@@ -33,6 +34,20 @@ def test_an_interrupted_save_leaves_the_previous_one_whole(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, {"iteration": 2})
     assert read_checkpoint(path)["iteration"] == 1
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("writer failed")])
+def test_a_full_disk_is_said_and_leaves_the_previous_one_whole(tmp_path, monkeypatch, error):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"iteration": 1})
+
+    def fails(content, file):
+        raise error
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(CheckpointError, match=r"cannot write .*checkpoint\.pt: (No space left|writer failed)"):
+        save_checkpoint(path, {"iteration": 2})
+    assert read_checkpoint(path)["iteration"] == 1 and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])

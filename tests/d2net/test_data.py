@@ -266,6 +266,18 @@ def test_an_interrupted_write_keeps_the_earlier_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+def test_written_files_can_be_read_by_those_the_umask_allows(tmp_path):
+    before = os.umask(0o022)
+    try:
+        save_detections(tmp_path / "d.json", detections())
+        assert (tmp_path / "d.json").stat().st_mode & 0o777 == 0o644
+        (tmp_path / "d.json").chmod(0o600)
+        save_detections(tmp_path / "d.json", detections())
+        assert (tmp_path / "d.json").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.parametrize(
     ("tree", "says"),
     [

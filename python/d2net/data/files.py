@@ -59,7 +59,7 @@ def check_destination(path: str | os.PathLike) -> None:
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) -> None:
-    """Calls write(file) on a temporary file beside `path`, which it then replaces."""
+    """Calls write(file) on a temporary file beside `path`, which it then replaces; raises DataError if it cannot."""
     path = Path(path)
     check_destination(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
@@ -68,7 +68,17 @@ def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], objec
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            text = f"cannot write {path}: {error.strerror}; what was there before is whole"
+            raise DataError(text) from error
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
