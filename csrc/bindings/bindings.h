@@ -42,5 +42,6 @@ void run(const Call& call) {
 }
 
 void bind_connected_components(py::module_& m);
+void bind_topk_pool(py::module_& m);
 
 }  // namespace d2k
