@@ -20,10 +20,18 @@ int64_t block(int64_t rows, int64_t classes) {
     return std::min(classes, std::max(fit, kVector));
 }
 
+// The distance of neighbours, as integers, among values of T that were widened.
+template <class T>
+constexpr int kStep = 1;
+template <>
+constexpr int kStep<BFloat16> = 1 << 16;
+template <>
+constexpr int kStep<Half> = 1 << 13;
+
 template <class T>
 struct Work {
     using V = ArithmeticOf<T>;
-    Selector<V> selector;
+    Selector<V, kStep<T>> selector;
     std::vector<V> values;
     std::vector<Selected<V>> selected;
 };
@@ -78,25 +86,29 @@ D2K_INLINE void backward(const TopkPool<T>& problem, const TopkPoolSaved<T>& sav
     const auto range = problem.sequences[sequence];
     const int64_t classes = problem.classes, at = sequence * classes;
     const V k = static_cast<V>(problem.count(sequence, range.length));
-    shares.threshold.resize(classes), shares.above.resize(classes), shares.tied.resize(classes);
+    const int64_t width = Matrix<V>{nullptr, 0, classes}.fold() * classes;
+    shares.threshold.resize(width), shares.above.resize(width), shares.tied.resize(width);
     V* __restrict threshold = shares.threshold.data();
     V* __restrict above = shares.above.data();
     V* __restrict tied = shares.tied.data();
-    for (int64_t c = 0; c < classes; ++c) {
-        const V edge = saved.threshold[at + c], whole = static_cast<V>(saved.grad[at + c]) / k;
-        const V share = whole * (k - static_cast<V>(saved.above[at + c])) / std::max(saved.tied[at + c], 1);
+    for (int64_t j = 0; j < width; ++j) {
+        const int64_t c = at + j % classes;
+        const V edge = saved.threshold[c], whole = static_cast<V>(saved.grad[c]) / k;
+        const V share = whole * (k - static_cast<V>(saved.above[c])) / static_cast<V>(std::max(saved.tied[c], 1));
         const bool nan = edge != edge;
         // Above infinity is NaN alone, the ties of a threshold that is NaN.
-        threshold[c] = nan ? std::numeric_limits<V>::infinity() : edge;
-        above[c] = nan ? share : whole;
-        tied[c] = nan ? V(0) : share;
+        threshold[j] = nan ? std::numeric_limits<V>::infinity() : edge;
+        above[j] = nan ? share : whole;
+        tied[j] = nan ? V(0) : share;
     }
-    for (int64_t t = from; t < to; ++t) {
-        const T* __restrict x = problem.scores + t * classes;
-        T* __restrict g = grad + t * classes;
-        for (int64_t c = 0; c < classes; ++c) {
-            const V v = x[c];
-            g[c] = stored<T>(!(v <= threshold[c]) ? above[c] : v == threshold[c] ? tied[c] : V(0));
+    for (int64_t i = from * classes; i < to * classes; i += width) {
+        const T* __restrict x = problem.scores + i;
+        T* __restrict g = grad + i;
+        const int64_t lanes = std::min(width, to * classes - i);
+        D2K_LANES
+        for (int64_t j = 0; j < lanes; ++j) {
+            const V v = x[j];
+            g[j] = stored<T>(!(v <= threshold[j]) ? above[j] : v == threshold[j] ? tied[j] : V(0));
         }
     }
 }

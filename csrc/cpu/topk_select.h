@@ -20,11 +20,12 @@ constexpr int64_t kVector = 16;    // lanes of the widest vector
 constexpr int64_t kWide = 128;     // lanes from which on a vector that is not full no longer matters
 constexpr int64_t kSampled = 16;   // tiles in the smallest sample
 constexpr int64_t kMostSampled = 64;
-constexpr double kSpread = 1.5;    // standard deviations from the sample's estimate to the pivots on both sides
+constexpr double kSpread = 2.0;    // standard deviations from the sample's estimate to the pivots on both sides
 constexpr int64_t kUnrolled = 8;   // tiles that a lane goes through at once
 constexpr int kPivots = 3;
 constexpr int kPasses = 10;
-constexpr int64_t kPicked = 12;    // values in a bracket that are picked out one by one
+constexpr int64_t kPicked = 12;    // values in a bracket that are picked out one by one, or
+constexpr int64_t kRowsPicked = 128;  // one in so many rows
 constexpr int64_t kMostRows = int64_t{1} << 30;  // that 32 bits count
 
 template <class V>
@@ -38,12 +39,18 @@ struct Bits<double> {
     using Type = int64_t;
 };
 
-// The next value below a finite one.
+// Integers in the order of the values; -0 is before 0.
 template <class V>
-D2K_INLINE V before(V x) {
+D2K_INLINE typename Bits<V>::Type ordered(V x) {
     using I = typename Bits<V>::Type;
     const I i = bit_cast<I>(x);
-    return bit_cast<V>(i > 0 ? i - 1 : i < 0 ? i + 1 : std::numeric_limits<I>::min() + 1);
+    return i < 0 ? i ^ std::numeric_limits<I>::max() : i;
+}
+
+template <class V>
+D2K_INLINE V value_of(typename Bits<V>::Type i) {
+    using I = typename Bits<V>::Type;
+    return bit_cast<V>(i < 0 ? i ^ std::numeric_limits<I>::max() : i);
 }
 
 // NaN sorts above every number.
@@ -86,7 +93,8 @@ D2K_NOINLINE Selected<V> select_column(V* values, int64_t size, int64_t k) {
     return out;
 }
 
-template <class V>
+// The values are multiples of `Step` as integers: values of 16 bits that were widened.
+template <class V, int Step>
 class Selector {
     using I = typename Bits<V>::Type;
 
@@ -115,6 +123,15 @@ public:
     }
 
 private:
+    // The next value below a finite one.
+    static D2K_INLINE V before(V x) {
+        const I i = bit_cast<I>(x);
+        return bit_cast<V>(i > 0 ? i - Step : i < 0 ? i + Step : std::numeric_limits<I>::min() + Step);
+    }
+
+    // A value nearby that could be one of the matrix.
+    static D2K_INLINE V settled(V x) { return Step == 1 ? x : bit_cast<V>(bit_cast<I>(x) & ~I(Step - 1)); }
+
     int64_t classes() const { return matrix_.classes; }
 
     D2K_INLINE void allocate() {
@@ -165,6 +182,9 @@ private:
         const int64_t classes = this->classes();
         const double part = static_cast<double>(k_) / matrix_.rows, rank = part * (sampled + 1) - 1;
         const double spread = 0.1 + kSpread * std::sqrt(sampled * part * (1 - part) / fold_);
+        V* __restrict most = lanes_.data();
+        std::copy_n(sample_.data(), width_, most);
+        fold(most, [](V a, V b) { return b > a ? b : a; });
         for (int p = 0; p < kPivots; ++p) {
             const double at = std::clamp(rank + (p - 1) * spread, 0.0, sampled - 1.0);
             const int64_t i = std::min<int64_t>(at, sampled - 2);
@@ -176,11 +196,13 @@ private:
             for (int64_t j = 0; j < width_; ++j) pivot[j] = a[j] + (b[j] - a[j]) * weight;
             fold(pivot, [](V x, V y) { return x + y; });
             D2K_LANES
-            for (int64_t c = 0; c < classes; ++c) pivot[c] *= V(1) / static_cast<V>(fold_);
-            // Just below, so that ties at the estimate end up between two pivots.
-            if (p == kPivots - 1)
-                D2K_LANES
-                for (int64_t c = 0; c < classes; ++c) pivot[c] = before(pivot[c]);
+            for (int64_t c = 0; c < classes; ++c) pivot[c] = settled(pivot[c] / static_cast<V>(fold_));
+            // Just below, so that ties at the estimate, or at the largest value, end up between two pivots.
+            D2K_LANES
+            for (int64_t c = 0; c < classes; ++c) {
+                const V below = before(pivot[c]);
+                pivot[c] = p > 0 || pivot[c] >= most[c] ? below : pivot[c];
+            }
             unfold(pivot);
         }
     }
@@ -211,9 +233,9 @@ private:
 #pragma GCC unroll 8
             for (int64_t u = 0; u < U; ++u) {
                 const V v = x[u * w + j];
-                n0 += !(v <= p0);
-                n1 += !(v <= p1);
-                n2 += !(v <= p2);
+                n0 = v <= p0 ? n0 : n0 + 1;
+                n1 = v <= p1 ? n1 : n1 + 1;
+                n2 = v <= p2 ? n2 : n2 + 1;
                 if constexpr (extremes) {
                     low = v < low ? v : low;
                     high = v > high ? v : high;
@@ -291,7 +313,7 @@ private:
         return some;
     }
 
-    int64_t picked() const { return kPicked; }
+    int64_t picked() const { return std::max(kPicked, matrix_.rows / kRowsPicked); }
 
     // The bracket's ends move to the outermost values in it, which ends a bracket that holds one value many times.
     D2K_INLINE void snap() {
@@ -324,9 +346,11 @@ private:
     }
 
     // Three pivots inside each bracket, from its values' number as if they were spread evenly; the outer ones the
-    // further out the less that was so.
+    // further out the less that was so, and next to the ends where those have just met values.
     D2K_INLINE void aim() {
         V* __restrict pivot = pivots_.data();
+        const V* __restrict least = lanes_.data();
+        const bool snapped = stalled_;
         const V* __restrict low = low_.data();
         const V* __restrict high = high_.data();
         const V* __restrict wide = wide_.data();
@@ -341,10 +365,16 @@ private:
             const V nearest = at / (V(1) + wide[c]), furthest = (at + wide[c]) / (V(1) + wide[c]);
             const V more = at - spread > nearest ? at - spread : nearest;
             const V less = at + spread < furthest ? at + spread : furthest;
-            const V room = high[c] - low[c];
-            pivot[c] = high[c] - room * more;
-            pivot[w + c] = high[c] - room * at;
-            pivot[2 * w + c] = before(high[c] - room * less);
+            // Values of many magnitudes are spread more evenly by their bits; halves, so that they cannot overflow.
+            const bool by_bits = wide[c] > V(1);
+            const I from = ordered(low[c]) / 2, to = ordered(high[c]) / 2;
+            const V room = by_bits ? static_cast<V>(to - from) : high[c] - low[c];
+            const V a = room * more, b = room * at, d = room * less;
+            const V up = settled(by_bits ? value_of<V>(2 * (to - static_cast<I>(a))) : high[c] - a);
+            pivot[w + c] = settled(by_bits ? value_of<V>(2 * (to - static_cast<I>(b))) : high[c] - b);
+            const V down = settled(by_bits ? value_of<V>(2 * (to - static_cast<I>(d))) : high[c] - d);
+            pivot[c] = snapped ? before(high[c]) : up;
+            pivot[2 * w + c] = snapped ? least[c] : before(down);
         }
         for (int p = 0; p < kPivots; ++p) unfold(pivot + p * w);
     }
@@ -362,7 +392,7 @@ private:
         int stalled = 0;
         for (int64_t c = 0; c < classes; ++c) {
             const I now = hard[c] ? 0 : above_low[c] - above_high[c];
-            stalled |= now == size[c] && now > most;
+            stalled |= now == size[c] && now > most && wide[c] > 1;
             wide[c] = 2 * now > size[c] ? 4 * wide[c] : V(1);
             size[c] = now;
         }
@@ -387,7 +417,7 @@ private:
         unfold(high);
         totals_.assign(w, 0.0);
         std::fill_n(above, w, I(0));
-        inside_.resize(classes() * most);
+        inside_.resize(classes() * (most + 1));
         found_.assign(classes(), 0);
         const auto tile = [&](auto unrolled, const V* __restrict x, int64_t lanes) {
             constexpr int64_t U = decltype(unrolled)::value;
@@ -414,13 +444,15 @@ private:
             for (int64_t j = 0; j < lanes; ++j) {
                 if (hits[j] == 0) continue;
                 const int64_t c = j % classes();
+                const V from = low[j], to = high[j];
+                V* __restrict inside = inside_.data() + c * (most + 1);
+                int64_t at = found_[c];
                 for (int64_t u = 0; u < U; ++u) {
                     const V v = x[u * w + j];
-                    if (v > low[j] && v <= high[j]) {
-                        if (found_[c] < most) inside_[c * most + found_[c]] = v;
-                        ++found_[c];
-                    }
+                    inside[at] = v;
+                    at += v > from && v <= to && at < most;
                 }
+                found_[c] = at;
             }
         };
         each_tile([&](const V* x, int64_t n) { tile(std::integral_constant<int64_t, kUnrolled>{}, x, n); },
@@ -434,8 +466,14 @@ private:
         const int64_t above = counts_[c], more = k_ - above, found = found_[c];
         if (hard_[c] || above != above_high_[c]) return select(c);
         if (collapsed(c)) return {high_[c], totals_[c], above, size_[c]};
-        if (found != size_[c] || found > picked() || more < 1 || more > found) return select(c);
-        V* inside = inside_.data() + c * picked();
+        if (found != size_[c] || more < 1 || more > found) return select(c);
+        V* inside = inside_.data() + c * (picked() + 1);
+        if (found > 2 * kPicked) {
+            Selected<V> out = select_column(inside, found, more);
+            out.above += above;
+            out.above_sum += totals_[c];
+            return out;
+        }
         for (int64_t i = 1; i < found; ++i) {
             const V v = inside[i];
             int64_t j = i;
