@@ -48,3 +48,8 @@ def dtype_number(dtype: object) -> int:
 def why_not_dtype(dtype: object) -> str | None:
     """Why the kernels for floats of every size cannot take this dtype, or None."""
     return None if dtype is None or str(dtype) in _DTYPES else f"native kernels take {', '.join(_DTYPES)}, not {dtype}"
+
+
+def why_not_cpu_only(op: str, device: str) -> str | None:
+    """Why an op without CUDA in csrc cannot run on this kind of device, or None."""
+    return None if device == "cpu" else f"{op} has no native kernel for {device}"
