@@ -26,3 +26,30 @@ def why_not(device: str) -> str | None:
     if device != "cuda":
         return f"native kernels run on cpu and cuda, not on {device}"
     return None if module.has_cuda else "the extension was built without CUDA"
+
+
+def module() -> ModuleType:
+    """The module `_C`, or an ImportError with the reason."""
+    found, reason = extension()
+    if found is None:
+        raise ImportError(reason)
+    return found
+
+
+_DTYPES = ("torch.float32", "torch.float64", "torch.bfloat16", "torch.float16")  # csrc/bindings/dtype.h
+
+
+@cache
+def dtype_number(dtype: object) -> int:
+    """The number by which csrc knows a torch dtype."""
+    return _DTYPES.index(str(dtype))
+
+
+def why_not_dtype(dtype: object) -> str | None:
+    """Why the kernels for floats of every size cannot take this dtype, or None."""
+    return None if dtype is None or str(dtype) in _DTYPES else f"native kernels take {', '.join(_DTYPES)}, not {dtype}"
+
+
+def why_not_cpu_only(op: str, device: str) -> str | None:
+    """Why an op without CUDA in csrc cannot run on this kind of device, or None."""
+    return None if device == "cpu" else f"{op} has no native kernel for {device}"

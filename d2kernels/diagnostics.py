@@ -101,8 +101,15 @@ def _explain(op: str, device: str) -> dict[str, str]:
         return backends.explain(op, device)
     except ImportError as error:
         reason = f"{error.name} is not installed" if error.name else str(error)
-        can = {"native": backends.can_run(op, "native", device)} if (_ops_folder(op) / "native.py").exists() else {}
-        return {b: "used for NumPy arrays" if can.get(b) else reason for b in backends.BACKENDS}
+        arrays = _serves_arrays(op, device)
+        return {b: "used for NumPy arrays" if arrays and b == "native" else reason for b in backends.BACKENDS}
+
+
+def _serves_arrays(op: str, device: str) -> bool:
+    try:
+        return (_ops_folder(op) / "native.py").exists() and backends.can_run(op, "native", device)
+    except ImportError:
+        return False
 
 
 def _ops_folder(op: str) -> Path:

@@ -42,5 +42,9 @@ void run(const Call& call) {
 }
 
 void bind_connected_components(py::module_& m);
+void bind_topk_pool(py::module_& m);
+void bind_lowest_attention(py::module_& m);
+void bind_foreground_score(py::module_& m);
+void bind_attention_pool(py::module_& m);
 
 }  // namespace d2k

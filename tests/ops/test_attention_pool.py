@@ -12,6 +12,16 @@ from hypothesis import strategies as st
 import d2kernels as d2k
 from d2kernels.ops.attention_pool import reference, schema
 
+native_only = pytest.mark.skipif(not d2k.backends.can_run("attention_pool", "native"), reason="no compiled extension")
+NATIVE = pytest.param("native", marks=native_only)
+
+
+@pytest.fixture(params=["reference", NATIVE], autouse=True)
+def backend(request):
+    with d2k.backends.use(request.param, "attention_pool"):
+        yield request.param
+
+
 F64 = torch.float64
 
 

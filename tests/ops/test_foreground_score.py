@@ -13,6 +13,16 @@ from torch.nn import functional as F
 import d2kernels as d2k
 from d2kernels.ops.foreground_score import reference, schema
 
+native_only = pytest.mark.skipif(not d2k.backends.can_run("foreground_score", "native"), reason="no compiled extension")
+NATIVE = pytest.param("native", marks=native_only)
+
+
+@pytest.fixture(params=["reference", NATIVE], autouse=True)
+def backend(request):
+    with d2k.backends.use(request.param, "foreground_score"):
+        yield request.param
+
+
 F64 = torch.float64
 
 

@@ -12,6 +12,16 @@ from hypothesis import strategies as st
 import d2kernels as d2k
 from d2kernels.ops.lowest_attention import schema
 
+native_only = pytest.mark.skipif(not d2k.backends.can_run("lowest_attention", "native"), reason="no compiled extension")
+NATIVE = pytest.param("native", marks=native_only)
+
+
+@pytest.fixture(params=["reference", NATIVE], autouse=True)
+def backend(request):
+    with d2k.backends.use(request.param, "lowest_attention"):
+        yield request.param
+
+
 
 def batch(sequences, gap=0, dtype=torch.float64):
     return d2k.Ragged.pack([torch.tensor(s, dtype=dtype) for s in sequences], gap=gap)

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import d2kernels as d2k
 from d2kernels.ops.topk_pool import reference, schema
+
+native_only = pytest.mark.skipif(not d2k.backends.can_run("topk_pool", "native"), reason="no compiled extension")
+NATIVE = pytest.param("native", marks=native_only)
+FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(params=["reference", NATIVE], autouse=True)
+def backend(request):
+    with d2k.backends.use(request.param, "topk_pool"):
+        yield request.param
 
 
 def batch(lengths, channels=4, dtype=torch.float64, seed=0, gap=0):
@@ -135,6 +145,119 @@ def test_compiles_whole_with_gradients():
     loss(a).backward()
     torch.compile(loss, fullgraph=True, backend="aot_eager")(b).backward()
     torch.testing.assert_close(a.grad, b.grad)
+
+
+# Few values, so that most tie, or many; NaN and infinities among them.
+def scores(rows, classes, kind, seed, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
+    if kind == "tied":
+        x = (x * 2).round() / 2
+    elif kind == "saturated":
+        x = (x * 25).sigmoid()
+    elif kind == "relu":
+        x = (x - 1).relu()
+    elif kind == "magnitudes":
+        x = (x * 12).exp() * x.sign()
+    elif kind == "special":
+        pick = torch.randint(0, 40, x.shape, generator=generator)
+        for i, value in enumerate((float("nan"), float("inf"), -float("inf"), 0.0, -0.0)):
+            x = x.masked_fill(pick == i, value)
+    return x.to(dtype)
+
+
+def column_oracle(x, k):
+    """Threshold, above and tied of one column, and the exact mean."""
+    ordered = sorted(x.double().tolist(), key=lambda v: (v != v, v), reverse=True)
+    edge = ordered[k - 1]
+    above = sum((v != v and edge == edge) or v > edge for v in ordered)
+    tied = sum(v == edge or (v != v and edge != edge) for v in ordered)
+    return edge, above, tied, sum(ordered[:k]) / k
+
+
+@given(
+    st.lists(st.integers(0, 900), min_size=1, max_size=3),
+    st.sampled_from([1, 2, 5, 20, 33]),
+    st.sampled_from(["random", "tied", "saturated", "relu", "magnitudes", "special"]),
+    st.sampled_from(FLOATS),
+    st.integers(0, 2),
+    st.integers(0, 10**6),
+)
+@settings(max_examples=150)
+def test_threshold_and_counts_are_exact(lengths, classes, kind, dtype, gap, seed):
+    x = d2k.Ragged.pack([scores(s, classes, kind, seed + i, dtype) for i, s in enumerate(lengths)], gap=gap)
+    dirty = x.values.masked_fill(~x.row_mask()[:, None], float("nan"))
+    k = torch.tensor([max(1, (seed * (i + 7)) % (s + 1)) for i, s in enumerate(lengths)])
+    mean, threshold, above, tied = schema.topk_pool(dirty, x.offsets, x.lengths, k)
+    for i, rows in enumerate(x.unpack()):
+        for c in range(classes if len(rows) else 0):
+            edge, n_above, n_tied, want = column_oracle(rows[:, c], int(k[i]))
+            got = threshold[i, c].item()
+            assert got == edge or (got != got and edge != edge)
+            assert (above[i, c], tied[i, c]) == (n_above, n_tied)
+            want = torch.tensor(want, dtype=torch.float64).to(dtype)
+            scale = rows[:, c].double().abs().nan_to_num(0, 0, 0).max().item()
+            assert torch.allclose(mean[i, c], want, rtol=4 * torch.finfo(dtype).eps, atol=1e-6 * scale, equal_nan=True)
+    grad = torch.ones_like(mean)
+    arguments = (x.offsets, x.lengths, k, threshold, above, tied)
+    got = schema.topk_pool_backward(grad, dirty, *arguments)
+    want = reference.topk_pool_backward(grad.double(), dirty.double(), *arguments[:3], threshold.double(), above, tied)
+    torch.testing.assert_close(got.double(), want, rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("rows", "classes"), [(20000, 1), (12000, 20), (3000, 130), (70000, 3)])
+def test_long_sequences(rows, classes, dtype):
+    for kind in ("random", "tied", "saturated"):
+        x = scores(rows, classes, kind, 3, dtype)
+        arguments = (x, torch.tensor([0, rows]), torch.tensor([rows]), torch.tensor([-(-rows // 8)]))
+        got, want = schema.topk_pool(*arguments), reference.topk_pool_forward(*arguments)
+        assert all(torch.equal(a, b) for a, b in zip(got[1:], want[1:], strict=True))
+        exact = reference.topk_pool_forward(x.double(), *arguments[1:])[0]
+        assert (got[0].double() - exact).norm() <= torch.finfo(dtype).eps * exact.norm() + 1e-12
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+def test_the_same_bits_with_any_threads_and_neighbours():
+    x = batch([1300, 200, 0, 750, 35, 4000], channels=70, dtype=torch.float32)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            leaf = x.values.clone().requires_grad_()
+            out = d2k.topk_pool(x.with_values(leaf))
+            (grad,) = torch.autograd.grad(out.square().sum(), leaf)
+            results.append((out, grad))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+    for i, rows in enumerate(x.unpack()):
+        assert torch.equal(d2k.topk_pool(d2k.Ragged.pack([rows]))[0], results[0][0][i])
+
+
+def test_strided_scores():
+    wide = batch([40, 300], channels=12).values
+    offsets = torch.tensor([0, 40, 340])
+    for x in (wide[:, ::2], wide.t().contiguous().t(), wide[:, :1].expand(-1, 3)):
+        want = d2k.topk_pool(x.contiguous(), offsets=offsets)
+        assert torch.equal(d2k.topk_pool(x, offsets=offsets), want)
+        leaf = wide.clone().requires_grad_()
+        d2k.topk_pool(leaf[:, ::2], offsets=offsets).sum().backward()
+        assert leaf.grad[:, 1::2].eq(0).all() and leaf.grad.sum() == pytest.approx(12)
+
+
+@pytest.mark.parametrize("starts", [[0, 10**9], [-(10**9), 20], [10**12, -(10**12), 10], [15, 10, 5, 0]])
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+def test_unchecked_offsets_touch_no_foreign_memory(starts):
+    x, offsets = torch.ones(20, 3), torch.tensor(starts)
+    lengths = torch.full((len(starts) - 1,), 10**9)
+    for k in (-5, 10**12):
+        k = torch.full_like(lengths, k)
+        saved = schema.topk_pool(x, offsets, lengths, k)
+        grad = schema.topk_pool_backward(saved[0], x, offsets, lengths, k, *saved[1:])
+        assert ((saved[0] == 0) | (saved[0] == 1)).all() and grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
