@@ -43,7 +43,7 @@ def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     if not (torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)):
         return function.forward(*args)
     # Function.apply binds its arguments to forward's signature first, which takes ten times as long as the rest.
-    return super(torch.autograd.Function, function).apply(*args)
+    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
 
 
 class _Once(torch.autograd.Function):
