@@ -235,8 +235,8 @@ public:
                     const Detection& d = rows[row.index];
                     out.sequence[at] = s;
                     out.label[at] = d.label;
-                    out.start[at] = static_cast<double>(d.start) / upsample_;
-                    out.end[at] = static_cast<double>(d.end) / upsample_;
+                    out.start[at] = snippets(d.start);
+                    out.end[at] = snippets(d.end);
                     out.score[at++] = d.score;
                 }
             }
@@ -251,6 +251,10 @@ private:
             const std::vector<Detection>& chunk = chunks_[i / chunk_];
             for (int64_t j = i % chunk_ == 0 ? 0 : ends_[i - 1]; j < ends_[i]; ++j) body(chunk[j]);
         }
+    }
+
+    double snippets(int64_t position) const {
+        return upsample_ == 1 ? static_cast<double>(position) : static_cast<double>(position) / upsample_;
     }
 
     bool kept(int64_t sequence, const Detection& d) const { return d.score >= lowest_[sequence]; }

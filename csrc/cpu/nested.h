@@ -137,9 +137,9 @@ private:
     template <class Left>
     void prepare(const Runs& runs, const Left& left) {
         const int64_t n = runs.count;
+        int64_t queued = 0;
         order.clear();
-        queue_.clear();
-        queue_.reserve(n);
+        queue_.resize(n);
         gone_.resize(n);
         outer_.resize(n);
         width_.resize(n);
@@ -147,10 +147,12 @@ private:
             width_[i] = runs.width(i);
             const bool stays = left(i);
             gone_[i] = !stays;
-            if (stays) queue_.emplace_back(runs.score[i], i);
+            queue_[queued] = Scored(runs.score[i], i);
+            queued += stays;
             outer_[i] = -1;
             for (int64_t j = i - 1; j >= runs.first[i]; j = runs.first[j] - 1) outer_[j] = i;
         }
+        queue_.resize(queued);
     }
 
     std::vector<Scored> queue_, spare_;
