@@ -7,6 +7,7 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "Compiled kernels of d2kernels.";
     bind_connected_components(m);
     bind_localize(m);
+    bind_nms(m);
 
 #ifdef D2K_CUDA
     m.attr("has_cuda") = true;

@@ -44,5 +44,6 @@ void run(const Call& call) {
 
 void bind_connected_components(py::module_& m);
 void bind_localize(py::module_& m);
+void bind_nms(py::module_& m);
 
 }  // namespace d2k

@@ -144,8 +144,9 @@ def localize(
         smoothing,
         relative,
     )
-    run = _of_arrays if isinstance(activations, np.ndarray) else _of_tensors
-    return run(activations, offsets, lengths, mask, thresholds, class_mask, class_score, capacity, rules)
+    if isinstance(activations, np.ndarray):
+        return _of_arrays(activations, offsets, lengths, mask, thresholds, class_mask, class_score, capacity, rules)
+    return _of_tensors(activations, offsets, lengths, mask, thresholds, class_mask, class_score, capacity, rules)
 
 
 def _of_tensors(
