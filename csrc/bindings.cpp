@@ -5,6 +5,7 @@ using namespace d2k;
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Compiled kernels of d2kernels.";
+    bind_average_precision(m);
     bind_connected_components(m);
     bind_localize(m);
     bind_nms(m);

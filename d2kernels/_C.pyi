@@ -36,6 +36,25 @@ def soft_nms_cpu(
     /,
 ) -> int: ...
 
+_Instances = tuple[int, int, int, int, int]
+
+def average_precision_cpu(
+    detections: _Instances,
+    score: int,
+    ignore: int,
+    truth: _Instances,
+    classes: int,
+    iou: int,
+    thresholds: int,
+    rules: tuple[bool, bool, bool, bool, bool, bool],
+    ap: int,
+    partner: int,
+    tp: int,
+    fp: int,
+    threads: int,
+    /,
+) -> None: ...
+
 # Only where the extension was built with CUDA.
 def cuda_runtime_version() -> int: ...
 def cuda_devices() -> list[str]: ...

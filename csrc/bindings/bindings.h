@@ -42,6 +42,7 @@ void run(const Call& call) {
     check(status);
 }
 
+void bind_average_precision(py::module_& m);
 void bind_connected_components(py::module_& m);
 void bind_localize(py::module_& m);
 void bind_nms(py::module_& m);

@@ -443,5 +443,6 @@ def test_arrays_need_rows_and_the_native_backend():
     no = pytest.raises(d2k.backends.BackendUnavailable, match="takes torch tensors")
     with d2k.backends.use("reference", "localize"), no:
         d2k.localize(np.ones((5, 2)), offsets=[0, 5], **PAPER)
-    with d2k.backends.use("native", "localize"), pytest.raises(ValueError, match=r"activations must be float rows \(total, C\)"):
+    says = r"activations must be float rows \(total, C\)"
+    with d2k.backends.use("native", "localize"), pytest.raises(ValueError, match=says):
         d2k.localize(np.ones(5), offsets=[0, 5], **PAPER)
