@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from d2kernels._dlpack import takes_dlpack
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -61,6 +63,7 @@ def _check_capacity(needed: int, capacity: int) -> None:
 PADDING = (-1, -1, 0, 0, 0)  # of the five columns, beyond the detections
 
 
+@takes_dlpack
 def localize(
     activations: Tensor | Ragged | np.ndarray,
     *,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d2kernels._dlpack import takes_dlpack
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -66,6 +68,7 @@ def _native() -> ModuleType:
     return native_for_arrays("nms")
 
 
+@takes_dlpack
 def nms(
     segments: Tensor | np.ndarray,
     scores: Tensor | np.ndarray,
@@ -101,6 +104,7 @@ def nms(
     return schema.nms(*given, float(iou_threshold), bool(inclusive))
 
 
+@takes_dlpack
 def soft_nms(
     segments: Tensor | np.ndarray,
     scores: Tensor | np.ndarray,
