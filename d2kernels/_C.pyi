@@ -42,3 +42,9 @@ def connected_components_count_cuda(
 def connected_components_fill_cuda(
     problem: _Problem, positions: int, out: int, size: int, device: int, stream: int, /
 ) -> None: ...
+def topk_pool_cuda(
+    problem: _Topk, mean: int, threshold: int, above: int, tied: int, device: int, stream: int, /
+) -> None: ...
+def topk_pool_backward_cuda(
+    problem: _Topk, grad: int, threshold: int, above: int, tied: int, grad_scores: int, device: int, stream: int, /
+) -> None: ...
