@@ -1,9 +1,10 @@
-# make demo | test | bench | lint | install | clean. Each sets up what it needs.
+# make demo | test | bench | bench-full | lint | install | clean. Each sets up what it needs.
 #
 #   PYTHON=python3   use this interpreter's environment as it is, its torch kept, instead of making .venv
 #   TORCH='torch==2.11.0'   another torch than that of the environment or of constraints.txt; any pip arguments
 #   D2K_BUILD, D2K_CUDA_ARCHS   what is compiled; see README.md
 #   ARGS='...'       passed on to the demo or to pytest
+#   BASE=revision    bench: compare with that revision instead, and name what became slower
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -20,7 +21,7 @@ STAMP := build/installed
 SETTINGS := build/settings
 SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard scripts/*.py) $(shell find csrc -type f)
 
-.PHONY: help install demo test bench lint clean FORCE
+.PHONY: help install demo test bench bench-full lint clean FORCE
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -51,8 +52,18 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PY) -m pytest -ra $(ARGS)
 
+BENCH := $(PY) -m pytest benchmarks -q -o python_files='bench_*.py' -W ignore::DeprecationWarning --benchmark-quiet
+
+ifdef BASE
 bench: $(STAMP)
-	$(PY) -m pytest benchmarks -o python_files='bench_*.py' $(ARGS)
+	$(PY) benchmarks/compare.py '$(BASE)' $(ARGS)
+else
+bench: $(STAMP)
+	$(BENCH) --benchmark-json=build/bench.json $(ARGS); status=$$?; $(PY) benchmarks/report.py build/bench.json && exit $$status
+endif
+
+bench-full: $(STAMP)
+	$(BENCH) --full --benchmark-json=build/bench.json $(ARGS); status=$$?; $(PY) benchmarks/report.py build/bench.json && exit $$status
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -1,38 +1,58 @@
-"""connected_components on the lengths of THUMOS14's test set: native and reference, two classes a video or all."""
+"""connected_components of THUMOS14's test set, every class, 20 thresholds."""
 
 from __future__ import annotations
 
-import pytest
+import minimal
+import numpy as np
 import torch
+import workloads as shapes
+from contenders import of, reference
+from harness import Side, Skipped
+from peers import labels, linalg
 
 import d2kernels as d2k
 
-VIDEOS, CLASSES = 210, 20
-THRESHOLDS = torch.arange(1, 21) / 40
+OP = "connected_components"
+THRESHOLDS = np.arange(1, 21, dtype=np.float32) / 40
 
 
-@pytest.fixture(scope="module")
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    quantiles = torch.tensor([0.0, 0.05, 0.5, 0.95, 1.0])
-    at = torch.rand(VIDEOS, generator=generator)
-    right = torch.bucketize(at, quantiles).clamp(1, 4)
-    lengths = torch.tensor([20.0, 48.0, 235.0, 1094.0, 2202.0])
-    part = (at - quantiles[right - 1]) / (quantiles[right] - quantiles[right - 1])
-    lengths = torch.lerp(lengths[right - 1], lengths[right], part).long()
-    noise = torch.randn(CLASSES, int(lengths.sum()), generator=generator)
-    scores = torch.nn.functional.avg_pool1d(noise, 9, 1, 4).mul(3).sigmoid().t().contiguous()
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    return d2k.Ragged(scores, offsets)
+def test_connected_components(contest, device):
+    work = shapes.Workload("THUMOS test set", tuple(shapes.thumos_lengths(210)))
+    scores = shapes.smooth_activations(work.total, work.classes).to(device)
+    levels = torch.from_numpy(THRESHOLDS).to(device)
+    ragged = work.ragged(scores)
 
+    def ours(distinct=False):
+        return torch.stack(list(d2k.connected_components(ragged, levels, distinct=distinct)), 1)
 
-@pytest.mark.parametrize("classes", [2, CLASSES])
-@pytest.mark.parametrize("backend", ["native", "reference"])
-def test_connected_components(benchmark, batch, backend, classes):
-    mask = torch.zeros(VIDEOS, CLASSES, dtype=torch.bool)
-    mask[:, :classes] = True
-    with d2k.backends.use("reference", "connected_components"):
-        want = d2k.connected_components(batch, THRESHOLDS, class_mask=mask)
-    with d2k.backends.use(backend, "connected_components"):
-        got = benchmark(d2k.connected_components, batch, THRESHOLDS, class_mask=mask)
-    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    def order(rows):
+        rows = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
+        return rows[np.lexsort(rows.T[::-1])].astype(np.int64)
+
+    chosen, others = of(OP, device, ours, order, dtype=scores.dtype)
+    videos = [x.cpu().numpy() for x in scores.split(work.lengths)]
+    peers = [*others, Side("np.diff", lambda: labels.numpy_runs(videos, THRESHOLDS), order)]
+    if reason := labels.scipy_missing():
+        peers.append(Skipped("scipy.ndimage.label", reason))
+    else:
+        from scipy import ndimage
+
+        run = lambda: labels.ndimage_runs(videos, THRESHOLDS, np, ndimage.label)  # noqa: E731
+        peers.append(Side("scipy.ndimage.label", run, order))
+    if reason := linalg.cupy_missing():
+        peers.append(Skipped("cupyx.scipy.ndimage.label", reason))
+    else:
+        import cupy
+        from cupyx.scipy import ndimage as on_gpu
+
+        there, cut = [cupy.asarray(v) for v in videos], cupy.asarray(THRESHOLDS)
+        run = lambda: labels.ndimage_runs(there, cut, cupy, on_gpu.label)  # noqa: E731
+        peers.append(Side("cupyx.scipy.ndimage.label", run, lambda rows: order(rows.get())))
+    contest(
+        op=OP,
+        work=work.name,
+        ours=chosen,
+        peers=peers,
+        oracle=reference(OP, lambda: order(ours())),
+        cost=minimal.elements(work.total * work.classes, 4),
+    )

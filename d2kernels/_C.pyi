@@ -32,6 +32,49 @@ def lowest_attention_cpu(
     attention: int, dtype: int, total: int, offsets: int, lengths: int, sequences: int, place: int, threads: int, /
 ) -> None: ...
 
+_Activations = tuple[int, bool, int, int, int, int, int, int, int, int, int, int, int]
+_Rules = tuple[float, bool, float | None, int, float, bool, float | None, float | None, bool, int, int, int]
+
+class Localized:
+    @property
+    def size(self) -> int: ...
+    def write(self, columns: tuple[int, int, int, int, int], threads: int, /) -> None: ...
+
+def localize_cpu(activations: _Activations, rules: _Rules, counts: int, threads: int, /) -> Localized: ...
+def nms_cpu(
+    segments: int, scores: int, groups: int, count: int, iou_threshold: float, inclusive: bool, kept: int, /
+) -> int: ...
+def soft_nms_cpu(
+    segments: int,
+    scores: int,
+    groups: int,
+    count: int,
+    sigma: float,
+    score_threshold: float,
+    kept: int,
+    decayed: int,
+    /,
+) -> int: ...
+
+_Instances = tuple[int, int, int, int, int]
+
+def average_precision_cpu(
+    detections: _Instances,
+    score: int,
+    ignore: int,
+    truth: _Instances,
+    classes: int,
+    iou: int,
+    thresholds: int,
+    rules: tuple[bool, bool, bool, bool, bool, bool],
+    ap: int,
+    partner: int,
+    tp: int,
+    fp: int,
+    threads: int,
+    /,
+) -> None: ...
+
 # Only where the extension was built with CUDA.
 def cuda_runtime_version() -> int: ...
 def cuda_devices() -> list[str]: ...

@@ -107,7 +107,7 @@ def module(op: str, backend: str) -> ModuleType:
 def _why_not(op: str, backend: str, device: str, dtype: object = None) -> str | None:
     if not _has(op, backend):
         return f"{op} has no {backend} kernel"
-    if backend == "native":
+    if backend == "native" and getattr(module(op, backend), "NEEDS_EXTENSION", True):
         from d2kernels import _native
 
         if reason := _native.why_not(device):

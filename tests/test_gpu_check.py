@@ -106,3 +106,13 @@ def test_without_a_gpu_it_says_what_failed_and_exits_1(tmp_path, capsys):
     assert set(tree["steps"]["context"]["tests"].values()) == {"skipped"}
     assert tree["kernels"].keys() == verified.kernels().keys()
     assert "connected_components/native: not verified" in capsys.readouterr().out
+
+
+def test_benchmark_rows_are_kept(tmp_path):
+    files = gpu_check.bench_files()
+    assert files[0].name == "bench_step.py" and len(files) == len(set(files)) and all(f.is_file() for f in files)
+    (cheap,) = (f for f in files if f.name == "bench_lowest_attention.py")
+    found = gpu_check.benchmarks(60, tmp_path, [cheap], "cpu")
+    assert found["status"] == "passed", found
+    assert {one["row"]["op"] for one in found["rows"]} == {"lowest_attention"}
+    assert found["machine"]["d2k"]["kind"] == "cpu"

@@ -23,10 +23,17 @@ def channels_last(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, groups:
     return (F.leaky_relu(out[:, :, 0].mT, 0.2) + x) * mask[..., None]
 
 
-def products(x: Tensor, weight: Tensor, groups: int) -> list[Tensor]:
-    """Bare products of the same FLOPs: (rows, k · c_in) by (k · c_in, c_out) for each group, nothing gathered."""
-    columns = weight.shape[1] * weight.shape[2]
-    rows = x.reshape(-1, x.shape[-1])
-    tall = rows.repeat(1, weight.shape[2])[:, : columns * groups].reshape(-1, groups, columns)
-    by_group = weight.reshape(groups, -1, columns)
-    return [tall[:, g].contiguous() @ by_group[g].t() for g in range(groups)]
+def product_inputs(total: int, weight: Tensor, groups: int) -> list[tuple[Tensor, Tensor]]:
+    """For each group, random (total, k · c_in) columns and (k · c_in, c_out) weights of the same FLOPs."""
+    columns, outputs = weight.shape[1] * weight.shape[2], weight.shape[0] // groups
+    kind = {"dtype": weight.dtype, "device": weight.device}
+    return [(torch.randn(total, columns, **kind), torch.randn(columns, outputs, **kind)) for _ in range(groups)]
+
+
+def products(pairs: list[tuple[Tensor, Tensor]], backward: bool) -> list[Tensor]:
+    """The bare products, and those of their two gradients: nothing gathered, no bias, no activation."""
+    out = [a @ w for a, w in pairs]
+    if backward:
+        out += [y @ w.t() for y, (_, w) in zip(out, pairs, strict=True)]
+        out += [a.t() @ y for y, (a, _) in zip(out, pairs, strict=False)]
+    return out

@@ -43,7 +43,10 @@ def pdmi_snippet_loop(attention: list[Tensor], foreground: list[Tensor]) -> Tens
     return torch.stack(out)
 
 
-def cupy_svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def cupy_log_condition(a: Tensor, rtol: float) -> Tensor:
+    """As log_condition."""
     import cupy
 
-    return tuple(torch.from_dlpack(x) for x in cupy.linalg.svd(cupy.from_dlpack(a.detach()), full_matrices=False))
+    s = torch.from_dlpack(cupy.linalg.svd(cupy.from_dlpack(a.detach()), compute_uv=False))
+    counted = s > rtol * s[:, :1]
+    return (s[:, 0] / torch.where(counted, s, float("inf")).amin(1)).log()

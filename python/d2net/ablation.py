@@ -9,10 +9,12 @@ from pathlib import Path
 from statistics import mean, pstdev
 
 from d2net import api
+from d2net.checkpoint import FILE
 from d2net.config import Config, LocalizeConfig, make_config
 from d2net.data.annotations import load_annotations
 from d2net.data.features import open_features
 from d2net.evaluation import evaluate
+from d2net.training import check_folder
 
 ROWS = {
     "CE": {"loss.classification": "CE", "loss.denoising": "none"},
@@ -38,11 +40,19 @@ def run_ablation(
     rows: Sequence[str],
     seeds: int,
     device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> str:
     """Trains every row with every seed, writes table.json and table.md to `out`, and returns the table.
 
     average mAP over the configuration's IoUs, in percent, with the configuration's decoder and with the recipe's
     own; the last column pairs each seed with the same seed of the row Dis.
+
+    Args:
+        resume: go on with the runs that `out` holds; overwrite: replace them.
+
+    Raises:
+        RunExists: `out` holds one of the runs and neither resume nor overwrite was given.
     """
     if unknown := [r for r in rows if r not in ROWS]:
         raise ValueError(f"rows: unknown row {unknown[0]!r}; there are {', '.join(ROWS)}")
@@ -50,12 +60,20 @@ def run_ablation(
     truth = known.subset(config.localize.subsets)
     decoders = {"preset": config.localize, config.recipe: make_config(recipe=config.recipe).localize}
     out = Path(out)
+    folders = {(row, seed): out / f"{row}-{seed}" for row in rows for seed in range(seeds)}
+    begun = {key: (folder / FILE).exists() for key, folder in folders.items()}
+    for key, folder in folders.items():
+        check_folder(folder, resume and begun[key], overwrite or resume)
     found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         found[row] = {name: [] for name in decoders}
         for seed in range(seeds):
             settings = _with(config, {**ROWS[row], "train.seed": seed})
-            model = api.train(store, known, out / f"{row}-{seed}", settings, overwrite=True, device=device)
+            again = resume and begun[row, seed]
+            replace = (overwrite or resume) and not again
+            model = api.train(
+                store, known, folders[row, seed], settings, resume=again, overwrite=replace, device=device
+            )
             for name, decoder in decoders.items():
                 found[row][name].append(_average_map(model, store, truth, decoder, config))
         (out / "table.json").write_text(json.dumps(found, indent=1))

@@ -14,7 +14,7 @@ import torch
 
 import d2kernels as d2k
 from d2net import inference
-from d2net.checkpoint import read_checkpoint
+from d2net.checkpoint import read_checkpoint, usable
 from d2net.config import Config, LocalizeConfig, from_dict, make_config
 from d2net.data.activations import VideoActivations
 from d2net.data.annotations import Annotations, load_annotations
@@ -65,6 +65,9 @@ class Localized(NamedTuple):
 
 
 def _check_array(name: str, array: np.ndarray, width: int) -> None:
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: expected numbers, got {array.dtype}")
     if array.ndim != 2 or array.shape[1] != width or len(array) == 0:
         raise ValueError(f"{name}: expected (s, {width}) with s of at least 1, got {array.shape}")
     if not np.isfinite(array).all():
@@ -80,23 +83,34 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name} was asked for, but torch sees no GPU")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name} was asked for, but torch sees {torch.cuda.device_count()} GPUs, from cuda:0")
     return device
 
 
 def load(path: str | os.PathLike, device: str = "auto") -> Model:
     """Reads a checkpoint file or a run's folder; nothing in it is executed.
 
+    Of a folder: the checkpoint that train.selection chose, the last one by default.
+
     Raises:
-        CheckpointError: missing, truncated or not a d2net checkpoint.
+        CheckpointError: missing, truncated, not a d2net checkpoint or not a whole one.
     """
     saved = read_checkpoint(path, "cpu")
-    config = from_dict(saved["config"])
-    classes = tuple(saved["classes"])
-    network = D2Net(saved["width"], len(classes), saved["streams"], config.model)
-    network.load_state_dict(saved["model"])
-    timing = Timing.from_dict(saved["timing"]) if saved["timing"] else None
+    with usable(path):
+        config = from_dict(saved["config"])
+    if config.train.selection != "last" and (best := Path(path) / "best.pt").exists():
+        return load(best, device)
+    with usable(path):
+        config = from_dict(saved["config"])
+        classes = tuple(saved["classes"])
+        network = D2Net(saved["width"], len(classes), saved["streams"], config.model)
+        network.load_state_dict(saved["model"])
+        timing = Timing.from_dict(saved["timing"]) if saved["timing"] else None
     return Model(network.to(pick_device(device)).eval(), config, classes, timing)
 
 
@@ -115,7 +129,7 @@ def stream_count(config: Config, annotations: Annotations, width: int) -> int:
 def known_timing(config: Config, annotations: Annotations | None) -> Timing | None:
     """The timing that the configuration or the annotations state, or None."""
     t = config.timing
-    if any(v is not None for v in t.model_dump().values()):
+    if any(v is not None and v is not False for v in t.model_dump().values()):
         return Timing(**t.model_dump())
     if annotations is not None and annotations.snippet_seconds is not None:
         return Timing(snippet_seconds=annotations.snippet_seconds)
@@ -159,6 +173,9 @@ def train(
         RunExists: `out` holds a run and neither resume nor overwrite was given.
         ValueError: features, annotations and configuration that do not fit; the message names which.
     """
+    if not isinstance(features, (FeatureStore, str, os.PathLike)):
+        kind = type(features).__name__
+        raise TypeError(f"train: features must be a path or what open_features returned, got {kind}; save an .npz")
     config = config or make_config()
     store = features if isinstance(features, FeatureStore) else open_features(features)
     if not isinstance(annotations, Annotations):
@@ -166,11 +183,21 @@ def train(
     where = pick_device(device)
     streams = stream_count(config, annotations, store.width)
     timing = known_timing(config, annotations)
-    names = list(names) if names is not None else training_videos(store, annotations, config)
+    if names is None:
+        names = training_videos(store, annotations, config)
+    else:
+        names = list(annotations.only(names).videos)
+        store.require(names)
     kept, held_out = split_holdout(annotations, names, config.train)
+    labels = annotations.label_matrix(kept)
+    if not labels.any():
+        raise ValueError(
+            f"{annotations.source}: none of the {len(kept)} training videos has a label; add `annotations` or "
+            "`video_labels` to them"
+        )
     run = Run(
         config=config,
-        batches=TrainingBatches(store, kept, annotations.label_matrix(kept), config.train),
+        batches=TrainingBatches(store, kept, labels, config.train),
         out=Path(out),
         meta={
             "classes": list(annotations.classes),
@@ -186,8 +213,7 @@ def train(
     state = run.start(resume, overwrite)
     if not run.finish(state):
         raise KeyboardInterrupt(f"stopped at iteration {state.iteration}; go on with --resume")
-    chosen = "best.pt" if run.score and (run.out / "best.pt").exists() else "checkpoint.pt"
-    return load(run.out / chosen, str(where))
+    return load(run.out, str(where))
 
 
 def _selection(
@@ -200,14 +226,20 @@ def _selection(
     if not held_out:
         raise ValueError(f"train.selection: {kind} needs held-out videos; set train.holdout above 0")
     if kind == "loc_mAP":
+        if timing is None:
+            raise UnknownTiming("train.selection: loc_mAP needs the features' timing; set the fields of timing")
+        if not any(annotations.videos[v].segments for v in held_out):
+            raise ValueError(f"train.selection: loc_mAP needs segments, and {annotations.source} has none held out")
         print("selection by loc_mAP uses the held-out videos' segments: this is no longer weak supervision")
     labels = annotations.label_matrix(held_out)
 
     def score(network: D2Net) -> float:
         model = Model(network, config, annotations.classes, timing)
-        found = localize(model, store, annotations=annotations, names=held_out)
         if kind == "cls_mAP":
+            # p does not depend on seconds.
+            found = localize(model, store, names=held_out, timing=Timing(snippet_seconds=1.0))
             return float(classification_map(found.p, labels))
+        found = localize(model, store, annotations=annotations, names=held_out)
         truth = annotations.only(held_out)
         report = evaluate(found.detections, truth, protocol="activitynet", iou=[i / 10 for i in range(1, 8)])
         return float(report.average_mAP)
@@ -247,12 +279,15 @@ def localize(
         features = open_features(features)
     elif isinstance(features, np.ndarray):
         features = {"video": features}
+    elif not isinstance(features, (Mapping, FeatureStore)):
+        kind = type(features).__name__
+        raise TypeError(f"localize: features must be a path, an (s, d) array or arrays by video name, got {kind}")
     videos: Any = features
     timing = timing or model.timing
     if timing is None and not video_timings:
         raise UnknownTiming(
             "localize: the model does not know when a snippet is; give --fps, --stride and --snippet-frames, "
-            "or --snippet-seconds"
+            "or --snippet-seconds, or --resized"
         )
     chosen = list(names) if names is not None else list(videos)
     known = dict(durations or {})
@@ -345,6 +380,8 @@ def _in_seconds(
         when = own.get(v, timing)
         if when is None:
             raise UnknownTiming(f"localize: nothing says when the snippets of {v!r} are; add it to the video info")
+        if when.resized and v not in durations:
+            raise UnknownTiming(f"localize: {v!r} was resized and its duration is unknown; add it to the annotations")
         a, b = when.seconds(start[part], end[part], durations.get(v), snippets=chunk.lengths[i])
         columns.append((np.full(len(a), first + i), label[part], a, b, score[part]))
     return columns

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,32 @@ FORMAT = "d2net-checkpoint-1"
 FILE = "checkpoint.pt"
 
 
+_DAMAGED = (
+    RuntimeError, ValueError, TypeError, EOFError, OSError, LookupError, AttributeError, zipfile.BadZipFile
+)  # fmt: skip
+
+
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and what is wrong."""
 
 
 def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
-    """Writes beside `path`, then replaces it in one step: an interrupted save leaves the previous one whole."""
+    """Writes beside `path`, then replaces it in one step: an interrupted save leaves the previous one whole.
+
+    Raises:
+        CheckpointError: the disk is full, or nothing can be written there.
+    """
     temporary = Path(f"{path}.tmp")
-    with open(temporary, "wb") as file:
-        torch.save({"format": FORMAT, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise CheckpointError(f"cannot write {path}: {reason}; what was there before is whole") from error
 
 
 def read_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -44,8 +60,25 @@ def read_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu")
     except pickle.UnpicklingError as error:
         reason = "it is truncated or holds more than tensors and plain values"
         raise CheckpointError(f"{path} was refused: {reason} (nothing in it was executed)") from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError) as error:
-        raise CheckpointError(f"{path} is truncated or not a checkpoint: {error}") from error
+    except _DAMAGED as error:
+        raise CheckpointError(f"{path} is truncated or not a checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a d2net checkpoint ({FORMAT})")
     return content
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+
+
+@contextmanager
+def usable(path: str | os.PathLike) -> Iterator[None]:
+    """Turns what a checkpoint's content lacks or does not fit into a CheckpointError that names the file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {error.args[0]!r}: it is not a whole d2net checkpoint") from error
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not fit this version of d2net: {_first_line(error)}") from error

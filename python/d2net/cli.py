@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -28,16 +30,29 @@ Fps = Annotated[float | None, typer.Option(help="Video frames per second that th
 Stride = Annotated[float | None, typer.Option(help="Frames from one snippet to the next.")]
 SnippetFrames = Annotated[float | None, typer.Option(help="Frames that a snippet covers.")]
 SnippetSeconds = Annotated[float | None, typer.Option(help="Length of a snippet, where there are no frames.")]
+Resized = Annotated[
+    bool, typer.Option("--resized", help="Features were resized to a fixed length: stride is duration / snippets.")
+]
 
 
 def _timing_overrides(
-    fps: float | None, stride: float | None, snippet_frames: float | None, snippet_seconds: float | None
+    fps: float | None, stride: float | None, snippet_frames: float | None, snippet_seconds: float | None, resized: bool
 ) -> dict[str, float | None]:
-    """All four timing fields where any is given, so that a preset's timing does not mix with the user's."""
+    """All timing fields where any is given, so that a preset's timing does not mix with the user's."""
     given = {"fps": fps, "stride": stride, "snippet_frames": snippet_frames, "snippet_seconds": snippet_seconds}
-    if all(v is None for v in given.values()):
+    if not resized and all(v is None for v in given.values()):
         return {}
-    return {f"timing.{name}": value for name, value in given.items()}
+    return {f"timing.{name}": value for name, value in {**given, "resized": resized}.items()}
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Says where a training run was stopped; Typer would say nothing."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        raise typer.Exit(130) from stop
 
 
 @app.command()
@@ -51,7 +66,7 @@ def train(
     recipe: Annotated[
         str | None, typer.Option(help="release (the authors' code, default) or paper (its text).")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of fields, over recipe and preset.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML or TOML file of fields, over recipe and preset.")] = None,
     assignments: Set = None,
     streams: Annotated[
         int | None, typer.Option(help="Equal-width streams in the features, such as RGB and flow.")
@@ -60,6 +75,7 @@ def train(
     stride: Stride = None,
     snippet_frames: SnippetFrames = None,
     snippet_seconds: SnippetSeconds = None,
+    resized: Resized = False,
     seed: Annotated[int | None, typer.Option(help="Of weights, batches and crops.")] = None,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint, bit for bit.")] = False,
@@ -76,10 +92,13 @@ def train(
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     overrides = parse_assignments(assignments or [])
-    overrides |= _timing_overrides(fps, stride, snippet_frames, snippet_seconds)
+    overrides |= _timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
     overrides |= {k: v for k, v in {"model.streams": streams, "train.seed": seed}.items() if v is not None}
     full = make_config(preset, recipe, overrides, config)
-    api.train(features, annotations, out, full, device=device, resume=resume, overwrite=overwrite, progress=not quiet)
+    with _stoppable():
+        api.train(
+            features, annotations, out, full, device=device, resume=resume, overwrite=overwrite, progress=not quiet
+        )
     print(f"checkpoint: {out / 'checkpoint.pt'}")
 
 
@@ -98,6 +117,7 @@ def localize(
     stride: Stride = None,
     snippet_frames: SnippetFrames = None,
     snippet_seconds: SnippetSeconds = None,
+    resized: Resized = False,
     video_info: Annotated[Path | None, typer.Option(help="JSON or CSV of timing and duration per video.")] = None,
     save_activations: Annotated[Path | None, typer.Option(help="Also write the activations, .npz by video.")] = None,
     device: Device = "auto",
@@ -112,6 +132,7 @@ def localize(
     from d2net.data.activations import save_activations as write_activations
     from d2net.data.annotations import load_annotations
     from d2net.data.detections import save_detections
+    from d2net.data.files import check_destination
     from d2net.data.video_info import load_video_info
     from d2net.timing import Timing
 
@@ -119,6 +140,8 @@ def localize(
         raise ValueError("give exactly one of --features and --activations")
     if subset and annotations is None:
         raise ValueError("--subset names a subset of --annotations; give that file too")
+    for path in filter(None, (out, save_activations)):
+        check_destination(path)
     model = api.load(checkpoint, device)
     tree = model.config.model_dump()
     decoder = parse_assignments(assignments or [])
@@ -129,7 +152,7 @@ def localize(
     if known is not None and subset:
         known = known.subset(subset)
     info = load_video_info(video_info) if video_info else None
-    timing = _timing_overrides(fps, stride, snippet_frames, snippet_seconds)
+    timing = _timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
     result = api.localize(
         model,
         load_activations(activations, classes=len(model.classes)) if activations else features,
@@ -176,13 +199,20 @@ def evaluate(
     """
     from d2net.data.annotations import load_annotations
     from d2net.data.detections import load_detections
+    from d2net.data.files import check_destination
     from d2net.evaluation import evaluate as run
     from d2net.evaluation import load_ambiguous
     from d2net.timing import Timing
 
     timing = None
-    if fps or stride or snippet_seconds:
+    if any(v is not None for v in (fps, stride, snippet_seconds)):
+        if protocol != "release":
+            raise ValueError(f"--fps, --stride and --snippet-seconds are for --protocol release, not for {protocol}")
+        if (fps is None) != (stride is None):
+            raise ValueError("--fps and --stride go together")
         timing = Timing(fps=fps, stride=stride, snippet_frames=stride, snippet_seconds=snippet_seconds)
+    if out:
+        check_destination(out)
     report = run(
         load_detections(predictions),
         load_annotations(ground_truth),
@@ -206,16 +236,22 @@ def ablate(
     preset: Annotated[str | None, typer.Option(help="As for train.")] = None,
     recipe: Annotated[str | None, typer.Option(help="As for train.")] = None,
     rows: Annotated[str, typer.Option(help="Losses to compare, comma-separated.")] = "CE,F,Dis,Dis+D",
-    seeds: Annotated[int, typer.Option(help="Seeds 0 .. N-1.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Seeds 0 .. N-1.", min=1)] = 3,
     assignments: Set = None,
     device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's runs.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder's runs.")] = False,
 ) -> None:
     """Train and score the rows of the paper's Table 3, over seeds, with the preset's and the recipe's decoder."""
     from d2net.ablation import run_ablation
     from d2net.config import make_config, parse_assignments
 
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
     config = make_config(preset, recipe, parse_assignments(assignments or []))
-    print(run_ablation(features, annotations, out, config, rows.split(","), seeds, device))
+    names = [row.strip() for row in rows.split(",")]
+    with _stoppable():
+        print(run_ablation(features, annotations, out, config, names, seeds, device, resume, overwrite))
 
 
 @app.command()
@@ -250,10 +286,10 @@ def main() -> None:
 
     try:
         app()
-    except KeyboardInterrupt as stop:
-        print(f"stopped: {stop}" if str(stop) else "stopped", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, TypeError, OSError, BackendUnavailable) as error:
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (ValueError, TypeError, BackendUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import os
+import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from d2net.evaluation.matching import parse_iou
 
 
 class ConfigError(ValueError):
@@ -19,6 +24,11 @@ class ConfigError(ValueError):
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @field_validator("subsets", mode="before", check_fields=False)
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 class ModelConfig(Section):
@@ -129,7 +139,7 @@ class LocalizeConfig(Section):
         " (or 1 where any exceeds 1)",
     )
     class_threshold: float = Field(0.5, ge=0)
-    thresholds: str | list[float] = Field("0.025:0.475:0.025", description="start:stop:step, or the values")
+    thresholds: str | float | list[float] = Field("0.025:0.475:0.025", description="start:stop:step, or the values")
     min_length: int = Field(2, ge=1, description="snippets")
     margin: float = Field(0.25, gt=0)
     outer: Literal["pooled", "sides"] = "sides"
@@ -141,13 +151,13 @@ class LocalizeConfig(Section):
     upsample: int = Field(1, ge=1)
     smoothing: int = Field(1, ge=1, description="snippets of the moving average, odd")
     relative: Literal["max", "minmax"] | None = None
-    class_score_weight: float = Field(0.0, ge=0)
+    class_score_weight: float = Field(0.0, ge=0, description="w: proposals score S + w p of their class")
 
     def threshold_values(self) -> list[float]:
         """The thresholds as rising floats."""
         if isinstance(self.thresholds, str):
             return value_range("localize.thresholds", self.thresholds)
-        return list(self.thresholds)
+        return [self.thresholds] if isinstance(self.thresholds, float) else list(self.thresholds)
 
     @model_validator(mode="after")
     def _usable(self) -> LocalizeConfig:
@@ -163,7 +173,13 @@ class EvaluateConfig(Section):
     """How the recipe's authors score detections."""
 
     protocol: Literal["activitynet", "thumos", "release"] = "activitynet"
-    iou: str = "0.1:0.7:0.1"
+    iou: str | float | list[float] = "0.1:0.7:0.1"
+
+    @field_validator("iou")
+    @classmethod
+    def _thresholds(cls, value: str | float | list[float]) -> str | float | list[float]:
+        parse_iou(value)
+        return value
 
 
 class TimingConfig(Section):
@@ -173,6 +189,7 @@ class TimingConfig(Section):
     stride: float | None = Field(None, gt=0, description="frames")
     snippet_frames: float | None = Field(None, gt=0)
     snippet_seconds: float | None = Field(None, gt=0)
+    resized: bool = Field(False, description="features were resized to a fixed length: stride is duration / snippets")
 
 
 class Config(Section):
@@ -188,11 +205,41 @@ class Config(Section):
     timing: TimingConfig = Field(default_factory=TimingConfig)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes YAML."""
-        text = yaml.safe_dump(self.model_dump(), sort_keys=False)
+        """Writes TOML to a path that ends in .toml, else YAML."""
+        tree = self.model_dump()
+        text = _toml(tree) if Path(path).suffix == ".toml" else yaml.safe_dump(tree, sort_keys=False)
         temporary = Path(f"{path}.tmp")
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
+
+
+def _toml(tree: dict[str, Any]) -> str:
+    """TOML has no null: "" stands for None."""
+
+    def line(name: str, value: Any) -> str:
+        return f"{name} = {json.dumps('' if value is None else value, ensure_ascii=False)}"
+
+    lines = [line(k, v) for k, v in tree.items() if not isinstance(v, dict)]
+    for section, fields in tree.items():
+        if isinstance(fields, dict):
+            lines += ["", f"[{section}]", *(line(k, v) for k, v in fields.items())]
+    return "\n".join(lines) + "\n"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers, unlike 1.1's: 1e-4 is one, 0:1:0.1 is not."""
+
+
+_NUMBERS = {
+    "int": r"[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?",
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(":")[2] not in _NUMBERS]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^{_pattern}$"), list("-+.0123456789"))
 
 
 def value_range(name: str, text: str) -> list[float]:
@@ -223,16 +270,20 @@ def field_names() -> list[str]:
     return ["recipe", "preset", *nested]
 
 
+def _matches(name: str) -> list[str]:
+    names = field_names()
+    return [name] if name in names else [n for n in names if n.endswith(f".{name}")]
+
+
 def _full_name(name: str) -> str:
     """``gamma`` or ``loss.gamma`` -> ``loss.gamma``."""
-    names = field_names()
-    if name in names:
-        return name
-    matches = [n for n in names if n.endswith(f".{name}")]
+    names, matches = field_names(), _matches(name)
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise ConfigError(f"field {name!r} is in several sections; say {' or '.join(matches)}")
+    if name in dict(_sections()):
+        raise ConfigError(f"{name!r} is a section; name one of its fields, as {name}.field")
     short = {n.rpartition(".")[2]: n for n in names}
     near = difflib.get_close_matches(name, [*names, *short], n=1, cutoff=0.5)
     hint = f"; did you mean {short.get(near[0], near[0])!r}?" if near else ""
@@ -247,6 +298,9 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
             if value is not None and not isinstance(value, dict):
                 raise ConfigError(f"section {key!r} must hold fields, got {value!r}")
             flat |= _flatten(value or {}, f"{key}.")
+        elif not prefix and isinstance(value, dict) and not _matches(str(key)):
+            near = difflib.get_close_matches(str(key), sections, n=1, cutoff=0.5)
+            raise ConfigError(f"unknown section {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         else:
             flat[_full_name(prefix + str(key))] = value
     return flat
@@ -261,8 +315,9 @@ def _build(flat: dict[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
+        where = ".".join(str(p) for p in first["loc"][:2])
         got = "" if isinstance(first["input"], (dict, Section)) else f", got {first['input']!r}"
+        got = "" if got in first["msg"] else got
         raise ConfigError(f"{where or 'config'}: {first['msg'].removeprefix('Value error, ')}{got}") from error
 
 
@@ -274,20 +329,10 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"--set takes field=value, got {text!r}")
         try:
-            # YAML 1.1 reads 1e-4 as a string.
-            flat[_full_name(name.strip())] = _number(yaml.safe_load(value))
+            flat[_full_name(name.strip())] = yaml.load(value, _Loader)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {name.strip()}: {value!r} is not a YAML value") from error
     return flat
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return float(value) if value.lower() not in ("nan", "inf", "-inf", "infinity") else value
-        except ValueError:
-            return value
-    return value
 
 
 def make_config(
@@ -308,7 +353,7 @@ def make_config(
     recipe = recipe or given.get("recipe") or from_file.get("recipe") or "release"
     preset = preset or given.get("preset") or from_file.get("preset")
     for kind, name, known in (("recipe", recipe, RECIPES), ("preset", preset, PRESETS)):
-        if name is not None and name not in known:
+        if name is not None and (not isinstance(name, str) or name not in known):
             raise ConfigError(f"unknown {kind} {name!r}; there are {', '.join(known)}")
     flat = dict(RECIPES[recipe])
     if preset is not None:
@@ -317,7 +362,7 @@ def make_config(
 
 
 def load_config(path: str | os.PathLike) -> Config:
-    """Reads YAML as `Config.save` writes it; fields it leaves out come from its recipe and preset."""
+    """Reads YAML or TOML as `Config.save` writes it; fields it leaves out come from its recipe and preset."""
     return make_config(file=path)
 
 
@@ -326,13 +371,22 @@ def from_dict(tree: dict) -> Config:
     return _build(_flatten(tree))
 
 
+def _null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _null(v) for k, v in value.items()}
+    return None if value == "" else value
+
+
 def _read(path: str | os.PathLike) -> dict:
+    is_toml = Path(path).suffix == ".toml"
     try:
-        tree = yaml.safe_load(Path(path).read_text())
+        text = Path(path).read_text(encoding="utf-8")
+        tree = _null(tomllib.loads(text)) if is_toml else yaml.load(text, _Loader)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration {path} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the configuration {path} is not valid {'TOML' if is_toml else 'YAML'}: {reason}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"the configuration {path} must hold sections of fields, got {type(tree).__name__}")
     return tree

@@ -12,6 +12,7 @@ from d2net.config import Config, make_config
 from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.detections import Detections, save_detections
 from d2net.data.features import FeatureStore, open_features
+from d2net.data.files import check_destination
 from d2net.data.synthetic import make_synthetic, write_synthetic
 from d2net.evaluation import evaluate
 from d2net.model import D2Net
@@ -51,8 +52,13 @@ def random_detections(truth: Annotations, lengths: dict[str, float], seed: int =
 
 
 def run_demo(out: Path, iterations: int = 400, seed: int = 0) -> int:
-    """Runs it all in `out`; returns 0 only if the trained mAP is far above chance and the untrained model."""
+    """Runs it all in `out`; returns 0 only if the trained mAP is far above chance and the untrained model.
+
+    Raises:
+        ValueError: `out` holds anything but an earlier demo, which is replaced.
+    """
     began = time.perf_counter()
+    _check_folder(out)
     features_file, annotations_file = write_synthetic(out / "data", make_synthetic(seed=seed))
     print(f"data         {features_file} and {annotations_file}")
     store, annotations = open_features(features_file), load_annotations(annotations_file)
@@ -78,6 +84,14 @@ def run_demo(out: Path, iterations: int = 400, seed: int = 0) -> int:
     if not good:
         print("FAILED: the trained model is not far above chance and the untrained one")
     return 0 if good else 1
+
+
+def _check_folder(out: Path) -> None:
+    check_destination(out / "metrics.json")
+    held = sorted(p.name for p in out.iterdir())
+    ours = out / "data" / "annotations.json"
+    if held and not (ours.exists() and '"version": "synthetic"' in ours.read_text()[:100]):
+        raise ValueError(f"demo: {out} already holds {held[0]!r}; give --out a folder of the demo's own")
 
 
 def _score(

@@ -89,9 +89,11 @@ def select_classes(activations: d2k.Ragged, refined: d2k.Ragged, config: Localiz
     return ClassScores(score, (score > config.class_threshold * best) & (score > 0))
 
 
-def detect(refined: d2k.Ragged, classes: ClassScores, config: LocalizeConfig) -> SnippetDetections:
-    """Proposals, contrast scores, NMS and the keep rule of `config`, in snippets."""
-    bonus = config.class_score_weight * classes.score if config.class_score_weight else None
+def detect(
+    refined: d2k.Ragged, classes: ClassScores, config: LocalizeConfig, p: Tensor | None = None
+) -> SnippetDetections:
+    """Proposals, contrast scores, NMS and the keep rule of `config`, in snippets; p (n, C) is for its class bonus."""
+    bonus = config.class_score_weight * p if config.class_score_weight and p is not None else None
     return d2k.localize(
         refined,
         thresholds=config.threshold_values(),
@@ -137,6 +139,6 @@ def localize_chunks(
     for part in batches_of(lengths):
         a = activate(names[part])
         refined = reweighted(a, config)
-        found = detect(refined, select_classes(a.classes, refined, config), config)
         p = d2k.topk_pool(a.classes, divisor=pool_divisor, rounding=pool_rounding)
+        found = detect(refined, select_classes(a.classes, refined, config), config, p)
         yield VideoScores(list(names[part]), list(lengths[part]), found, p.cpu().numpy(), a)

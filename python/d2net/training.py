@@ -7,7 +7,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,9 +19,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from d2net.checkpoint import FILE, CheckpointError, read_checkpoint, save_checkpoint
+from d2net.checkpoint import FILE, CheckpointError, read_checkpoint, save_checkpoint, usable
 from d2net.config import Config, TrainConfig, from_dict
 from d2net.data.dataset import Batch, TrainingBatches
+from d2net.data.files import DataError, check_destination, write_atomically
 from d2net.losses import compute_losses, denoising_scale
 from d2net.model import D2Net
 
@@ -119,21 +121,38 @@ def data_digest(names: Sequence[str], labels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def prepare_folder(out: Path, resume: bool, overwrite: bool) -> None:
-    """Makes the run's folder; one that holds a run needs `resume` or `overwrite`.
+def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
+    """Makes the run's folder; one that holds a run needs `resume` or `overwrite`, and nothing in it changes here.
 
     Raises:
-        RunExists: neither was given. CheckpointError: nothing to resume.
+        RunExists: neither was given. CheckpointError: nothing to resume. DataError: nothing can be written there.
     """
     held = [p for p in (out / FILE, out / "log.jsonl") if p.exists()]
     if resume and not (out / FILE).exists():
-        raise CheckpointError(f"nothing to resume: there is no {out / FILE}")
+        raise CheckpointError(f"nothing to resume: there is no {out / FILE}; pass --overwrite to start again")
     if held and not resume and not overwrite:
-        raise RunExists(f"{out} already holds a run ({held[0].name}); pass --resume or --overwrite")
-    out.mkdir(parents=True, exist_ok=True)
-    if held and overwrite and not resume:
-        for name in (FILE, "best.pt", "log.jsonl", "config.yaml"):
-            (out / name).unlink(missing_ok=True)
+        how = "--resume or --overwrite" if (out / FILE).exists() else "--overwrite: it has no checkpoint to resume from"
+        raise RunExists(f"{out} already holds a run ({held[0].name}); pass {how}")
+    check_destination(out / FILE)
+
+
+def clear_folder(out: Path) -> None:
+    """Removes the run that the folder holds."""
+    for name in (FILE, f"{FILE}.tmp", "best.pt", "log.jsonl", "config.yaml"):
+        (out / name).unlink(missing_ok=True)
+
+
+def trim_log(path: Path, iteration: int) -> None:
+    """Drops what the log says of iterations after this one, which a resumed run repeats, and a line cut short."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["iteration"] <= iteration:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_atomically(path, lambda file: file.write("".join(kept).encode()))
 
 
 class _StopOnSignal:
@@ -179,7 +198,8 @@ class Run:
 
     def start(self, resume: bool = False, overwrite: bool = False) -> State:
         """A fresh state, or the checkpoint's; the folder is checked first."""
-        prepare_folder(self.out, resume, overwrite)
+        check_folder(self.out, resume, overwrite)
+        self.batches.check()
         digest = data_digest(self.batches.names, self.batches.labels)
         self.meta = {**self.meta, "data": digest}
         width, classes = self.batches.features.store.width, self.batches.labels.shape[1]
@@ -187,10 +207,13 @@ class Run:
         self.best = -float("inf")
         if resume:
             saved = read_checkpoint(self.out, self.device)
-            _same_run(from_dict(saved["config"]), self.config, saved["data"], digest)
-            restore(state, saved)
-            self.best = saved["best"]
+            with usable(self.out / FILE):
+                _same_run(from_dict(saved["config"]), self.config, saved["data"], digest)
+                restore(state, saved)
+                self.best = saved["best"]
+            trim_log(self.out / "log.jsonl", state.iteration)
         else:
+            clear_folder(self.out)
             self.config.save(self.out / "config.yaml")
         return state
 
@@ -198,7 +221,11 @@ class Run:
         save_checkpoint(self.out / name, content(state, self.config, {**self.meta, "best": self.best}))
 
     def finish(self, state: State) -> bool:
-        """Trains to the last iteration; False where a signal stopped it earlier, after saving."""
+        """Trains to the last iteration; False where a signal stopped it earlier, after saving.
+
+        Raises:
+            DataError: a video cannot be read; what was trained until then is saved.
+        """
         settings = self.config.train
         bar = tqdm(
             total=settings.iterations,
@@ -210,7 +237,7 @@ class Run:
         )
         loader = self.batches.loader(state.iteration, settings.iterations, pin=self.device.type == "cuda")
         snippets, clock = 0, time.perf_counter()
-        with _StopOnSignal() as stop, bar, open(self.out / "log.jsonl", "a") as log:
+        with _StopOnSignal() as stop, bar, self._kept(state), open(self.out / "log.jsonl", "a") as log:
             for batch in loader:
                 snippets += len(batch.features)
                 train_step(state, batch.to(self.device), self.config)
@@ -233,6 +260,18 @@ class Run:
                     return False
         self.save(state)
         return True
+
+    @contextmanager
+    def _kept(self, state: State) -> Iterator[None]:
+        """Saves the state where a video cannot be read."""
+        try:
+            yield
+        except DataError as error:
+            if state.iteration:
+                self.save(state)
+            # A worker's error arrives as its traceback; the last line is what it says.
+            text = str(error).splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+            raise type(error)(text) from error
 
     def _entry(self, state: State, snippets: int, seconds: float, settings: TrainConfig) -> dict[str, Any]:
         values = dict(zip(TERMS, state.sums.tolist(), strict=True))

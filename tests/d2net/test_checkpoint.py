@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 
 import pytest
 import torch
 
+from d2net import api
 from d2net.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
+from d2net.config import make_config
+from d2net.model import D2Net
 
 
 def test_round_trip_and_folder(tmp_path):
@@ -30,6 +34,20 @@ def test_an_interrupted_save_leaves_the_previous_one_whole(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, {"iteration": 2})
     assert read_checkpoint(path)["iteration"] == 1
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("writer failed")])
+def test_a_full_disk_is_said_and_leaves_the_previous_one_whole(tmp_path, monkeypatch, error):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"iteration": 1})
+
+    def fails(content, file):
+        raise error
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(CheckpointError, match=r"cannot write .*checkpoint\.pt: (No space left|writer failed)"):
+        save_checkpoint(path, {"iteration": 2})
+    assert read_checkpoint(path)["iteration"] == 1 and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
@@ -62,3 +80,37 @@ def test_missing_and_foreign(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="not a d2net checkpoint"):
         read_checkpoint(tmp_path / "other.pt")
+
+
+def whole():
+    config = make_config()
+    return {
+        "config": config.model_dump(), "classes": ["a", "b"], "width": 8, "streams": 2, "timing": None,
+        "model": D2Net(8, 2, 2, config.model).state_dict(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"classes": None}, "lacks 'classes': it is not a whole"),
+        ({"model": None}, "lacks 'model'"),
+        ({"width": 16}, "does not fit.*state_dict"),
+        ({"config": {"loss": {"gama": 1}}}, "does not fit.*unknown field 'loss.gama'"),
+        ({"timing": {"fps": -1}}, "does not fit.*fps must be a positive number"),
+        ({"classes": 3}, "does not fit"),
+    ],
+)
+def test_content_that_does_not_fit(tmp_path, change, says):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, whole())
+    assert api.load(path, "cpu").classes == ("a", "b")
+    save_checkpoint(path, {k: v for k, v in (whole() | change).items() if v is not None or k == "timing"})
+    with pytest.raises(CheckpointError, match=rf"checkpoint\.pt .*{says}"):
+        api.load(path, "cpu")
+
+
+@pytest.mark.parametrize("name", ["meta", "mps", "foo"])
+def test_devices_that_do_not_serve(name):
+    with pytest.raises(ValueError, match=f"device '{name}'.*use auto, cpu, cuda"):
+        api.pick_device(name)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+import torch
 
-from d2net import cli
+from d2net import api, cli
+from d2net.checkpoint import read_checkpoint
+from d2net.config import make_config
 from d2net.data.synthetic import make_synthetic, write_synthetic
+from d2net.data.video_info import load_video_info
+from d2net.timing import Timing, UnknownTiming
 
 SHORT = ["--set", "iterations=30", "--set", "learning_rate=1e-3", "--set", "train.subsets=[train]", "--quiet"]
+SET_TIMING = ["--set", "fps=25", "--set", "stride=16", "--set", "snippet_frames=16"]
 TIMING = ["--fps", "25", "--stride", "16", "--snippet-frames", "16"]
 
 
@@ -132,8 +140,10 @@ def test_bad_features(capsys, data, tmp_path, change, says):
         (lambda t: [v.pop("subset") for v in t["database"].values()], "subset"),
         (lambda t: t["database"][TRAINED_VIDEO]["annotations"][0].__setitem__("label", "juggling"), "juggling"),
         (lambda t: t.pop("database"), "database"),
+        (lambda t: [v.update(annotations=[]) for v in t["database"].values()], "none of the 12 training videos has a"),
+        (lambda t: (t.pop("classes"), [v.update(annotations=[]) for v in t["database"].values()]), "has a label"),
     ],
-    ids=["no-subset", "label-outside", "no-database"],
+    ids=["no-subset", "label-outside", "no-database", "no-labels", "no-classes"],
 )
 def test_bad_annotations(capsys, data, tmp_path, change, says):
     annotations = broken_annotations(data, tmp_path, change)
@@ -141,6 +151,51 @@ def test_bad_annotations(capsys, data, tmp_path, change, says):
         capsys, "train", "--features", data[0], "--annotations", annotations, "--out", tmp_path / "run", *SHORT
     )
     assert status == 2 and says in err and "Traceback" not in err
+
+
+def selecting(**more):
+    given = {"train.iterations": 6, "train.subsets": ["train"], "train.evaluate_every": 4, "train.holdout": 0.4}
+    return make_config(overrides={**given, "train.learning_rate": 1.0, **more})
+
+
+def test_a_folder_loads_the_checkpoint_that_was_selected(data, tmp_path):
+    config = selecting(**{"train.selection": "cls_mAP"})
+    api.train(*data, tmp_path, config, device="cpu", progress=False)
+    best, last = (read_checkpoint(tmp_path / name) for name in ("best.pt", "checkpoint.pt"))
+    assert best["iteration"] < last["iteration"]
+    kept = api.load(tmp_path, "cpu").network.state_dict()
+    assert all(torch.equal(kept[k], best["model"][k]) for k in kept)
+
+
+def test_a_selection_that_cannot_be_made_is_refused_first(data, tmp_path):
+    config = selecting(**{"train.selection": "loc_mAP"})
+    with pytest.raises(UnknownTiming, match="loc_mAP needs the features' timing"):
+        api.train(*data, tmp_path / "run", config, device="cpu")
+    weak = broken_annotations(
+        data, tmp_path, lambda t: [v.update(annotations=[], video_labels=["class_0"]) for v in t["database"].values()]
+    )
+    config = selecting(**{"train.selection": "loc_mAP", "timing.snippet_seconds": 0.64})
+    with pytest.raises(ValueError, match="loc_mAP needs segments"):
+        api.train(data[0], weak, tmp_path / "run", config, device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_features_of_another_kind(data, trained, tmp_path):
+    arrays = [np.zeros((9, 16), np.float32)]
+    with pytest.raises(TypeError, match=r"localize: features must be a path.* got list"):
+        api.localize(api.load(trained, "cpu"), arrays)
+    with pytest.raises(ValueError, match=r"features\['v'\]: expected numbers, got object"):
+        api.localize(api.load(trained, "cpu"), {"v": arrays[0].astype(object)})
+    with pytest.raises(TypeError, match=r"train: features must be a path.* got dict"):
+        api.train({"v": arrays[0]}, data[1], tmp_path / "run")
+
+
+def test_training_videos_by_name(data, tmp_path):
+    config = make_config(overrides={"train.iterations": 2})
+    for names, says in ((["nobody"], "no video 'nobody'"), ([], "none of the 0 training videos")):
+        with pytest.raises(ValueError, match=says):
+            api.train(*data, tmp_path / "run", config, names=names, device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_truncated_files_and_folders_in_use(capsys, data, trained, tmp_path):
@@ -165,6 +220,74 @@ def test_seconds_are_refused_without_timing(capsys, data, tmp_path):
     status, _, err = run(capsys, *common)
     assert status == 2 and "--snippet-seconds" in err
     assert run(capsys, *common, "--snippet-seconds", "0.64")[0] == 0
+
+
+def test_ctrl_c_says_how_to_go_on(data, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "d2net", "train", "--features", data[0], "--annotations", data[1], "--out", out]
+    command += [*TIMING, "--quiet", "--set", "train.subsets=train", "--set", "log_every=1"]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    log, deadline = out / "log.jsonl", time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped at iteration" in err and "--resume" in err
+    assert (out / "checkpoint.pt").exists()
+
+
+def test_resized_features_need_durations(capsys, data, trained, tmp_path):
+    found = tmp_path / "d.json"
+    common = ["localize", "--checkpoint", trained, "--features", data[0], "--out", found, "--resized"]
+    status, _, err = run(capsys, *common)
+    assert status == 2 and "'video_000' was resized and its duration is unknown" in err and not found.exists()
+    assert run(capsys, *common, "--annotations", data[1])[0] == 0
+    info = tmp_path / "info.csv"
+    info.write_text("video,duration,resized\nvideo_000,20,1\n")
+    assert load_video_info(info).timings == {"video_000": Timing(resized=True)}
+
+
+def test_outputs_that_cannot_be_written_are_refused_first(capsys, data, tmp_path):
+    nothing = ["localize", "--checkpoint", tmp_path / "absent", "--features", data[0], "--out"]
+    status, _, err = run(capsys, *nothing, tmp_path)
+    assert status == 2 and "is a folder; give the name of a file" in err
+    status, _, err = run(capsys, *nothing, data[0] / "d.json")
+    assert status == 2 and "cannot write to the folder" in err
+
+
+def test_snippet_times_of_the_release_protocol(capsys, data, tmp_path):
+    rows = [{"label": "class_0", "score": 1, "segment": [0, 4]}]
+    found = tmp_path / "d.json"
+    found.write_text(json.dumps({"results": {"video_000": rows}}))
+    common = ["evaluate", "--predictions", found, "--ground-truth", data[1], "--protocol"]
+    for options, says in (
+        (["activitynet", "--fps", "25"], "are for --protocol release"),
+        (["release", "--fps", "25"], "--fps and --stride go together"),
+        (["release", "--fps", "0", "--stride", "16"], "fps must be a positive number"),
+        (["thumos", "--ambiguous", tmp_path / "absent"], "cannot read the ambiguous segments"),
+        (["thumos", "--ambiguous", data[0]], "cannot read the ambiguous segments"),
+    ):
+        status, _, err = run(capsys, *common, *options)
+        assert status == 2 and says in err, err
+
+
+def test_ablate_keeps_the_runs_that_its_folder_holds(capsys, data, tmp_path):
+    command = ["ablate", "--features", data[0], "--annotations", data[1], "--out", tmp_path, "--rows", "CE, Dis"]
+    command += ["--seeds", "1", "--set", "iterations=2", "--set", "train.subsets=train", *SET_TIMING]
+    assert run(capsys, *command)[0] == 0
+    before = (tmp_path / "Dis-0" / "checkpoint.pt").stat().st_mtime_ns
+    (tmp_path / "CE-0" / "checkpoint.pt").unlink()
+    status, _, err = run(capsys, *command)
+    assert status == 2 and "already holds a run" in err
+    assert (tmp_path / "Dis-0" / "checkpoint.pt").stat().st_mtime_ns == before
+    assert run(capsys, *command, "--resume")[0] == 0
+    assert (tmp_path / "CE-0" / "checkpoint.pt").exists()
+
+
+def test_demo_replaces_nothing_of_others(capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    status, _, err = run(capsys, "demo", "--out", tmp_path)
+    assert status == 2 and "already holds 'run'" in err and not (tmp_path / "data").exists()
 
 
 def test_empty_detections_evaluate_to_zero(capsys, data, tmp_path):

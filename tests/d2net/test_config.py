@@ -16,12 +16,14 @@ from d2net.config import (
 from d2net.presets import PRESETS, RECIPES
 
 
+@pytest.mark.parametrize("suffix", ["yaml", "toml"])
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("preset", [None, *PRESETS])
-def test_every_combination_survives_a_file(tmp_path, preset, recipe):
-    config = make_config(preset, recipe)
-    config.save(tmp_path / "config.yaml")
-    assert load_config(tmp_path / "config.yaml") == config
+def test_every_combination_survives_a_file(tmp_path, preset, recipe, suffix):
+    odd = {"loss.dv_relative_floor": None, "train.subsets": ["entraînement"], "localize.thresholds": "0:1:0.1"}
+    config = make_config(preset, recipe, odd)
+    config.save(tmp_path / f"config.{suffix}")
+    assert load_config(tmp_path / f"config.{suffix}") == config
     assert from_dict(config.model_dump()) == config
 
 
@@ -56,13 +58,22 @@ def test_every_field_can_be_set_from_the_command_line():
 
 
 def test_assignments_are_typed():
-    got = parse_assignments(["learning_rate=1e-3", "train.subsets=[a, b]", "min_score=null", "residual=false"])
+    texts = ["learning_rate=1e-3", "train.subsets=[a, b]", "min_score=null", "residual=false", "thresholds=0:1:0.5"]
+    got = parse_assignments(texts)
     assert got == {
         "train.learning_rate": 1e-3,
         "train.subsets": ["a", "b"],
         "localize.min_score": None,
         "model.residual": False,
+        "localize.thresholds": "0:1:0.5",
     }
+
+
+def test_one_value_may_stand_for_a_list():
+    given = ["train.subsets=train, val", "localize.subsets=test", "localize.thresholds=0.3", "evaluate.iou=0.5"]
+    config = make_config(overrides=parse_assignments(given))
+    assert (config.train.subsets, config.localize.subsets) == (["train", "val"], ["test"])
+    assert (config.localize.threshold_values(), config.evaluate.iou) == ([0.3], 0.5)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +89,13 @@ def test_assignments_are_typed():
         ("thresholds=a:b", "thresholds.*'a:b'"),
         ("gamma", "field=value, got 'gamma'"),
         ("gamma=.nan", "loss.gamma"),
+        ("gradient_clip=0", "greater than 0, got 0"),
+        ("loss=3", "'loss' is a section; name one of its fields"),
+        ("los={gamma: 1}", "unknown field 'los'"),
+        ("preset=[a]", "unknown preset"),
+        ("evaluate.iou=abc", "evaluate.iou: iou must be like.*'abc'"),
+        ("evaluate.iou=1.5", r"evaluate.iou: .*in \(0, 1\], got 1.5"),
+        ("localize.thresholds={}", "^localize.thresholds: "),
     ],
 )
 def test_errors_name_the_field_and_the_value(assignment, says):
@@ -91,6 +109,15 @@ def test_unusable_files(tmp_path):
         file.write_text(text)
         with pytest.raises(ConfigError, match=says):
             load_config(file)
+    toml = tmp_path / "c.toml"
+    for text, says in (
+        ("a = [", "not valid TOML"),
+        ("[los]\ngamma = 1", "unknown section 'los'; did you mean 'loss'"),
+        ("[loss]\ngama = 1", "did you mean 'loss.gamma'"),
+    ):
+        toml.write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            load_config(toml)
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(tmp_path / "absent.yaml")
     for kwargs in ({"preset": "thumos"}, {"recipe": "papers"}):

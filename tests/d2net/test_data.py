@@ -117,6 +117,26 @@ def test_truncated_npz(tmp_path, share):
         open_features(path)
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_damaged_npz_is_always_a_feature_error(tmp_path, compressed):
+    path = tmp_path / "features.npz"
+    (np.savez_compressed if compressed else np.savez)(path, **arrays())
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        raw = bytearray(whole)
+        at = int(rng.integers(len(raw) - 8))
+        raw[at : at + 8] = rng.bytes(8)
+        path.write_bytes(raw)
+        try:
+            store = open_features(path)
+            for name in store:
+                store[name]
+        except FeatureError:
+            refused += 1
+    assert refused > 50
+
+
 def test_missing_features_and_partners(tmp_path):
     store = open_features(write_npz(tmp_path, **arrays()))
     with pytest.raises(FeatureError, match="no features of 2 annotated videos: 'x', 'y'"):
@@ -171,6 +191,13 @@ def test_annotations_of_both_variants_and_weak_ones(tmp_path):
         ({"classes": ["a"], **annotation(video_labels=["b"])}, "label 'b' of video 'v' is not in the list"),
         (annotation(annotations=[{"label": "a", "segment": [1]}]), "video 'v'.*expected label and segment"),
         (annotation(annotations=[{"label": "a", "segment": [1, float("nan")]}]), "not finite"),
+        (annotation(annotations=[{"label": "a", "segment": [3, 2]}]), r"video 'v': segment \[3.0, 2.0\].*ends before"),
+        (annotation(annotations=3), "video 'v': annotations must be a list, got 3"),
+        (annotation(video_labels="run"), "video_labels must be a list, got 'run'"),
+        (annotation(video_labels=[["run"]]), "a label must be the name of a class"),
+        (annotation(subset=["train"]), "subset must be a name"),
+        ({"classes": "run", **annotation()}, "classes must be a list of names, got 'run'"),
+        ({"classes": 3, **annotation()}, "classes must be a list of names, got 3"),
         (annotation(duration_second=-2), "duration_second must be a positive number, got -2"),
     ],
 )
@@ -180,9 +207,9 @@ def test_annotation_errors(tmp_path, tree, says):
 
 
 def test_degenerate_segments_are_counted_and_subsets_listed(tmp_path):
-    rows = [{"label": "a", "segment": s} for s in ([1, 1], [3, 2], [5, 12])]
+    rows = [{"label": "a", "segment": s} for s in ([1, 1], [3, 3], [5, 12])]
     path = write_json(tmp_path, annotation(annotations=rows, duration_second=10))
-    with pytest.warns(AnnotationWarning, match="2 degenerate and 1 overrunning"):
+    with pytest.warns(AnnotationWarning, match=r"2 degenerate and 1 overrunning.*\[1.0, 1.0\] of 'a' in video 'v'"):
         a = load_annotations(path)
     assert len(a.videos["v"].segments) == 3
     with pytest.raises(DataError, match="no video of subset test; its subsets are train"):
@@ -239,10 +266,23 @@ def test_an_interrupted_write_keeps_the_earlier_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+def test_written_files_can_be_read_by_those_the_umask_allows(tmp_path):
+    before = os.umask(0o022)
+    try:
+        save_detections(tmp_path / "d.json", detections())
+        assert (tmp_path / "d.json").stat().st_mode & 0o777 == 0o644
+        (tmp_path / "d.json").chmod(0o600)
+        save_detections(tmp_path / "d.json", detections())
+        assert (tmp_path / "d.json").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.parametrize(
     ("tree", "says"),
     [
         ({}, "expected an object with `results`"),
+        ({"results": {"v": 3}}, "video 'v': expected a list of detections, got 3"),
         ({"results": {"v": [{"label": "a", "segment": [0, 1]}]}}, "video 'v', row 0: expected label, score"),
         ({"results": {"v": [{"label": "a", "score": float("nan"), "segment": [0, 1]}]}}, "score nan"),
         ({"results": {"v": [{"label": "a", "score": 1, "segment": [2, 1]}]}}, "the end not before the start"),

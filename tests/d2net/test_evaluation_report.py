@@ -108,6 +108,12 @@ def test_no_detections_is_a_result():
     assert "no detections" in report.table()
 
 
+@pytest.mark.parametrize(("end", "ap"), [(1.0, 1.0), (0.7, 0.0)])
+def test_release_snippets_are_the_ground_truths_own(end, ap):
+    truth = dataclasses.replace(annotations(video("a", ("run", 0.0, 0.9))), snippet_seconds=0.32)
+    assert evaluate(detections(("a", "run", 0.0, end, 1.0)), truth, protocol="release", iou=1.0).mAP == [ap]
+
+
 def test_degenerate_and_overrunning_instances_are_counted():
     truth = annotations(video("a", ("jump", 7, 7), ("jump", 0, 10), ("jump", 95, 101), duration=100.0))
     report = evaluate(FOUND, truth, iou="0.5")

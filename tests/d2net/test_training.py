@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+import d2kernels as d2k
 from d2net import training
 from d2net.checkpoint import CheckpointError, read_checkpoint
 from d2net.config import make_config
 from d2net.data.dataset import TrainingBatches
+from d2net.data.features import FeatureError
+from d2net.data.files import DataError
 from d2net.training import Run, RunExists, new_state, train_step
 
 CPU = torch.device("cpu")
@@ -19,6 +22,10 @@ CPU = torch.device("cpu")
 
 class Store(dict):
     width = 8
+
+    @property
+    def lengths(self):
+        return {name: len(x) for name, x in self.items()}
 
 
 def make_run(out, lengths=(20, 31, 9, 14, 25), score=None, labels=None, **overrides):
@@ -103,8 +110,10 @@ def test_a_step_does_not_synchronise(tmp_path, monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     # Layout checks read offsets that are on the CPU anyway; on a GPU they are skipped.
     monkeypatch.setattr("d2kernels.ragged._values_can_be_checked", lambda *_: False)
-    for _ in range(3):
-        train_step(state, batch, run.config)
+    # Native kernels may read what is in the CPU's memory; the reference runs on any device.
+    with d2k.backends.use("reference"):
+        for _ in range(3):
+            train_step(state, batch, run.config)
 
 
 @pytest.mark.parametrize("case", ["short", "nan"])
@@ -139,6 +148,74 @@ def test_folders_that_hold_a_run_are_refused(tmp_path):
     assert not (tmp_path / "checkpoint.pt").exists()
     with pytest.raises(CheckpointError, match="nothing to resume"):
         make_run(tmp_path / "empty").start(resume=True)
+
+
+class Broken(Store):
+    """A video that cannot be read the first `failures` times that it is asked for."""
+
+    failures = 1
+
+    def __getitem__(self, name):
+        if name == "v3" and self.failures:
+            self.failures -= 1
+            raise FeatureError("features: 'v3' holds NaN or infinity in row 0; extract it again")
+        return super().__getitem__(name)
+
+
+def test_a_damaged_video_is_found_before_an_earlier_run_is_replaced(tmp_path):
+    run = make_run(tmp_path)
+    run.finish(run.start())
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    again = make_run(tmp_path)
+    again.batches.features.store = Broken(again.batches.features.store)
+    with pytest.raises(FeatureError, match="'v3' holds NaN"):
+        again.start(overwrite=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_was_trained_before_a_damaged_video_is_kept(tmp_path, workers):
+    settings = {"train.cache_gigabytes": 0.0, "train.workers": workers, "train.batch_size": 1}
+    whole = make_run(tmp_path / "whole", **settings)
+    whole.finish(whole.start())
+    run = make_run(tmp_path / "run", **settings)
+    run.batches.features.store = Broken(run.batches.features.store)
+    with pytest.raises(FeatureError, match=r"^features: 'v3' holds NaN or infinity in row 0; extract it again$"):
+        run.finish(run.start())
+    assert 0 < read_checkpoint(tmp_path / "run")["iteration"] < 8
+    again = make_run(tmp_path / "run", **settings)
+    again.finish(again.start(resume=True))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_a_killed_run_resumes_and_its_log_repeats_nothing(tmp_path):
+    whole = make_run(tmp_path / "whole")
+    whole.finish(whole.start())
+    run = make_run(tmp_path / "run", **{"train.iterations": 5})
+    run.finish(run.start())
+    with open(tmp_path / "run" / "log.jsonl", "a") as log:
+        log.write(json.dumps({"iteration": 6}) + '\n{"iteration": 8, "to')
+    (tmp_path / "run" / "checkpoint.pt.tmp").write_bytes(b"half")
+    again = make_run(tmp_path / "run")
+    again.finish(again.start(resume=True))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [r["iteration"] for r in rows] == [2, 4, 6, 8]
+
+
+def test_a_run_killed_before_its_first_checkpoint_can_only_be_replaced(tmp_path):
+    (tmp_path / "log.jsonl").touch()
+    with pytest.raises(RunExists, match="pass --overwrite: it has no checkpoint"):
+        make_run(tmp_path).start()
+    with pytest.raises(CheckpointError, match=r"nothing to resume.*pass --overwrite"):
+        make_run(tmp_path).start(resume=True)
+    make_run(tmp_path).start(overwrite=True)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cannot write to the folder .*file.*choose another place"):
+        make_run(tmp_path / "file" / "run").start()
 
 
 def test_resuming_another_run_is_refused(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import d2kernels as d2k
@@ -174,6 +174,74 @@ def test_neighbours_do_not_matter_and_runs_repeat():
         for a, b, c, d in zip(together, again, other, run([s]), strict=True):
             assert torch.equal(a[i], b[i]) and (i == 1 or torch.equal(a[i], c[i]))
             torch.testing.assert_close(a[i], d[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("reference", torch.float32), ("native", torch.float32), ("native", torch.bfloat16)]
+)
+@settings(max_examples=40)
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    st.integers(0, 3),
+    st.sampled_from([1, 3, 5]),
+    st.integers(1, 5),
+    st.sampled_from([1, 2]),
+    st.sampled_from([None, 0.2]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_every_backend_in_training_precision(
+    backend, dtype, lengths, gap, kernel, dilation, groups, slope, residual, dense
+):
+    if not d2k.backends.can_run("temporal_conv", backend, "cpu", dtype):
+        pytest.skip(d2k.backends.explain("temporal_conv", "cpu", dtype)[backend])
+    assume(any(lengths))
+    options = {"dilation": dilation, "groups": groups, "negative_slope": slope, "residual": residual}
+    # Whole numbers: exact sums, so that rounding cannot choose the activation's branch.
+    x = batch(lengths, 16, dtype, gap=gap, fill=NAN)
+    x = x.with_values(x.values.round())
+    weight, bias = (p.round() for p in parameters(16, 16 if residual else 24, kernel, groups, dtype))
+    inside = x.row_mask()
+
+    def run(backend, kind):
+        leaves = [t.to(kind).requires_grad_() for t in (x.values, weight, bias)]
+        with d2k.backends.use(backend, "temporal_conv"):
+            if dense:
+                rows, mask = x.with_values(leaves[0]).padded(fill=NAN)
+                out = d2k.temporal_conv(rows, *leaves[1:], mask=mask, **options)[mask]
+            else:
+                out = d2k.temporal_conv(x.with_values(leaves[0]), *leaves[1:], **options).values[inside]
+            grads = torch.autograd.grad(out, leaves, seed[: len(out), : out.shape[1]].to(kind))
+        assert dense or not grads[0][~inside].any()
+        return out, grads[0][inside], *grads[1:]
+
+    generator = torch.Generator().manual_seed(3)
+    seed = torch.randn(sum(lengths), 24, generator=generator).to(dtype)
+    band = 1e-5 if dtype == torch.float32 else 2e-2
+    for mine, exact in zip(run(backend, dtype), run("reference", torch.float64), strict=True):
+        assert (mine.double() - exact).norm() <= band * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [16, 72])
+def test_native_rows_do_not_depend_on_their_place(dtype, channels):
+    if not d2k.backends.can_run("temporal_conv", "native", "cpu", dtype):
+        pytest.skip(d2k.backends.explain("temporal_conv", "cpu", dtype)["native"])
+    sequences = batch([37, 1, 130, 20, 9], channels, dtype).unpack()
+    p = parameters(channels, channels, groups=2, dtype=dtype)
+
+    def run(order):
+        x = d2k.Ragged.pack([sequences[i] for i in order])
+        values = x.values.clone().requires_grad_()
+        with d2k.backends.use("native", "temporal_conv"):
+            out = d2k.temporal_conv(x.with_values(values), *p, groups=2, negative_slope=0.2, residual=True)
+        (g,) = torch.autograd.grad(out.values.sum(), values)
+        made = zip(order, out.unpack(), x.with_values(g).unpack(), strict=True)
+        return {i: torch.cat([y.detach(), dx]) for i, y, dx in made}
+
+    whole = run([0, 1, 2, 3, 4])
+    for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1], [2, 3], [1], [0, 4]):
+        assert all(torch.equal(rows, whole[i]) for i, rows in run(order).items()), order
 
 
 def test_second_derivative_raises():

@@ -31,6 +31,13 @@ def _matrix(weight: Tensor, groups: int) -> Tensor:
     return weight.view(groups, c_out // groups, c_in, kernel).permute(0, 3, 2, 1).reshape(groups, kernel * c_in, -1)
 
 
+def grouped_transpose(weight: Tensor, groups: int) -> Tensor:
+    """Weights whose convolution is the gradient's way back: the kernel flipped, in and out exchanged."""
+    c_out, c_in, kernel = weight.shape
+    flipped = weight.view(groups, c_out // groups, c_in, kernel).transpose(1, 2).flip(3)
+    return flipped.reshape(groups * c_in, c_out // groups, kernel)
+
+
 def _linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, offsets: Tensor, lengths: Tensor, dilation: int, groups: int
 ) -> Tensor:
@@ -99,10 +106,7 @@ def temporal_conv_backward(
     valid = rows(offsets, lengths, x.shape[0]).valid
     grad = torch.where(valid[:, None], grad, 0)
     inner = grad if negative_slope is None else torch.where(sign, grad, grad * negative_slope)
-    # The input's gradient is the convolution by the flipped kernel with in and out exchanged.
-    flipped = weight.view(groups, c_out // groups, c_in, kernel).transpose(1, 2).flip(3)
-    flipped = flipped.reshape(groups * c_in, c_out // groups, kernel)
-    grad_x = _linear(inner, flipped, None, offsets, lengths, dilation, groups)
+    grad_x = _linear(inner, grouped_transpose(weight, groups), None, offsets, lengths, dilation, groups)
     if residual:
         grad_x = grad_x + grad
     grad_x = torch.where(valid[:, None], grad_x, 0)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from d2net.data.files import DataError, write_atomically
+from d2net.data.files import DAMAGED, DataError, write_atomically
 
 _FOREGROUND = ".foreground"
 
@@ -42,7 +41,7 @@ def load_activations(path: str | os.PathLike, classes: int) -> dict[str, VideoAc
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise DataError(f"{path} is truncated, pickled or not an .npz: {error}") from error
     videos = {}
     for name, array in arrays.items():

@@ -42,7 +42,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Annotations:
-    """Videos by name, in file order. report counts degenerate (end <= start) and overrunning segments."""
+    """Videos by name, in file order. report counts degenerate (end = start) and overrunning segments."""
 
     classes: tuple[str, ...]
     videos: dict[str, Video]
@@ -61,8 +61,8 @@ class Annotations:
         videos = {k: v for k, v in self.videos.items() if v.subset is not None and v.subset.lower() in wanted}
         if not videos:
             there = sorted({v.subset for v in self.videos.values() if v.subset is not None})
-            has = f"its subsets are {', '.join(there)}" if there else "its videos name no subset"
-            raise DataError(f"{self.source}: no video of subset {', '.join(sorted(wanted))}; {has}")
+            has = f"its subsets are {', '.join(there)}" if there else "its videos name no subset; add `subset` to each"
+            raise DataError(f"{self.source}: no video of subset {', '.join(sorted(wanted)) or '(none named)'}; {has}")
         return replace(self, videos=videos)
 
     def only(self, names: Iterable[str]) -> Annotations:
@@ -98,6 +98,9 @@ def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None =
     if not isinstance(tree, dict) or not isinstance(tree.get("database"), dict):
         raise DataError(f"{path}: expected an object with `database`, as ActivityNet's annotation files have")
     given = classes if classes is not None else tree.get("classes")
+    names = isinstance(given, (list, tuple)) and all(isinstance(c, str) for c in given)
+    if given is not None and not names:
+        raise DataError(f"{path}: classes must be a list of names, got {given!r}")
     videos = {name: _video(path, name, entry) for name, entry in tree["database"].items()}
     found = sorted({c for v in videos.values() for c in v.labels})
     known = tuple(given) if given is not None else tuple(found)
@@ -105,11 +108,15 @@ def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None =
         raise DataError(f"{path}: a class is listed twice in {list(known)}")
     if outside := [c for c in found if c not in set(known)]:
         name = next(v.name for v in videos.values() if outside[0] in v.labels)
-        raise DataError(f"{path}: label {outside[0]!r} of video {name!r} is not in the list of {len(known)} classes")
+        raise DataError(
+            f"{path}: label {outside[0]!r} of video {name!r} is not in the list of {len(known)} classes; "
+            "correct it, or add it to `classes`"
+        )
     report = _report(videos.values())
     odd = [f"{count} {what}" for what, count in report.items() if count and what in ("degenerate", "overrunning")]
     if odd:
-        warnings.warn(f"{path}: {' and '.join(odd)} segments are kept", AnnotationWarning, stacklevel=2)
+        text = f"{path}: {' and '.join(odd)} segments are kept{_example(videos)}"
+        warnings.warn(text, AnnotationWarning, stacklevel=2)
     return Annotations(
         known, videos, _streams(path, tree.get("streams")), _positive(path, tree, "snippet_seconds"), str(path), report
     )
@@ -118,9 +125,15 @@ def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None =
 def _video(path: str | os.PathLike, name: str, entry: Any) -> Video:
     if not isinstance(entry, dict):
         raise DataError(f"{path}: video {name!r} must be an object, got {entry!r}")
+    for key in ("annotations", "video_labels"):
+        if not isinstance(entry.get(key) or [], list):
+            raise DataError(f"{path}: video {name!r}: {key} must be a list, got {entry[key]!r}")
     segments = tuple(_segment(path, name, a) for a in entry.get("annotations") or [])
-    labels = {**dict.fromkeys(entry.get("video_labels") or []), **dict.fromkeys(s.label for s in segments)}
+    own = [_label(path, name, c) for c in entry.get("video_labels") or []]
+    labels = dict.fromkeys([*own, *(s.label for s in segments)])
     subset = entry.get("subset")
+    if subset is not None and not isinstance(subset, (str, int)):
+        raise DataError(f"{path}: video {name!r}: subset must be a name, got {subset!r}")
     duration = _positive(path, entry, "duration_second", name) or _positive(path, entry, "duration", name)
     taken = ("subset", "duration_second", "duration", "fps", "video_labels", "annotations")
     info = {k: v for k, v in entry.items() if k not in taken and isinstance(v, (str, int, float, bool))}
@@ -136,7 +149,17 @@ def _segment(path: str | os.PathLike, name: str, entry: Any) -> Segment:
         raise DataError(f"{path}: video {name!r}: expected label and segment [start, end], got {entry!r}") from error
     if not (math.isfinite(start) and math.isfinite(end)):
         raise DataError(f"{path}: video {name!r}: segment [{start}, {end}] of {label!r} is not finite")
-    return Segment(str(label), start, end)
+    if end < start:
+        raise DataError(
+            f"{path}: video {name!r}: segment [{start}, {end}] of {label!r} ends before it starts; correct or remove it"
+        )
+    return Segment(_label(path, name, label), start, end)
+
+
+def _label(path: str | os.PathLike, name: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise DataError(f"{path}: video {name!r}: a label must be the name of a class, got {value!r}")
+    return str(value)
 
 
 def _positive(path: str | os.PathLike, entry: dict, key: str, video: str | None = None) -> float | None:
@@ -156,6 +179,15 @@ def _streams(path: str | os.PathLike, rows: Any) -> tuple[tuple[int, int, str], 
         return tuple((int(a), int(b), str(name)) for a, b, name in rows)
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: streams must be rows of [first, end, name], got {rows!r}") from error
+
+
+def _example(videos: dict[str, Video]) -> str:
+    """Where the first degenerate segment is."""
+    for name, video in videos.items():
+        for s in video.segments:
+            if s.end <= s.start:
+                return f", such as [{s.start}, {s.end}] of {s.label!r} in video {name!r}"
+    return ""
 
 
 def _report(videos: Iterable[Video]) -> dict[str, int]:

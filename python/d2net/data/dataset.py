@@ -69,6 +69,15 @@ class TrainingBatches(Dataset):
         self.features = CachedFeatures(store, config.cache_gigabytes)
         self.names, self.labels, self.config = list(names), labels, config
 
+    def check(self) -> None:
+        """Reads every video once where all fit in the cache, so that a damaged one is an error before training."""
+        store = self.features.store
+        if sum(store.lengths[v] for v in self.names) * store.width * 4 > self.features.room:
+            return
+        for name in self.names:
+            # Workers would each get a copy of what is kept here.
+            self.features.store[name] if self.config.workers else self.features[name]
+
     def videos(self, iteration: int) -> np.ndarray:
         """Indices of the batch's videos."""
         n, size, seed = len(self.names), self.config.batch_size, self.config.seed

@@ -94,6 +94,8 @@ def load_detections(path: str | os.PathLike) -> Detections:
     index: dict[str, int] = {}
     rows: list[tuple[int, int, float, float, float]] = []
     for v, name in enumerate(videos):
+        if not isinstance(results[name] or [], list):
+            raise DataError(f"{path}: video {name!r}: expected a list of detections, got {results[name]!r}")
         for i, entry in enumerate(results[name] or []):
             try:
                 start, end = entry["segment"]

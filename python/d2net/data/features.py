@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from d2net.data.files import DataError
+from d2net.data.files import DAMAGED, DataError
 
 
 class FeatureError(DataError):
@@ -37,7 +37,7 @@ class FeatureStore(ABC):
                 raise FeatureError(f"{source}: {name!r} is an object array, a pickle; save plain arrays instead")
             if len(shape) != 2 or dtype.kind != "f":
                 raise FeatureError(f"{source}: {name!r} must be float (snippets, width), got {dtype} {shape}")
-            if shape[0] == 0:
+            if shape[0] < 1:
                 raise FeatureError(f"{source}: {name!r} has no rows; extract it again or drop the video")
             if shape[1] != shapes[first][0][1]:
                 raise FeatureError(f"{source}: {name!r} has width {shape[1]}, but {first!r} has {shapes[first][0][1]}")
@@ -53,7 +53,7 @@ class FeatureStore(ABC):
             raise FeatureError(f"{self.source}: no features of video {name!r}")
         try:
             array = self._read(name)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise FeatureError(f"{self.source}: {name!r} is truncated or damaged: {error}") from error
         if array.dtype not in (np.float16, np.float32):
             array = array.astype(np.float32)
@@ -77,7 +77,10 @@ class FeatureStore(ABC):
         missing = [n for n in names if n not in self.lengths]
         if missing:
             some = ", ".join(repr(n) for n in missing[:3])
-            raise FeatureError(f"{self.source}: no features of {len(missing)} annotated videos: {some}")
+            raise FeatureError(
+                f"{self.source}: no features of {len(missing)} annotated videos: {some}; extract them, or "
+                "take these videos out of the subset"
+            )
 
 
 class NpzFeatures(FeatureStore):
@@ -89,7 +92,9 @@ class NpzFeatures(FeatureStore):
             with zipfile.ZipFile(path) as archive:
                 names = [n for n in archive.namelist() if n.endswith(".npy")]
                 shapes = {n.removesuffix(".npy"): _header(archive.open(n), f"{path}: {n}") for n in names}
-        except (zipfile.BadZipFile, OSError) as error:
+        except FeatureError:
+            raise
+        except DAMAGED as error:
             raise FeatureError(f"{path} is truncated or not an .npz: {error}") from error
         super().__init__(str(path), shapes)
         self._archive: np.lib.npyio.NpzFile | None = None
@@ -162,7 +167,7 @@ def _header(file: Any, where: str) -> tuple[tuple[int, ...], np.dtype]:
         try:
             read: Callable = npy.read_array_header_1_0 if npy.read_magic(file)[0] == 1 else npy.read_array_header_2_0
             shape, _, dtype = read(file)
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise FeatureError(f"{where} is truncated or not a NumPy array: {error}") from error
     return shape, dtype
 

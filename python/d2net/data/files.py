@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+# What reading a damaged .npz or .npy can raise.
+DAMAGED = (
+    ValueError, TypeError, OSError, EOFError, SyntaxError, RuntimeError, MemoryError, KeyError,
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+)  # fmt: skip
 
 
 class DataError(ValueError):
@@ -36,17 +45,40 @@ def read_json(path: str | os.PathLike) -> Any:
         raise DataError(f"{path} is truncated or not JSON: {error}") from error
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) -> None:
-    """Calls write(file) on a temporary file beside `path`, which it then replaces."""
+def check_destination(path: str | os.PathLike) -> None:
+    """Makes the folder of `path`; raises DataError where no file can be written there."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give the name of a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot write to the folder {path.parent}: {error.strerror}; choose another place") from error
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) -> None:
+    """Calls write(file) on a temporary file beside `path`, which it then replaces; raises DataError if it cannot."""
+    path = Path(path)
+    check_destination(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            text = f"cannot write {path}: {error.strerror}; what was there before is whole"
+            raise DataError(text) from error
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from d2net.data.files import DataError, read_json
 from d2net.timing import Timing
 
-_TIMING = ("fps", "stride", "snippet_frames", "snippet_seconds")
+_TIMING = ("fps", "stride", "snippet_frames", "snippet_seconds", "resized")
 
 
 class VideoInfo(NamedTuple):
@@ -21,7 +21,9 @@ class VideoInfo(NamedTuple):
 
 
 def load_video_info(path: str | os.PathLike) -> VideoInfo:
-    """Reads {video: {fps, stride, snippet_frames | snippet_seconds, duration}}, or a CSV with a `video` column.
+    """Reads {video: {fps, stride, snippet_frames | snippet_seconds | resized, duration}}, or a CSV that names `video`.
+
+    resized is 1 where it holds.
 
     Raises:
         DataError: names file, video and field.
@@ -41,7 +43,7 @@ def load_video_info(path: str | os.PathLike) -> VideoInfo:
                 if not 0 < durations[name] < float("inf"):
                     raise ValueError(f"duration must be a positive number, got {durations[name]}")
             if values:
-                timings[name] = Timing(**values)
+                timings[name] = Timing(**{k: bool(v) if k == "resized" else v for k, v in values.items()})
         except (TypeError, ValueError) as error:
             raise DataError(f"{path}: video {name!r}: {error}") from error
     return VideoInfo(durations, timings)

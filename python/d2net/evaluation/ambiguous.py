@@ -23,7 +23,11 @@ def load_ambiguous(path: str | Path) -> dict[str, list[tuple[float, float]]]:
         DataError: a line of another form; names the file and the line.
     """
     found: dict[str, list[tuple[float, float]]] = {}
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the ambiguous segments {path}: {error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words:
             continue
@@ -33,7 +37,7 @@ def load_ambiguous(path: str | Path) -> dict[str, list[tuple[float, float]]]:
                 raise ValueError
         except (IndexError, ValueError):
             raise DataError(
-                f"{path}, line {number}: expected 'video start end' in seconds, got {line!r}"
+                f"{path}, line {number}: expected 'video start end' in seconds, got {line[:80]!r}"
             ) from None
         found.setdefault(name, []).append((start, end))
     return found

@@ -169,7 +169,8 @@ def evaluate(
         ambiguous: {video: [(start, end), ...]} in seconds; thumos ignores unmatched detections there, release
             drops every detection there.
         subset: evaluate against the videos of this subset only; detections in others are false positives.
-        timing: of the release protocol's snippets: a `Timing` or `Rate`; default 25 fps and 16 frames.
+        timing: of the release protocol's snippets: a `Timing` or `Rate`; the ground truth's snippet_seconds by
+            default, else 25 fps and 16 frames.
         proposals: AR@1 .. AR@proposals, None for none.
         class_scores: {video: (C,) p in the order of ground_truth.classes}, for the classification mAP.
 
@@ -192,6 +193,8 @@ def evaluate(
     n_overrunning = int((truth.end > data.durations).sum())
     ranges = ambiguous_spans(ambiguous or {}, data.videos)
     if rules is RELEASE:
+        if timing is None and ground_truth.snippet_seconds is not None:
+            timing = Timing(snippet_seconds=ground_truth.snippet_seconds)
         rate = rate_of(timing)
         found, truth, ranges = (snippet_spans(x, rate) for x in (found, truth, ranges))
     on_ambiguous = touches(found, ranges)

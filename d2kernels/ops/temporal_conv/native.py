@@ -1,0 +1,163 @@
+"""temporal_conv on the CPU through the library's convolution: sequences packed with shared gap rows, nothing gathered.
+
+All sequences lie in one buffer with dilation · (k - 1) / 2 zero rows after each, so that one convolution over the
+buffer, channels last, is the convolution of every sequence alone. No padding is computed and no taps are copied.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from d2kernels.ops._rows import accumulation_dtype
+from d2kernels.ops.temporal_conv import reference
+from d2kernels.ops.temporal_conv.reference import grouped_transpose
+from d2kernels.ops.temporal_conv.schema import needs_sign
+
+NEEDS_EXTENSION = False  # read by d2kernels.backends
+
+
+def why_not(device: str, dtype: torch.dtype | None) -> str | None:
+    if device != "cpu":
+        return "it has no kernel of its own there"
+    if not torch.backends.mkldnn.is_available():
+        return "this torch was built without oneDNN"
+    if dtype in (None, torch.float32, torch.bfloat16):
+        return None
+    return f"oneDNN has no {dtype} convolution"
+
+
+class Layout(NamedTuple):
+    """Where the rows of sequences go: buffer[target[i]] = x[source[i]]; both (rows of sequences,)."""
+
+    source: Tensor
+    target: Tensor
+    size: int
+    whole: bool  # x has no gap rows and needs no buffer
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(size, c): x's rows with zero rows between the sequences."""
+        if self.whole:
+            return x.contiguous()
+        rows = x if len(self.source) == len(x) else x.index_select(0, self.source)
+        return x.new_zeros((self.size, x.shape[1])).index_copy_(0, self.target, rows)
+
+    def add(self, to: Tensor, x: Tensor) -> None:
+        """Adds x to the rows of sequences, in place."""
+        if len(self.source) == len(x):
+            to.add_(x)
+        else:
+            to.index_add_(0, self.source, x.index_select(0, self.source))
+
+    def gather(self, buffer: Tensor, total: int) -> Tensor:
+        """(total, c): the buffer's rows in x's places, gap rows zero."""
+        if self.whole:
+            return buffer
+        rows = buffer.index_select(0, self.target)
+        if len(self.source) == total:
+            return rows
+        return buffer.new_zeros((total, buffer.shape[1])).index_copy_(0, self.source, rows)
+
+
+def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int) -> Layout:
+    first = offsets[:-1].clamp(0, total)
+    lengths = torch.minimum(lengths.clamp(min=0), total - first)
+    end = lengths.cumsum(0)
+    kept = int(end[-1]) if len(end) else 0
+    sequence = torch.repeat_interleave(lengths, output_size=kept)
+    row = torch.arange(kept)
+    source = row + (first - end + lengths)[sequence]
+    # An empty sequence needs no gap.
+    gaps = ((lengths > 0).to(torch.int64) * pad).cumsum(0) - pad
+    target = row + gaps.clamp(min=0)[sequence]
+    size = int(target[-1]) + 1 if kept else 0
+    return Layout(source, target, size, kept == total == size and bool((source == row).all()))
+
+
+def _convolve(buffer: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int) -> Tensor:
+    """(size, c_out) of the buffer's rows, zero beyond both ends."""
+    c_out, c_in, kernel = weight.shape
+    if kernel == 1:
+        # Few outputs make the library's convolution many times slower than a product.
+        out = buffer.new_empty((len(buffer), c_out))
+        split = c_out // groups
+        for g in range(groups):
+            part, w = buffer[:, g * c_in : (g + 1) * c_in], weight[g * split : (g + 1) * split, :, 0].t()
+            to = out[:, g * split : (g + 1) * split]
+            if bias is None:
+                torch.mm(part, w, out=to)
+            else:
+                torch.addmm(bias[g * split : (g + 1) * split], part, w, out=to)
+        return out
+    # A 2-D convolution of height 1, since 1-D ones have no channels-last memory format.
+    image = buffer.t()[None, :, None]
+    across = weight[:, :, None].contiguous(memory_format=torch.channels_last)
+    padding = (0, dilation * (kernel // 2))
+    return F.conv2d(image, across, bias, padding=padding, dilation=(1, dilation), groups=groups)[0, :, 0].t()
+
+
+def temporal_conv_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    offsets: Tensor,
+    lengths: Tensor,
+    dilation: int,
+    groups: int,
+    negative_slope: float | None,
+    residual: bool,
+) -> tuple[Tensor, Tensor]:
+    total = x.shape[0]
+    places = layout(offsets, lengths, total, dilation * (weight.shape[2] // 2))
+    if places.size == 0 or weight.numel() == 0:
+        return reference.temporal_conv_forward(
+            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual
+        )
+    y = places.gather(_convolve(places.spread(x), weight, bias, dilation, groups), total).contiguous()
+    sign = y > 0 if needs_sign(negative_slope, residual) else y.new_empty((0, y.shape[1]), dtype=torch.bool)
+    if negative_slope is not None:
+        F.leaky_relu_(y, negative_slope)
+    if residual:
+        places.add(y, x)
+    return y, sign
+
+
+def temporal_conv_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    sign: Tensor,
+    dilation: int,
+    groups: int,
+    negative_slope: float | None,
+    residual: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    total, kernel = x.shape[0], weight.shape[2]
+    places = layout(offsets, lengths, total, dilation * (kernel // 2))
+    if places.size == 0 or weight.numel() == 0:
+        return reference.temporal_conv_backward(
+            grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual
+        )
+    inner = grad if negative_slope is None else torch.where(sign, grad, grad * negative_slope)
+    # Gap rows are zero in both buffers, so that no tap mixes sequences.
+    inner, image = places.spread(inner), places.spread(x)
+    grad_x = places.gather(_convolve(inner, grouped_transpose(weight, groups), None, dilation, groups), total)
+    grad_x = grad_x.contiguous()
+    if residual:
+        places.add(grad_x, grad)
+    grad_w = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    (c_out, c_in), size = (weight.shape[0] // groups, weight.shape[1]), len(image)
+    for g in range(groups):
+        of_out, of_in = inner[:, g * c_out : (g + 1) * c_out], image[:, g * c_in : (g + 1) * c_in]
+        for j in range(kernel):
+            shift = (j - kernel // 2) * dilation
+            low, high = max(0, -shift), min(size, size - shift)
+            product = of_out[low:high].t() @ of_in[low + shift : high + shift] if low < high else 0
+            grad_w[g * c_out : (g + 1) * c_out, :, j] = product
+    grad_b = inner.sum(0, dtype=accumulation_dtype(inner.dtype))
+    return grad_x, grad_w, grad_b.to(weight.dtype)

@@ -1,0 +1,67 @@
+"""A planted slow-down is caught against another revision, and nothing else is."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import compare
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PACKAGE = """
+import time
+def op():
+    time.sleep({op})
+def same():
+    time.sleep(0.003)
+"""
+BENCH = """
+import planted
+from harness import Side
+def test_op(contest):
+    contest(op="op", work="w", ours=Side("a", planted.op, checked=False), oracle=None, memory=False)
+def test_same(contest):
+    contest(op="same", work="w", ours=Side("a", planted.same, checked=False), oracle=None, memory=False)
+"""
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A repository whose HEAD has a fast op, and whose working tree a slow one."""
+    root = tmp_path / "tree"
+    left_out = shutil.ignore_patterns("bench_*", "plots", "results", "__*")
+    shutil.copytree(BENCHMARKS, root / "benchmarks", ignore=left_out)
+    (root / "benchmarks/bench_planted.py").write_text(BENCH)
+    (root / "planted.py").write_text(PACKAGE.format(op=0.003))
+    (root / "pytest.ini").write_text("[pytest]\n")
+    git = ["git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "fast"]):
+        subprocess.run([*git, *command], check=True)
+    (root / "planted.py").write_text(PACKAGE.format(op=0.009))
+    return root
+
+
+def test_a_planted_slow_down_is_named(tree):
+    text, slower = compare.compare(tree, "HEAD", 2, ["--budget=0.1", "--device=cpu"], tree / "benchmarks")
+    assert slower == ["op, w, forward, float32"], text
+    (line,) = (line for line in text.splitlines() if "REGRESSED" in line)
+    assert line.startswith("op, w") and "same, w" in text
+
+
+def test_an_unknown_revision_is_an_error(tree, tmp_path):
+    with pytest.raises(SystemExit, match="BASE='nowhere' is no revision"):
+        compare.checkout(tree, "nowhere", tmp_path / "base")
+
+
+def test_noise_is_no_regression():
+    assert not compare.regressed([1.0, 1.3, 1.1], [1.25, 1.4, 1.35])  # within the other's spread
+    assert not compare.regressed([1.00, 1.01, 1.02], [1.05, 1.06, 1.07])  # too little to matter
+    assert compare.regressed([1.00, 1.01, 1.02], [1.2, 1.21, 1.25])
+    assert not compare.regressed([1.2, 1.21, 1.25], [1.00, 1.01, 1.02])
+
+
+def test_what_only_one_side_has_is_said():
+    text, slower = compare.table({"a": [1.0], "b": [1.0]}, {"a": [1.0], "c": [1.0]})
+    assert not slower and text.count("only in one of the two") == 2
