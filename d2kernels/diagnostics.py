@@ -208,9 +208,9 @@ def _check_without_torch() -> dict[str, str | None]:
 
     scores, spans = np.array([[0.0], [1.0], [1.0]]), np.array([[0, 3], [1, 3], [8, 9]])
     calls = {
-        "connected_components": lambda: d2kernels.connected_components(scores, [0.5], offsets=[0, 3]),
+        "connected_components": lambda: d2kernels.connected_components(scores, [0.5], offsets=np.array([0, 3])),
         "nms": lambda: [d2kernels.nms(spans, np.array([0.25, 0.5, 0.75]), 0.5)],
-        "localize": lambda: d2kernels.localize(scores, thresholds=[0.5], iou_threshold=0.5, offsets=[0, 3]),
+        "localize": lambda: d2kernels.localize(scores, thresholds=[0.5], iou_threshold=0.5, offsets=np.array([0, 3])),
     }
     right = {
         "connected_components": [[0], [0], [0], [1], [3]],
