@@ -14,13 +14,17 @@ def connected_components_fill_cpu(
 
 _Activations = tuple[int, bool, int, int, int, int, int, int, int, int, int, int, int]
 _Rules = tuple[float, bool, float | None, int, float, bool, float | None, float | None, bool, int, int, int]
+_Columns = tuple[int, ...]
 
 class Localized:
     @property
     def size(self) -> int: ...
-    def write(self, columns: tuple[int, int, int, int, int], threads: int, /) -> None: ...
+    def write(self, columns: _Columns, threads: int, /) -> None: ...
 
 def localize_cpu(activations: _Activations, rules: _Rules, counts: int, threads: int, /) -> Localized: ...
+def localize_as_block_cpu(
+    activations: _Activations, rules: _Rules, counts: int, capacity: int, columns: _Columns, /
+) -> None: ...
 def nms_cpu(
     segments: int, scores: int, groups: int, count: int, iou_threshold: float, inclusive: bool, kept: int, /
 ) -> int: ...
@@ -64,4 +68,29 @@ def connected_components_count_cuda(
 ) -> None: ...
 def connected_components_fill_cuda(
     problem: _Problem, positions: int, out: int, size: int, device: int, stream: int, /
+) -> None: ...
+def localize_workspace_cuda(
+    is_double: bool, total: int, sequences: int, classes: int, upsample: int, device: int, /
+) -> int: ...
+def localize_find_cuda(
+    activations: _Activations,
+    rules: _Rules,
+    counts: int,
+    first: int,
+    workspace: int,
+    size: int,
+    device: int,
+    stream: int,
+    /,
+) -> None: ...
+def localize_write_cuda(
+    activations: _Activations,
+    rules: _Rules,
+    first: int,
+    capacity: int,
+    columns: _Columns,
+    workspace: int,
+    device: int,
+    stream: int,
+    /,
 ) -> None: ...
