@@ -83,7 +83,7 @@ def localize_forward(
         return (*out, count)
     (total, classes), n, upsample = activations.shape, lengths.shape[0], rules[9]
     if total * upsample >= 2**31:
-        raise ValueError(f"localize: {total} rows upsampled by {upsample} are more than the 2³¹ positions of a GPU call")
+        raise ValueError(f"localize: {total} rows upsampled by {upsample} exceed a GPU call's 2³¹ positions")
     device, stream = activations.device.index, torch.cuda.current_stream(activations.device).cuda_stream
     size = module.localize_workspace_cuda(activations.element_size() == 8, total, n, classes, upsample, device)
     workspace = activations.new_empty(size, dtype=torch.uint8)
