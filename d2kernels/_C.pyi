@@ -34,13 +34,17 @@ def lowest_attention_cpu(
 
 _Activations = tuple[int, bool, int, int, int, int, int, int, int, int, int, int, int]
 _Rules = tuple[float, bool, float | None, int, float, bool, float | None, float | None, bool, int, int, int]
+_Columns = tuple[int, ...]
 
 class Localized:
     @property
     def size(self) -> int: ...
-    def write(self, columns: tuple[int, int, int, int, int], threads: int, /) -> None: ...
+    def write(self, columns: _Columns, threads: int, /) -> None: ...
 
 def localize_cpu(activations: _Activations, rules: _Rules, counts: int, threads: int, /) -> Localized: ...
+def localize_as_block_cpu(
+    activations: _Activations, rules: _Rules, counts: int, capacity: int, columns: _Columns, /
+) -> None: ...
 def nms_cpu(
     segments: int, scores: int, groups: int, count: int, iou_threshold: float, inclusive: bool, kept: int, /
 ) -> int: ...
@@ -90,4 +94,29 @@ def topk_pool_cuda(
 ) -> None: ...
 def topk_pool_backward_cuda(
     problem: _Topk, grad: int, threshold: int, above: int, tied: int, grad_scores: int, device: int, stream: int, /
+) -> None: ...
+def localize_workspace_cuda(
+    is_double: bool, total: int, sequences: int, classes: int, upsample: int, device: int, /
+) -> int: ...
+def localize_find_cuda(
+    activations: _Activations,
+    rules: _Rules,
+    counts: int,
+    first: int,
+    workspace: int,
+    size: int,
+    device: int,
+    stream: int,
+    /,
+) -> None: ...
+def localize_write_cuda(
+    activations: _Activations,
+    rules: _Rules,
+    first: int,
+    capacity: int,
+    columns: _Columns,
+    workspace: int,
+    device: int,
+    stream: int,
+    /,
 ) -> None: ...

@@ -60,8 +60,10 @@ void with_localization(const py::tuple& input, const py::tuple& rule, const Call
     run([&] { return std::get<1>(a) ? call(localization<double>(a, r)) : call(localization<float>(a, r)); });
 }
 
-DetectionColumns columns(const std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t,
-                                          std::uintptr_t>& a) {
+using ColumnArguments =
+    std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
+
+DetectionColumns columns(const ColumnArguments& a) {
     const auto [sequence, label, start, end, score] = a;
     return {pointer<int64_t>(sequence), pointer<int64_t>(label), pointer<double>(start), pointer<double>(end),
             pointer<double>(score)};
@@ -72,10 +74,9 @@ DetectionColumns columns(const std::tuple<std::uintptr_t, std::uintptr_t, std::u
 void bind_localize(py::module_& m) {
     py::class_<cpu::Localized>(m, "Localized")
         .def_property_readonly("size", &cpu::Localized::size)
-        .def("write", [](cpu::Localized& found,
-                         const std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t,
-                                          std::uintptr_t>& out,
-                         int threads) { run([&] { return found.write(columns(out), threads); }); });
+        .def("write", [](cpu::Localized& found, const ColumnArguments& out, int threads) {
+            run([&] { return found.write(columns(out), threads); });
+        });
     m.def("localize_cpu", [](const py::tuple& input, const py::tuple& rule, std::uintptr_t counts, int threads) {
         cpu::Localized* found = nullptr;
         with_localization(input, rule, [&](const auto& problem) {
@@ -83,6 +84,38 @@ void bind_localize(py::module_& m) {
         });
         return std::unique_ptr<cpu::Localized>(found);
     });
+    m.def("localize_as_block_cpu", [](const py::tuple& input, const py::tuple& rule, std::uintptr_t counts,
+                                      int64_t capacity, const ColumnArguments& out) {
+        with_localization(input, rule, [&](const auto& problem) {
+            return cpu::localize_as_block(problem, pointer<int64_t>(counts), capacity, columns(out));
+        });
+    });
+
+#ifdef D2K_CUDA
+    m.def("localize_workspace_cuda", [](bool is_double, int64_t total, int64_t sequences, int64_t classes,
+                                        int64_t upsample, int device) {
+        size_t bytes = 0;
+        const auto query = is_double ? cuda::localize_workspace<double> : cuda::localize_workspace<float>;
+        check(query(total, sequences, classes, upsample, device, &bytes));
+        return bytes;
+    });
+    m.def("localize_find_cuda", [](const py::tuple& input, const py::tuple& rule, std::uintptr_t counts,
+                                   std::uintptr_t first, std::uintptr_t workspace, size_t bytes, int device,
+                                   std::uintptr_t stream) {
+        with_localization(input, rule, [&](const auto& problem) {
+            return cuda::localize_find(problem, pointer<int64_t>(counts), pointer<int64_t>(first),
+                                       pointer<void>(workspace), bytes, device, pointer<void>(stream));
+        });
+    });
+    m.def("localize_write_cuda", [](const py::tuple& input, const py::tuple& rule, std::uintptr_t first,
+                                    int64_t capacity, const ColumnArguments& out, std::uintptr_t workspace,
+                                    int device, std::uintptr_t stream) {
+        with_localization(input, rule, [&](const auto& problem) {
+            return cuda::localize_write(problem, pointer<const int64_t>(first), capacity, columns(out),
+                                        pointer<void>(workspace), device, pointer<void>(stream));
+        });
+    });
+#endif
 }
 
 }  // namespace d2k

@@ -69,34 +69,36 @@ private:
     int64_t top_ = 0;
 };
 
-// Suppression within one class.
+// Suppression within one class, tree by tree: runs of different outermost runs never meet.
 class Suppression {
 public:
-    std::vector<int64_t> order;  // the survivors, best first but for ties that decay brought about
+    std::vector<int64_t> order;  // the survivors
 
     // left(i): whether run i takes part.
     template <class Rules, class Left>
     void hard(const Runs& runs, const Rules& rules, const Left& left) {
         prepare(runs, left);
-        sort_by_score(queue_, spare_, [&](int64_t a, int64_t b) { return earlier(runs, a, b); });
         // The division decides where the product is too close to tell.
         const double low = rules.iou_threshold * (1 - 1e-12), high = rules.iou_threshold * (1 + 1e-12);
         const auto suppresses = [&](double inner, double outer) {
             if (inner < low * outer) return false;
             return inner > high * outer || rules.suppresses(inner / outer);
         };
-        for (const Scored& best : queue_) {
-            const int64_t i = best.index;
-            if (gone_[i]) continue;
-            order.push_back(i);
-            const double width = width_[i];
-            for (int64_t p = outer_[i]; p >= 0 && suppresses(width, width_[p]); p = outer_[p]) gone_[p] = 1;
-            for (int64_t j = i - 1; j >= runs.first[i];) {
-                const bool goes = suppresses(width_[j], width);
-                gone_[j] |= goes;
-                j = goes ? j - 1 : runs.first[j] - 1;  // what lies inside is smaller still
+        each_tree(runs, [&] {
+            sort_by_score(queue_, spare_, [&](int64_t a, int64_t b) { return earlier(runs, a, b); });
+            for (const Scored& best : queue_) {
+                const int64_t i = best.index;
+                if (gone_[i]) continue;
+                order.push_back(i);
+                const double width = width_[i];
+                for (int64_t p = outer_[i]; p >= 0 && suppresses(width, width_[p]); p = outer_[p]) gone_[p] = 1;
+                for (int64_t j = i - 1; j >= runs.first[i];) {
+                    const bool goes = suppresses(width_[j], width);
+                    gone_[j] |= goes;
+                    j = goes ? j - 1 : runs.first[j] - 1;  // what lies inside is smaller still
+                }
             }
-        }
+        });
     }
 
     // Scores decay by exp(-IoU^2 / sigma) where they are positive; -infinity is dropped.
@@ -106,26 +108,28 @@ public:
         const auto worse = [&](const Scored& a, const Scored& b) {
             return a.key != b.key ? a.key > b.key : earlier(runs, b.index, a.index);
         };
-        std::make_heap(queue_.begin(), queue_.end(), worse);
         const auto decay = [&](int64_t i, double iou) {
             if (!gone_[i] && runs.score[i] > 0) runs.score[i] *= std::exp(-(iou * iou) / sigma);
         };
-        while (!queue_.empty()) {
-            std::pop_heap(queue_.begin(), queue_.end(), worse);
-            const int64_t i = queue_.back().index;
-            const Scored now(runs.score[i], i);
-            if (queue_.back().key != now.key) {  // it has decayed since
-                queue_.back() = now;
-                std::push_heap(queue_.begin(), queue_.end(), worse);
-                continue;
+        each_tree(runs, [&] {
+            std::make_heap(queue_.begin(), queue_.end(), worse);
+            while (!queue_.empty()) {
+                std::pop_heap(queue_.begin(), queue_.end(), worse);
+                const int64_t i = queue_.back().index;
+                const Scored now(runs.score[i], i);
+                if (queue_.back().key != now.key) {  // it has decayed since
+                    queue_.back() = now;
+                    std::push_heap(queue_.begin(), queue_.end(), worse);
+                    continue;
+                }
+                queue_.pop_back();
+                if (!(runs.score[i] > -HUGE_VAL)) continue;
+                gone_[i] = 1;
+                order.push_back(i);
+                for (int64_t p = outer_[i]; p >= 0; p = outer_[p]) decay(p, width_[i] / width_[p]);
+                for (int64_t j = runs.first[i]; j < i; ++j) decay(j, width_[j] / width_[i]);
             }
-            queue_.pop_back();
-            if (!(runs.score[i] > -HUGE_VAL)) continue;
-            gone_[i] = 1;
-            order.push_back(i);
-            for (int64_t p = outer_[i]; p >= 0; p = outer_[p]) decay(p, width_[i] / width_[p]);
-            for (int64_t j = runs.first[i]; j < i; ++j) decay(j, width_[j] / width_[i]);
-        }
+        });
     }
 
 private:
@@ -137,22 +141,31 @@ private:
     template <class Left>
     void prepare(const Runs& runs, const Left& left) {
         const int64_t n = runs.count;
-        int64_t queued = 0;
         order.clear();
-        queue_.resize(n);
         gone_.resize(n);
         outer_.resize(n);
         width_.resize(n);
         for (int64_t i = 0; i < n; ++i) {
             width_[i] = runs.width(i);
-            const bool stays = left(i);
-            gone_[i] = !stays;
-            queue_[queued] = Scored(runs.score[i], i);
-            queued += stays;
+            gone_[i] = !left(i);
             outer_[i] = -1;
             for (int64_t j = i - 1; j >= runs.first[i]; j = runs.first[j] - 1) outer_[j] = i;
         }
-        queue_.resize(queued);
+    }
+
+    // Calls body() with the runs of one outermost run, those that take part, in queue_.
+    template <class Body>
+    void each_tree(const Runs& runs, const Body& body) {
+        for (int64_t last = runs.count - 1; last >= 0; last = runs.first[last] - 1) {
+            int64_t queued = 0;
+            queue_.resize(last + 1 - runs.first[last]);
+            for (int64_t i = runs.first[last]; i <= last; ++i) {
+                queue_[queued] = Scored(runs.score[i], i);
+                queued += !gone_[i];
+            }
+            queue_.resize(queued);
+            body();
+        }
     }
 
     std::vector<Scored> queue_, spare_;

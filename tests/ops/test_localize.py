@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import subprocess
 import sys
@@ -189,6 +190,65 @@ def test_native_equals_reference_to_the_bit(lengths, classes, gap, seed, kwargs,
         numpy = numpy._replace(score=want.score.numpy())
     assert all(isinstance(c, np.ndarray) for c in numpy)
     assert same(got, want) and same([torch.from_numpy(c) for c in numpy], want)
+
+
+class AsBlock:
+    """The GPU's algorithm on one CPU thread, in place of what the CPU does."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def localize_cpu(self, given, rules, counts, threads):
+        size = given[2] * rules[9] * given[3]  # never more than one for each position and class
+        out = [torch.full((size,), -7, dtype=d) for d in (torch.int64,) * 2 + (torch.float64,) * 3]
+        self.module.localize_as_block_cpu(given, rules, counts, size, tuple(c.data_ptr() for c in out))
+        self.rows = out
+        self.size = (out[0] != -7).sum().item()
+        return self
+
+    def write(self, columns, threads):
+        for to, column in zip(columns, self.rows, strict=True):
+            ctypes.memmove(to, column.data_ptr(), self.size * 8)
+
+
+@native_only
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 2), st.integers(0, 10**6),
+    settings, st.sampled_from([0.2, 0.3, 0.5, 0.75, 1.0]), st.booleans(),
+)  # fmt: skip
+def test_the_block_algorithm_equals_the_cpu_one(lengths, classes, gap, seed, kwargs, iou, exact):
+    native = d2k.backends.module("localize", "native")
+    x = d2k.Ragged.pack(drawn(lengths, classes, seed, torch.float32, exact), gap=gap)
+    for name in {"class_mask", "class_score"} & kwargs.keys():
+        values = torch.rand(len(lengths), classes, generator=torch.Generator().manual_seed(seed))
+        kwargs[name] = values > 0.3 if name == "class_mask" else values
+    if seed % 2:
+        kwargs["thresholds"] = [i / 40 for i in range(1, 40)]
+    with d2k.backends.use("native", "localize"), pytest.MonkeyPatch.context() as patch:
+        want = d2k.localize(x, iou_threshold=iou, **kwargs)
+        module = native._module()
+        patch.setattr(native, "_module", lambda: AsBlock(module))
+        got = d2k.localize(x, iou_threshold=iou, **kwargs)
+    if "sigma" in kwargs and not exact:  # several decays of one score may multiply in another order
+        torch.testing.assert_close(got.score, want.score, rtol=1e-12, atol=0)
+        got = got._replace(score=want.score)
+    elif "sigma" in kwargs:
+        return
+    assert same(got, want)
+
+
+@native_only
+def test_the_block_algorithm_never_reaches_foreign_memory():
+    x, levels = torch.rand(100, 2), torch.tensor([0.25, 0.5], dtype=torch.float64)
+    native = d2k.backends.module("localize", "native")
+    module = native._module()
+    rest = (levels, None, 0.25, True, None, 1, 0.5, True, None, None, False, 3, 1, None, None)
+    with d2k.backends.use("native", "localize"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "_module", lambda: AsBlock(module))
+        for offsets, lengths in (([-50, 90, 2**62, -(2**63), 0], [120, 2**62, 5, -3]), ([0, 50, 20], [60, 80])):
+            found = schema.localize(x, torch.tensor(offsets), torch.tensor(lengths), *rest)
+            assert found[5].tolist() == [0] * len(lengths)
+        assert schema.localize(x, torch.tensor([0, 60, 100]), torch.tensor([60, 40]), *rest)[5].min() > 0
 
 
 @native_only

@@ -132,6 +132,24 @@ public:
 template <class T>
 Status localize(const Localization<T>& problem, int64_t* counts, int threads, Localized** found);
 
+// What the block of a GPU does, on one thread, so that tests reach it where there is none: for at most `capacity` rows.
+template <class T>
+Status localize_as_block(const Localization<T>& problem, int64_t* counts, int64_t capacity, const DetectionColumns& out);
 }  // namespace cpu
+
+namespace cuda {
+// Bytes of device memory to work in; they hold what was found until it is written.
+template <class T>
+Status localize_workspace(int64_t total, int64_t sequences, int64_t classes, int64_t upsample, int device,
+                          size_t* bytes);
+// counts (sequences); first (sequences + 1): where each sequence's rows go, and their number last.
+template <class T>
+Status localize_find(const Localization<T>& problem, int64_t* counts, int64_t* first, void* workspace, size_t bytes,
+                     int device, void* stream);
+// At most `capacity` rows.
+template <class T>
+Status localize_write(const Localization<T>& problem, const int64_t* first, int64_t capacity,
+                      const DetectionColumns& out, void* workspace, int device, void* stream);
+}  // namespace cuda
 
 }  // namespace d2k

@@ -1,4 +1,4 @@
-"""localize through csrc: CPU tensors, and NumPy arrays without torch."""
+"""localize through csrc: CPU and CUDA tensors, and NumPy arrays without torch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 RELATIVE = {None: 0, "max": 1, "minmax": 2}
 
 
-def why_not(device: str, dtype: object = None) -> str | None:
-    """Why this device is not served, or None."""
-    return None if device == "cpu" else "localize has no CUDA kernel"
-
-
 def _module() -> ModuleType:
     module, reason = _native.extension()
     if module is None:
@@ -29,10 +24,9 @@ def _module() -> ModuleType:
     return module
 
 
-def _found(module: ModuleType, activations: tuple[Any, ...], rules: tuple[Any, ...], count: int, threads: int) -> Any:
-    *rest, relative = rules
+def _found(module: ModuleType, given: tuple[Any, ...], rules: tuple[Any, ...], count: int, threads: int) -> Any:
     try:
-        return module.localize_cpu(activations, (*rest, RELATIVE[relative]), count, threads)
+        return module.localize_cpu(given, rules, count, threads)
     except ValueError:
         raise ValueError(
             "localize: a proposal's score is NaN; activations or class_score hold what has no finite sum"
@@ -49,17 +43,19 @@ def localize_forward(
 ) -> tuple[Tensor, ...]:
     import torch
 
-    *rules, class_score = rules_and_class_score
-    module = _module()
+    from d2kernels.ragged import _values_can_be_checked
+
+    *others, relative, class_score = rules_and_class_score
+    rules = (*others, RELATIVE[relative])
     if class_mask is not None and (class_mask.dtype != torch.bool or class_mask.device != activations.device):
         raise TypeError(
             f"localize: class_mask must be bool on {activations.device}, got {class_mask.dtype} on {class_mask.device}"
         )
-    _check_order(thresholds if rules[-1] else thresholds.to(activations.dtype))
+    if _values_can_be_checked(thresholds):
+        _check_order(thresholds if relative else thresholds.to(activations.dtype))
     offsets, lengths, thresholds = offsets.contiguous(), lengths.contiguous(), thresholds.contiguous()
     class_mask = None if class_mask is None else class_mask.contiguous()
     class_score = None if class_score is None else class_score.detach().double().contiguous()
-    count, threads = torch.empty_like(lengths), torch.get_num_threads()
     given = (
         activations.data_ptr(),
         activations.element_size() == 8,
@@ -73,10 +69,34 @@ def localize_forward(
         0 if class_mask is None else class_mask.data_ptr(),
         0 if class_score is None else class_score.data_ptr(),
     )
-    found = _found(module, given, tuple(rules), count.data_ptr(), threads)
-    columns = [like.new_empty(found.size) for like in (lengths, lengths, thresholds, thresholds, thresholds)]
-    found.write(tuple(c.data_ptr() for c in columns), threads)
-    return (*columns, count)
+    count = torch.empty_like(lengths)
+
+    def columns(size: int) -> list[Tensor]:
+        return [like.new_empty(size) for like in (lengths, lengths, thresholds, thresholds, thresholds)]
+
+    module = _module()
+    if activations.device.type == "cpu":
+        threads = torch.get_num_threads()
+        found = _found(module, given, rules, count.data_ptr(), threads)
+        out = columns(found.size)
+        found.write(tuple(c.data_ptr() for c in out), threads)
+        return (*out, count)
+    (total, classes), n, upsample = activations.shape, lengths.shape[0], rules[9]
+    if total * upsample >= 2**31:
+        raise ValueError(f"localize: {total} rows upsampled by {upsample} exceed a GPU call's 2³¹ positions")
+    device, stream = activations.device.index, torch.cuda.current_stream(activations.device).cuda_stream
+    size = module.localize_workspace_cuda(activations.element_size() == 8, total, n, classes, upsample, device)
+    workspace = activations.new_empty(size, dtype=torch.uint8)
+    first = offsets.new_empty(n + 1)
+    module.localize_find_cuda(
+        given, rules, count.data_ptr(), first.data_ptr(), workspace.data_ptr(), size, device, stream
+    )
+    out = columns(int(first[-1]))  # the op's one synchronisation
+    addresses = tuple(c.data_ptr() for c in out)
+    module.localize_write_cuda(
+        given, rules, first.data_ptr(), len(out[0]), addresses, workspace.data_ptr(), device, stream
+    )
+    return (*out, count)
 
 
 def localize_arrays(
@@ -89,8 +109,9 @@ def localize_arrays(
     class_score: np.ndarray | None,
 ) -> tuple[np.ndarray, ...]:
     """The same on NumPy arrays; offsets and lengths are contiguous."""
-    module = _module()
-    _check_order(thresholds if rules[-1] else thresholds.astype(activations.dtype))
+    *others, relative = rules
+    rules = (*others, RELATIVE[relative])
+    _check_order(thresholds if relative else thresholds.astype(activations.dtype))
     activations, strides = strided(activations)
     thresholds = np.ascontiguousarray(thresholds)
     class_mask = None if class_mask is None else np.ascontiguousarray(class_mask)
@@ -109,7 +130,7 @@ def localize_arrays(
         0 if class_mask is None else class_mask.ctypes.data,
         0 if class_score is None else class_score.ctypes.data,
     )
-    found = _found(module, given, rules, count.ctypes.data, 0)
+    found = _found(_module(), given, rules, count.ctypes.data, 0)
     columns = [np.empty(found.size, dtype) for dtype in (np.int64, np.int64, np.float64, np.float64, np.float64)]
     found.write(tuple(c.ctypes.data for c in columns), 0)
     return (*columns, count)
