@@ -64,6 +64,12 @@ struct ExtremesWork {
         const int64_t ab = plan.reduced ? plan.inner * (padded(plan.rows) + 2 + padded(plan.columns)) : 0;
         return ab + g + w + 6 * plan.longest();
     }
+
+    // As many as any product of at most so many rows, columns and inner ones needs.
+    D2K_DEVICE static int64_t bound(int64_t rows, int64_t inner, int64_t columns) {
+        const int64_t side = rows < columns ? rows : columns, q = inner < side ? inner : side;
+        return size({rows, q, columns, true, true, rows < columns ? columns : rows, q});
+    }
 };
 
 // Of each matrix of a pack: singular values of the scaled matrix, which is M / 2^exponent.
@@ -102,11 +108,13 @@ D2K_DEVICE void load(Team& team, const T* source, int64_t rows, int64_t columns,
     const Power scale = range.scale();
     const int64_t count = by_rows ? rows : columns, length = by_rows ? columns : rows;
     const int64_t step = by_rows ? 1 : columns, next = by_rows ? columns : 1;
-    for_each(team, count * to.ld, [&](int64_t at) {
-        const int64_t c = at / to.ld, i = at % to.ld;
-        const bool inside = range.finite && i < length;
-        lane_of(to[c] + i, lane) = inside ? scale * static_cast<double>(source[c * next + i * step]) : 0.0;
-    });
+    const Group<Team> group(team);
+    for (int64_t c = group.index(); c < count; c += group.count()) {
+        const T* const from = source + c * next;
+        own_rows(group, 0, to.ld, [&](int64_t i) {
+            lane_of(to[c] + i, lane) = range.finite && i < length ? scale * static_cast<double>(from[i * step]) : 0.0;
+        });
+    }
 }
 
 // As ExtremesWork says; `ranges` of each lane's matrix as it was loaded; their exponents become the final ones.
@@ -163,7 +171,7 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
         work.x[c][i] = i < c || i >= k ? Real(0.0) : i == c ? w.diagonal[c] : w.columns[i][c];
     });
     team.barrier();
-    orthogonalize(team, work.x, static_cast<const Columns<Real>*>(nullptr), q, k, work.square);
+    orthogonalize(team, work.x, static_cast<const Columns<Real>*>(nullptr), q, k, work.square, work.vectors);
 
     Pivot<Real> first{Real(0.0), Real(0.0)};
     for (int64_t c = team.rank(); c < k; c += team.size())

@@ -250,15 +250,27 @@ D2K_DEVICE int64_t factorize_pivoted(Team& team, const Triangle<Real>& qr, const
     return qr.count;
 }
 
+// Two columns that meet in a round: every two meet once in `wheel` rounds, where the last column stands still.
+struct Pair {
+    int64_t first, second;
+
+    D2K_DEVICE static Pair of(int64_t round, int64_t n, int64_t wheel) {
+        const int64_t forth = round + n, back = round - n;
+        const int64_t a = forth >= wheel ? forth - wheel : forth, b = n == 0 ? wheel : back < 0 ? back + wheel : back;
+        return a < b ? Pair{a, b} : Pair{b, a};
+    }
+};
+
 // Rotates the columns of x until they are orthogonal, and those of `basis` with them where there is one; square[c]
 // is then each column's square. Pairs of a round are disjoint, and the rounds do not depend on `count`, the columns
-// that are not 0 in some matrix: the others of `players` sit out.
+// that are not 0 in some matrix: the others of `players` sit out. `angles` holds players + 1 numbers.
 template <class Team, class Real>
 D2K_DEVICE void orthogonalize(Team& team, const Columns<Real>& x, const Columns<Real>* basis, int64_t players,
-                              int64_t count, Real* square) {
+                              int64_t count, Real* square, Real* angles) {
     const Group<Team> group(team);
     const double tolerance = DBL_EPSILON * DBL_EPSILON * static_cast<double>(x.ld);
     const int64_t even = players + players % 2, wheel = even - 1;
+    Real *const tangent = angles, *const cosine = angles + even / 2;
     for (int sweep = 0; sweep < kMostSweeps; ++sweep) {
         for (int64_t c = group.index(); c < count; c += group.count()) {
             const Real s = squares(group, x[c], 0, x.ld);
@@ -267,23 +279,31 @@ D2K_DEVICE void orthogonalize(Team& team, const Columns<Real>& x, const Columns<
         team.barrier();
         bool rotated = false;
         for (int64_t round = 0; round < wheel; ++round) {
-            for (int64_t pair = group.index(); pair < even / 2; pair += group.count()) {
-                const int64_t forth = round + pair, back = round - pair;
-                const int64_t a = forth >= wheel ? forth - wheel : forth;
-                const int64_t b = pair == 0 ? wheel : back < 0 ? back + wheel : back;
-                const int64_t i = a < b ? a : b, j = a < b ? b : a;
-                if (j >= count) continue;
-                Real *const p = x[i], *const q = x[j];
-                const Real pp = square[i], qq = square[j];
+            // All angles first: their square roots and divisions overlap.
+            for (int64_t n = group.index(); n < even / 2; n += group.count()) {
+                const Pair pair = Pair::of(round, n, wheel);
+                if (pair.second >= count) continue;
+                const Real *const p = x[pair.first], *const q = x[pair.second];
+                const Real pp = square[pair.first], qq = square[pair.second];
                 const Real g = sum_rows<Real>(group, 0, x.ld, [&](int64_t r) { return p[r] * q[r]; });
                 const auto apart = g * g > tolerance * pp * qq;
-                group.sync();
-                if (!any_lane(apart)) continue;
-                rotated = true;
                 const Real d = qq - pp, h = g + g;
                 const Real t = select(apart, select(d < 0.0, -h, h) / (magnitude(d) + root(d * d + h * h) + DBL_MIN),
                                       Real(0.0));
-                const Real c = Real(1.0) / root(t * t + 1.0), s = c * t;
+                group.sync();
+                if (group.part() == 0) {
+                    tangent[n] = t;
+                    cosine[n] = Real(1.0) / root(t * t + 1.0);
+                    square[pair.first] = larger(pp - t * g, Real(0.0));
+                    square[pair.second] = larger(qq + t * g, Real(0.0));
+                }
+            }
+            group.sync();
+            for (int64_t n = group.index(); n < even / 2; n += group.count()) {
+                const Pair pair = Pair::of(round, n, wheel);
+                if (pair.second >= count || !any_lane((tangent[n] < 0.0) | (tangent[n] > 0.0))) continue;
+                rotated = true;
+                const Real c = cosine[n], s = c * tangent[n];
                 const auto turn = [&](Real* u, Real* v, int64_t rows) {
                     own_rows(group, 0, rows, [&](int64_t r) {
                         const Real first = u[r], second = v[r];
@@ -291,12 +311,8 @@ D2K_DEVICE void orthogonalize(Team& team, const Columns<Real>& x, const Columns<
                         v[r] = s * first + c * second;
                     });
                 };
-                turn(p, q, x.ld);
-                if (basis) turn((*basis)[i], (*basis)[j], basis->ld);
-                if (group.part() == 0) {
-                    square[i] = larger(pp - t * g, Real(0.0));
-                    square[j] = larger(qq + t * g, Real(0.0));
-                }
+                turn(x[pair.first], x[pair.second], x.ld);
+                if (basis) turn((*basis)[pair.first], (*basis)[pair.second], basis->ld);
             }
             team.barrier();
         }
