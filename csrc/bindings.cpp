@@ -7,6 +7,7 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "Compiled kernels of d2kernels.";
     bind_condition_number(m);
     bind_pdmi(m);
+    bind_svd(m);
     bind_connected_components(m);
     bind_topk_pool(m);
     bind_lowest_attention(m);

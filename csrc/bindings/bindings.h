@@ -43,6 +43,7 @@ void run(const Call& call) {
 
 void bind_condition_number(py::module_& m);
 void bind_pdmi(py::module_& m);
+void bind_svd(py::module_& m);
 void bind_connected_components(py::module_& m);
 void bind_topk_pool(py::module_& m);
 void bind_lowest_attention(py::module_& m);

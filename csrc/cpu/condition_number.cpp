@@ -25,9 +25,13 @@ constexpr int64_t kPackedColumns = 48;  // larger matrices overflow the caches e
         HostTeam team;                                                                                             \
         finish_all(team, problem, first, e, doubles, ranges);                                                      \
     }
+#if defined(__GNUC__)
+#define D2K_REALS(T) D2K_PHASES(T, double) D2K_PHASES(T, Pack)
+#else
+#define D2K_REALS(T) D2K_PHASES(T, double)
+#endif
 #define D2K_DEFINE(T)                                                                                              \
-    D2K_PHASES(T, double)                                                                                          \
-    D2K_PHASES(T, Pack)                                                                                            \
+    D2K_REALS(T)                                                                                                   \
     D2K_CLONES D2K_FLATTEN void closed(const ConditionNumber<T>& problem, int64_t first, int64_t end) {            \
         for (int64_t i = first; i < end; i += kPacked<Pack>) condition_numbers_2x2<Pack>(problem, i);              \
     }                                                                                                              \
@@ -40,6 +44,7 @@ D2K_DEFINE(double)
 D2K_DEFINE(BFloat16)
 D2K_DEFINE(Half)
 #undef D2K_DEFINE
+#undef D2K_REALS
 #undef D2K_PHASES
 
 // Nanoseconds a matrix, about.

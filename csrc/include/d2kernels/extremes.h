@@ -160,17 +160,9 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
                                         work.square);
 
     const Triangle<Real> w{work.w.columns, q, k, work.w.diagonal, work.w.tau};
-    for_each(team, k * w.columns.ld, [&](int64_t at) {
-        const int64_t c = at / w.columns.ld, i = at % w.columns.ld;
-        w.columns[c][i] = i < c || i >= q ? Real(0.0) : i == c ? work.g.diagonal[c] : work.g.columns[i][c];
-    });
-    team.barrier();
+    turn_triangle(team, work.g, k, w.columns, q);
     w.factorize(team);
-    for_each(team, k * work.x.ld, [&](int64_t at) {
-        const int64_t c = at / work.x.ld, i = at % work.x.ld;
-        work.x[c][i] = i < c || i >= k ? Real(0.0) : i == c ? w.diagonal[c] : w.columns[i][c];
-    });
-    team.barrier();
+    turn_triangle(team, w, k, work.x, k);
     orthogonalize(team, work.x, static_cast<const Columns<Real>*>(nullptr), q, k, work.square, work.vectors);
 
     Pivot<Real> first{Real(0.0), Real(0.0)};

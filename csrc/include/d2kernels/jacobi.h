@@ -250,6 +250,17 @@ D2K_DEVICE int64_t factorize_pivoted(Team& team, const Triangle<Real>& qr, const
     return qr.count;
 }
 
+// The first k rows of R as columns of `rows` rows: Rᵀ.
+template <class Team, class Real>
+D2K_DEVICE void turn_triangle(Team& team, const Triangle<Real>& r, int64_t k, const Columns<Real>& to, int64_t rows) {
+    const Group<Team> group(team);
+    for (int64_t c = group.index(); c < k; c += group.count())
+        own_rows(group, 0, to.ld, [&](int64_t i) {
+            to[c][i] = i < c || i >= rows ? Real(0.0) : i == c ? r.diagonal[c] : r.columns[i][c];
+        });
+    team.barrier();
+}
+
 // Two columns that meet in a round: every two meet once in `wheel` rounds, where the last column stands still.
 struct Pair {
     int64_t first, second;
