@@ -43,6 +43,9 @@ void run(const Call& call) {
 }
 
 void bind_average_precision(py::module_& m);
+void bind_condition_number(py::module_& m);
+void bind_pdmi(py::module_& m);
+void bind_svd(py::module_& m);
 void bind_connected_components(py::module_& m);
 void bind_attention_pool(py::module_& m);
 void bind_foreground_score(py::module_& m);

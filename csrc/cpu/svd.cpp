@@ -1,0 +1,89 @@
+#include "d2kernels/svd.h"
+
+#include <algorithm>
+
+#include "aligned.h"
+#include "pack.h"
+#include "parallel.h"
+#include "vectorize.h"
+
+namespace d2k::cpu {
+namespace {
+
+constexpr int64_t kPackedColumns = 32;  // larger matrices overflow the caches eight at a time
+
+#define D2K_WHOLE(Real)                                                                         \
+    D2K_CLONES D2K_FLATTEN void decompose(const Plan& plan, const SvdWork<Real>& work) {        \
+        HostTeam team;                                                                          \
+        decompose_whole(team, plan, work);                                                      \
+    }
+#define D2K_PHASES(T, Real)                                                                                       \
+    D2K_CLONES D2K_FLATTEN void before(const Svd<T>& problem, int64_t first, const SvdWork<Real>& work,           \
+                                       Range* ranges) {                                                           \
+        HostTeam team;                                                                                            \
+        load_all(team, problem, first, work, ranges);                                                             \
+    }                                                                                                             \
+    D2K_CLONES D2K_FLATTEN void after(const Svd<T>& problem, int64_t first, const SvdWork<Real>& work,            \
+                                      const Range* ranges) {                                                      \
+        HostTeam team;                                                                                            \
+        write_all(team, problem, first, work, ranges);                                                            \
+    }
+#if defined(__GNUC__)
+#define D2K_DEFINE(T) D2K_PHASES(T, double) D2K_PHASES(T, Pack)
+D2K_WHOLE(Pack)
+#else
+#define D2K_DEFINE(T) D2K_PHASES(T, double)
+#endif
+D2K_WHOLE(double)
+D2K_DEFINE(float)
+D2K_DEFINE(double)
+D2K_DEFINE(BFloat16)
+D2K_DEFINE(Half)
+#undef D2K_DEFINE
+#undef D2K_PHASES
+#undef D2K_WHOLE
+
+// Decomposes the matrices [begin, end), as many at a time as a Real holds.
+template <class Real, class T>
+void run(const Svd<T>& problem, int64_t begin, int64_t end) {
+    const Plan plan = problem.plan();
+    Aligned<Real> memory(SvdWork<Real>::size(plan));
+    Scratch scratch = memory.scratch();
+    const auto work = SvdWork<Real>::in(scratch, plan);
+    for (int64_t i = begin; i < end; i += kPacked<Real>) {
+        Range ranges[kPacked<Real>];
+        before(problem, i, work, ranges);
+        decompose(plan, work);
+        after(problem, i, work, ranges);
+    }
+}
+
+}  // namespace
+
+template <class T>
+Status svd(const Svd<T>& problem, int64_t* failed, int threads) {
+    const Plan plan = problem.plan();
+    const double p = plan.p, q = plan.q, steps = 100 + 0.3 * (2 * p * q * q + 10 * q * q * q) + 4 * p * q;
+    const int64_t size = problem.batch == 1 || plan.q > kPackedColumns ? 1 : kPacked<Pack>;
+    const Status status = parallel_for(
+        (problem.batch + size - 1) / size, 1, steps * problem.batch, threads, [&](int64_t begin, int64_t end) {
+            begin *= size;
+            end = std::min(problem.batch, end * size);
+            if (size == 1) run<double>(problem, begin, end);
+            else run<Pack>(problem, begin, end);
+        });
+    *failed = -1;
+    for (int64_t i = problem.batch - 1; status == kOk && i >= 0; --i) {
+        const ArithmeticOf<T> s = problem.s[i * plan.q];
+        if (s != s) *failed = i;
+    }
+    return status;
+}
+
+#define D2K_INSTANTIATE(T) template Status svd<T>(const Svd<T>&, int64_t*, int);
+D2K_INSTANTIATE(float)
+D2K_INSTANTIATE(double)
+D2K_INSTANTIATE(BFloat16)
+D2K_INSTANTIATE(Half)
+
+}  // namespace d2k::cpu

@@ -1,0 +1,223 @@
+// Ratio of the largest to the smallest singular value that counts, of matrices or of products kept factored.
+#pragma once
+
+#include <cstdint>
+
+#include "d2kernels/extremes.h"
+#include "d2kernels/status.h"
+#include "d2kernels/two_by_two.h"
+
+namespace d2k {
+
+template <class T>
+struct ConditionNumber {
+    const T *a, *b;  // (batch, rows, inner) and (batch, inner, columns); b null: a is (batch, rows, columns)
+    int64_t batch, rows, inner, columns;
+    double atol, rtol;
+    bool log;
+
+    T* value;                   // (batch)
+    double *slope_a, *slope_b;  // ∂ value by a and b
+
+    D2K_DEVICE bool closed() const { return !b && rows == 2 && columns == 2; }
+    D2K_DEVICE Plan plan() const { return b ? Plan::product(rows, inner, columns) : Plan::whole(rows, columns); }
+    D2K_DEVICE int64_t size_a() const { return rows * (b ? inner : columns); }
+    D2K_DEVICE int64_t size_b() const { return b ? inner * columns : 0; }
+
+    // Doubles that `prepare` and `finish` need beside the ExtremesWork: a product, or four vectors and four of them.
+    D2K_DEVICE int64_t doubles() const {
+        const int64_t product = b && !plan().reduced ? rows * columns : 0, vectors = 2 * (rows + columns + 2 * inner);
+        return product > vectors ? product : vectors;
+    }
+};
+
+// product[i, j] = Σ a[i, l] b[l, j], each factor divided by its power of 2.
+template <class Team, class A, class B>
+D2K_DEVICE void multiply(Team& team, const A* a, const B* b, int64_t rows, int64_t inner, int64_t columns,
+                         const Power& scale_a, const Power& scale_b, double* product) {
+    constexpr int tile = Group<Team>::width == 1 ? 8 : 1;
+    const int64_t tiles = (columns + tile - 1) / tile;
+    for_each(team, rows * tiles, [&](int64_t at) {
+        const int64_t i = at / tiles, first = at % tiles * tile;
+        const int64_t width = columns - first < tile ? columns - first : tile;
+        double sum[tile] = {};
+        for (int64_t l = 0; l < inner; ++l) {
+            const double x = scale_a * static_cast<double>(a[i * inner + l]);
+            const B* const y = b + l * columns + first;
+            if (width == tile)
+                for (int j = 0; j < tile; ++j) sum[j] += x * (scale_b * static_cast<double>(y[j]));
+            else
+                for (int64_t j = 0; j < width; ++j) sum[j] += x * (scale_b * static_cast<double>(y[j]));
+        }
+        for (int64_t j = 0; j < width; ++j) product[i * columns + first + j] = sum[j];
+    });
+}
+
+// Loads matrix `item` into a lane; what the plan decomposes has exponent and finiteness as returned.
+template <class Team, class T, class Real>
+D2K_DEVICE Range prepare(Team& team, const ConditionNumber<T>& problem, const Plan& plan, int64_t item,
+                         const ExtremesWork<Real>& work, double* doubles, int lane) {
+    const int64_t m = problem.rows, n = problem.columns;
+    const T* const a = problem.a + item * problem.size_a();
+    Range of_a = range_of(team, a, problem.size_a());
+    if (!problem.b) {
+        load(team, a, m, n, plan.turned, of_a, work.g.columns, lane);
+        return of_a;
+    }
+    const T* const b = problem.b + item * problem.size_b();
+    Range of_b = range_of(team, b, problem.size_b());
+    of_a.finite = of_b.finite = of_a.finite && of_b.finite;
+    const int sum = of_a.exponent + of_b.exponent;
+    if (plan.reduced) {
+        load(team, a, m, problem.inner, false, of_a, work.a.columns, lane);
+        load(team, b, problem.inner, n, true, of_b, work.b, lane);
+        return {sum, of_a.finite};
+    }
+    if (of_a.finite)
+        multiply(team, a, b, m, problem.inner, n, of_a.scale(), of_b.scale(), doubles);
+    else
+        for_each(team, m * n, [&](int64_t i) { doubles[i] = 0; });
+    team.barrier();
+    const Range of_product = range_of(team, doubles, m * n);
+    load(team, doubles, m, n, plan.turned, of_product, work.g.columns, lane);
+    team.barrier();
+    return {sum + of_product.exponent, of_a.finite};
+}
+
+template <class Team>
+D2K_DEVICE void copy_lane(Team& team, const double* from, int64_t count, int stride, double* to) {
+    for_each(team, count, [&](int64_t i) { to[i] = from[i * stride]; });
+}
+
+// Writes the value and the slopes of matrix `item` from a lane's singular values and vectors.
+template <class Team, class T, class Real>
+D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t item, const Extremes<Real>& e,
+                       const Range& range, int lane, double* doubles) {
+    const int64_t m = problem.rows, k = problem.inner, n = problem.columns;
+    const double largest = lane_of(&e.largest, lane), smallest = lane_of(&e.smallest, lane);
+    const bool flat = !range.finite || lane_of(&e.rank, lane) < 2 || smallest >= largest;
+    const double eta = flat ? 1 : largest / smallest;
+    if (team.rank() == 0) problem.value[item] = stored<T>(ArithmeticOf<T>(problem.log ? ::log(eta) : eta));
+    double* const slope_a = problem.slope_a + item * problem.size_a();
+    double* const slope_b = problem.slope_b + item * problem.size_b();
+    if (flat) {
+        for_each(team, problem.size_a(), [&](int64_t i) { slope_a[i] = 0; });
+        for_each(team, problem.size_b(), [&](int64_t i) { slope_b[i] = 0; });
+        return;
+    }
+    // left and right are the two vectors, those on the right with all the factors.
+    double* const left[2] = {doubles, doubles + m};
+    double* const right[2] = {left[1] + m, left[1] + m + n};
+    const Power scale = range.scale();
+    const double factor[2] = {(problem.log ? 1 : eta) / largest, -(problem.log ? 1 : eta) / smallest};
+    for (int x = 0; x < 2; ++x) {
+        for_each(team, m, [&](int64_t i) { left[x][i] = lane_of(e.left[x] + i, lane); });
+        for_each(team, n, [&](int64_t i) { right[x][i] = scale * (factor[x] * lane_of(e.right[x] + i, lane)); });
+    }
+    team.barrier();
+    const auto outer = [&](double* to, int64_t rows, int64_t columns, const double* const* l, const double* const* r) {
+        constexpr int tile = Group<Team>::width == 1 ? 1 << 30 : 1;
+        const int64_t tiles = (columns + tile - 1) / tile;
+        for_each(team, rows * tiles, [&](int64_t at) {
+            const int64_t i = at / tiles, first = at % tiles * tile;
+            const int64_t end = columns - first < tile ? columns : first + tile;
+            for (int64_t j = first; j < end; ++j) to[i * columns + j] = l[0][i] * r[0][j] + l[1][i] * r[1][j];
+        });
+    };
+    if (!problem.b) return outer(slope_a, m, n, left, right);
+    const T* const a = problem.a + item * problem.size_a();
+    const T* const b = problem.b + item * problem.size_b();
+    // slope_a is the slope of the product times bᵀ, slope_b is aᵀ times it.
+    double* const by_b[2] = {right[1] + n, right[1] + n + k};
+    double* const by_a[2] = {by_b[1] + k, by_b[1] + 2 * k};
+    const Group<Team> group(team);
+    for (int64_t l = group.index(); l < k; l += group.count())
+        for (int x = 0; x < 2; ++x) {
+            const T* const row = b + l * n;
+            const double* const r = right[x];
+            const int64_t whole = n / kParts * kParts;
+            double sum = sum_rows<double>(group, 0, whole,
+                                          [&](int64_t j) { return static_cast<double>(row[j]) * r[j]; });
+            for (int64_t j = whole; j < n; ++j) sum += static_cast<double>(row[j]) * r[j];
+            if (group.part() == 0) by_b[x][l] = sum;
+        }
+    const Power none(0);
+    for (int x = 0; x < 2; ++x) multiply(team, left[x], a, 1, m, k, none, none, by_a[x]);
+    team.barrier();
+    outer(slope_a, m, k, left, by_b);
+    outer(slope_b, k, n, by_a, right);
+}
+
+// The items [first, first + kPacked), as far as there are any; ranges has kPacked elements, for finish_all.
+template <class Team, class Real, class T>
+D2K_DEVICE void prepare_all(Team& team, const ConditionNumber<T>& problem, int64_t first,
+                            const ExtremesWork<Real>& work, double* doubles, Range* ranges) {
+    for (int l = 0; l < kPacked<Real>; ++l) {
+        // Lanes past the batch do the last matrix again.
+        const int64_t item = first + l < problem.batch ? first + l : problem.batch - 1;
+        ranges[l] = prepare(team, problem, problem.plan(), item, work, doubles, l);
+    }
+}
+
+template <class Team, class Real, class T>
+D2K_DEVICE void finish_all(Team& team, const ConditionNumber<T>& problem, int64_t first, const Extremes<Real>& e,
+                           double* doubles, const Range* ranges) {
+    for (int l = 0; l < kPacked<Real> && first + l < problem.batch; ++l)
+        finish(team, problem, first + l, e, ranges[l], l, doubles);
+    team.barrier();
+}
+
+// The same for 2 × 2 matrices, one thread a pack.
+template <class Real, class T>
+D2K_DEVICE void condition_numbers_2x2(const ConditionNumber<T>& problem, int64_t first) {
+    constexpr int lanes = kPacked<Real>;
+    Real m[4];
+    Range ranges[lanes];
+    for (int l = 0; l < lanes; ++l) {
+        const int64_t item = first + l < problem.batch ? first + l : problem.batch - 1;
+        double entries[4], most = 0;
+        ranges[l].finite = true;
+        for (int i = 0; i < 4; ++i) {
+            entries[i] = static_cast<double>(problem.a[item * 4 + i]);
+            ranges[l].finite &= magnitude(entries[i]) <= DBL_MAX;
+            most = larger(most, magnitude(entries[i]));
+        }
+        ranges[l].exponent = ranges[l].finite ? exponent(most) : 0;
+        const Power scale = ranges[l].scale();
+        for (int i = 0; i < 4; ++i)
+            lane_of(m + i, l) = ranges[l].finite ? scale * entries[i] : 0.0;
+    }
+    const auto e = TwoByTwo<Real>::of(m[0], m[1], m[2], m[3]);
+    for (int l = 0; l < lanes && first + l < problem.batch; ++l) {
+        const double largest = lane_of(&e.largest, l), smallest = lane_of(&e.smallest, l);
+        const Power scale = ranges[l].scale();
+        const double relative = problem.rtol * largest, absolute = scale * problem.atol;
+        const bool flat = !(smallest > relative && smallest > absolute) || smallest >= largest;
+        const double eta = flat ? 1 : largest / smallest;
+        problem.value[first + l] = stored<T>(ArithmeticOf<T>(problem.log ? ::log(eta) : eta));
+        const double factor = problem.log ? 1 : eta;
+        for (int i = 0; i < 4; ++i)
+            problem.slope_a[(first + l) * 4 + i] = flat ? 0 : scale * (factor * lane_of(e.slope + i, l));
+    }
+}
+
+namespace cpu {
+template <class T>
+Status condition_number(const ConditionNumber<T>& problem, int threads);
+// gradient = grad[matrix] slope, (batch, size) each.
+template <class T>
+Status scale_slopes(const T* grad, const double* slope, int64_t batch, int64_t size, T* gradient, int threads);
+}  // namespace cpu
+
+namespace cuda {
+// Bytes of device memory that the call works in, 0 where a matrix fits the block's own.
+template <class T>
+Status condition_number_workspace(const ConditionNumber<T>& problem, int device, size_t* bytes);
+template <class T>
+Status condition_number(const ConditionNumber<T>& problem, void* workspace, size_t bytes, int device, void* stream);
+template <class T>
+Status scale_slopes(const T* grad, const double* slope, int64_t batch, int64_t size, T* gradient, int device,
+                    void* stream);
+}  // namespace cuda
+
+}  // namespace d2k

@@ -1,0 +1,249 @@
+// The largest singular value of a small matrix, the smallest that counts, and their singular vectors.
+#pragma once
+
+#include <cfloat>
+#include <cstdint>
+
+#include "d2kernels/jacobi.h"
+
+namespace d2k {
+
+// How a matrix M of `rows` × `columns`, or a product of inner dimension `inner`, becomes the p × q matrix G, p >= q,
+// that is decomposed: M or Mᵀ; or, where inner is the smallest, (R B)ᵀ for M = Q R B. `turned`: G is a transpose.
+struct Plan {
+    int64_t rows, inner, columns;
+    bool reduced, turned;
+    int64_t p, q;
+
+    D2K_DEVICE static Plan whole(int64_t rows, int64_t columns) {
+        const bool wide = rows < columns;
+        return {rows, 0, columns, false, wide, wide ? columns : rows, wide ? rows : columns};
+    }
+
+    D2K_DEVICE static Plan product(int64_t rows, int64_t inner, int64_t columns) {
+        if (inner >= rows || inner >= columns) return whole(rows, columns);
+        return {rows, inner, columns, true, true, columns, inner};
+    }
+
+    D2K_DEVICE int64_t longest() const { return padded(rows > columns ? rows : columns); }
+};
+
+template <class Real>
+struct ExtremesWork {
+    Triangle<Real> a;  // of Q R, where the plan is reduced
+    Columns<Real> b;   // B's rows
+    Triangle<Real> g;
+    Real *order, *square;
+    Triangle<Real> w;  // of Rᵀ
+    Columns<Real> x;
+    Real* vectors;  // six of the plan's longest length
+
+    // Null in `vectors` where the scratch is too small.
+    D2K_DEVICE static ExtremesWork in(Scratch& scratch, const Plan& plan) {
+        ExtremesWork work{};
+        const auto take = [&](int64_t count) { return scratch.take<Real>(count); };
+        const auto triangle = [&](int64_t rows, int64_t count) {
+            return Triangle<Real>{{take(count * padded(rows)), padded(rows)}, rows, count, take(count), take(count)};
+        };
+        if (plan.reduced) {
+            work.a = triangle(plan.rows, plan.inner);
+            work.b = {take(plan.inner * padded(plan.columns)), padded(plan.columns)};
+        }
+        work.g = triangle(plan.p, plan.q);
+        work.order = take(plan.q);
+        work.square = take(plan.q);
+        work.w = triangle(plan.q, plan.q);
+        work.x = {take(plan.q * padded(plan.q)), padded(plan.q)};
+        work.vectors = take(6 * plan.longest());
+        return work;
+    }
+
+    // Numbers in it.
+    D2K_DEVICE static int64_t size(const Plan& plan) {
+        const int64_t g = plan.q * (padded(plan.p) + 4), w = 2 * plan.q * (padded(plan.q) + 1);
+        const int64_t ab = plan.reduced ? plan.inner * (padded(plan.rows) + 2 + padded(plan.columns)) : 0;
+        return ab + g + w + 6 * plan.longest();
+    }
+
+    // As many as any product of at most so many rows, columns and inner ones needs.
+    D2K_DEVICE static int64_t bound(int64_t rows, int64_t inner, int64_t columns) {
+        const int64_t side = rows < columns ? rows : columns, q = inner < side ? inner : side;
+        return size({rows, q, columns, true, true, rows < columns ? columns : rows, q});
+    }
+};
+
+// Of each matrix of a pack: singular values of the scaled matrix, which is M / 2^exponent.
+template <class Real>
+struct Extremes {
+    Real largest, smallest, rank;
+    Real *left[2], *right[2];  // of the largest and of the smallest, in M's rows and columns
+};
+
+// A source's largest exponent, and whether all of it is finite.
+struct Range {
+    int exponent;
+    bool finite;
+
+    // 1 / 2^exponent, as far as a double can tell it from infinity and 0.
+    D2K_DEVICE Power scale() const { return Power(exponent < -2000 ? 2000 : exponent > 2000 ? -2000 : -exponent); }
+};
+
+template <class Team, class T>
+D2K_DEVICE Range range_of(Team& team, const T* source, int64_t count) {
+    double most = 0;
+    bool finite = true;
+    for (int64_t i = team.rank(); i < count; i += team.size()) {
+        const double x = magnitude(static_cast<double>(source[i]));
+        finite &= x <= DBL_MAX;
+        most = most < x ? x : most;
+    }
+    finite = all(team, finite);
+    return {finite ? exponent(team.reduce(most, Max{})) : 0, finite};
+}
+
+// Columns of one lane, from the rows or the columns of a row-major source, divided by 2^exponent; 0 if not finite.
+template <class Team, class T, class Real>
+D2K_DEVICE void load(Team& team, const T* source, int64_t rows, int64_t columns, bool by_rows, const Range& range,
+                     const Columns<Real>& to, int lane) {
+    const Power scale = range.scale();
+    const int64_t count = by_rows ? rows : columns, length = by_rows ? columns : rows;
+    const int64_t step = by_rows ? 1 : columns, next = by_rows ? columns : 1;
+    const Group<Team> group(team);
+    for (int64_t c = group.index(); c < count; c += group.count()) {
+        const T* const from = source + c * next;
+        own_rows(group, 0, to.ld, [&](int64_t i) {
+            lane_of(to[c] + i, lane) = range.finite && i < length ? scale * static_cast<double>(from[i * step]) : 0.0;
+        });
+    }
+}
+
+// As ExtremesWork says; `ranges` of each lane's matrix as it was loaded; their exponents become the final ones.
+template <class Team, class Real>
+D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesWork<Real>& work, double atol,
+                                   double rtol, Range* ranges) {
+    const Group<Team> group(team);
+    constexpr int lanes = kPacked<Real>;
+    const int64_t q = plan.q, longest = plan.longest();
+    team.barrier();
+    if (plan.reduced) {
+        work.a.factorize(team);
+        Real most(0.0);
+        for (int64_t c = group.index(); c < q; c += group.count()) {
+            Real* const to = work.g.columns[c];
+            own_rows(group, 0, work.b.ld, [&](int64_t i) { to[i] = work.a.diagonal[c] * work.b[c][i]; });
+            for (int64_t l = c + 1; l < q; ++l) {
+                const Real factor = work.a.columns[l][c];
+                own_rows(group, 0, work.b.ld, [&](int64_t i) { to[i] = to[i] + factor * work.b[l][i]; });
+            }
+            own_rows(group, 0, work.b.ld, [&](int64_t i) { most = larger(most, magnitude(to[i])); });
+        }
+        most = team.reduce(most, Larger());
+        Real first, second;
+        for (int l = 0; l < lanes; ++l) {
+            const int e = exponent(lane_of(&most, l));
+            const Power scale(-e);
+            lane_of(&first, l) = scale.first;
+            lane_of(&second, l) = scale.second;
+            ranges[l].exponent += e;
+        }
+        for (int64_t c = group.index(); c < q; c += group.count())
+            own_rows(group, 0, work.b.ld,
+                     [&](int64_t i) { work.g.columns[c][i] = work.g.columns[c][i] * first * second; });
+        team.barrier();
+    }
+    Real limit;
+    for (int l = 0; l < lanes; ++l) {
+        lane_of(&limit, l) = ranges[l].scale() * atol;
+    }
+    const double side = static_cast<double>(plan.rows > plan.columns ? plan.rows : plan.columns);
+    const int64_t k = factorize_pivoted(team, work.g, Cutoff<Real>{limit, rtol, side * DBL_EPSILON}, work.order,
+                                        work.square);
+
+    const Triangle<Real> w{work.w.columns, q, k, work.w.diagonal, work.w.tau};
+    turn_triangle(team, work.g, k, w.columns, q);
+    w.factorize(team);
+    turn_triangle(team, w, k, work.x, k);
+    orthogonalize(team, work.x, static_cast<const Columns<Real>*>(nullptr), q, k, work.square, work.vectors);
+
+    Pivot<Real> first{Real(0.0), Real(0.0)};
+    for (int64_t c = team.rank(); c < k; c += team.size())
+        first = LargerPivot()(first, Pivot<Real>{work.square[c], Real(static_cast<double>(c))});
+    first = team.reduce(first, LargerPivot());
+    const Real largest = root(first.square);
+    limit = larger(limit, largest * rtol);
+    Pivot<Real> last{Real(-DBL_MAX), Real(0.0)};  // of the negative squares
+    Real rank(0.0), least(DBL_MAX);
+    for (int64_t c = team.rank(); c < k; c += team.size()) {
+        const Real s = work.square[c];
+        const auto counts = root(s) > limit;
+        rank = rank + select(counts, Real(1.0), Real(0.0));
+        last = LargerPivot()(last, Pivot<Real>{select(counts, -s, Real(-DBL_MAX)), Real(static_cast<double>(c))});
+        least = smaller(least, select(s > 0.0, s, Real(DBL_MAX)));
+    }
+    rank = team.reduce(rank, Sum());
+    last = team.reduce(last, LargerPivot());
+    least = root(team.reduce(least, Smaller()));
+    const auto none = rank == Real(0.0);
+    const Real smallest = select(none, Real(1.0), root(select(none, Real(0.0), -last.square)));
+    const Real safe = select(none, Real(1.0), largest);
+
+    Real* const u[2] = {work.vectors, work.vectors + longest};
+    Real* const v[2] = {u[1] + longest, u[1] + 2 * longest};
+    Real* const out[2] = {u[1] + 3 * longest, u[1] + 4 * longest};
+    for_each(team, 6 * longest, [&](int64_t i) { work.vectors[i] = Real(0.0); });
+    team.barrier();
+    for_each(team, k, [&](int64_t i) {
+        Real a(0.0), b(0.0);
+        for (int64_t c = 0; c < k; ++c) {
+            const Real x = work.x[c][i], column(static_cast<double>(c));
+            a = select(first.column == column, x, a);
+            b = select(last.column == column, x, b);
+        }
+        u[0][i] = a / safe;
+        u[1][i] = b / smallest;
+    });
+    team.barrier();
+    // v is Lᵀ u / σ, accurate for a large σ, or L⁻¹ u σ, accurate for a small one.
+    if (group.index() == 0)
+        for (int64_t i = 0; i < k; ++i) {
+            // v is still 0 from row i on, where the column holds a reflector.
+            const Real sum =
+                sum_rows<Real>(group, 0, padded(i), [&](int64_t c) { return w.columns[i][c] * v[1][c]; });
+            const auto empty = w.diagonal[i] == Real(0.0);
+            const Real solved = (smallest * u[1][i] - sum) / select(empty, Real(1.0), w.diagonal[i]);
+            if (group.part() == 0) v[1][i] = select(empty, Real(0.0), solved);
+            group.sync();
+        }
+    team.barrier();
+    const auto solve = smallest * smallest < safe * least;
+    for_each(team, k, [&](int64_t c) {
+        Real a = w.diagonal[c] * u[0][c], b = w.diagonal[c] * u[1][c];
+        for (int64_t i = c + 1; i < k; ++i) {
+            a = a + w.columns[i][c] * u[0][i];
+            b = b + w.columns[i][c] * u[1][i];
+        }
+        v[0][c] = a / safe;
+        v[1][c] = select(solve | (smallest == least), v[1][c], b / smallest);
+    });
+    team.barrier();
+    for (int64_t i = group.index(); i < 4; i += group.count()) {
+        if (i < 2) work.g.rotate(group, k, u[i]);
+        else w.rotate(group, k, v[i - 2]);
+    }
+    team.barrier();
+    for_each(team, q, [&](int64_t i) {
+        for (int l = 0; l < lanes; ++l) {
+            const auto to = static_cast<int64_t>(lane_of(work.order + i, l));
+            for (int x = 0; x < 2; ++x) lane_of(out[x] + to, l) = lane_of(v[x] + i, l);
+        }
+    });
+    team.barrier();
+    if (plan.reduced) {
+        for (int64_t i = group.index(); i < 2; i += group.count()) work.a.rotate(group, q, out[i]);
+        team.barrier();
+    }
+    if (plan.turned) return {safe, smallest, rank, {out[0], out[1]}, {u[0], u[1]}};
+    return {safe, smallest, rank, {u[0], u[1]}, {out[0], out[1]}};
+}
+
+}  // namespace d2k

@@ -1,0 +1,339 @@
+// Pseudo-determinant mutual information: log condition numbers of the snippet-level and video-level joints.
+#pragma once
+
+#include <cstdint>
+
+#include "d2kernels/condition_number.h"
+#include "d2kernels/ragged.h"
+
+namespace d2k {
+
+template <class T>
+struct PdmiSnippet {
+    Sequences sequences;
+    const T *attention, *background, *foreground;  // (total)
+    double foreground_threshold, background_threshold;
+    bool joint;
+    double floor, rtol;
+
+    // Compared in the scores' own precision.
+    D2K_DEVICE T above() const { return stored<T>(static_cast<ArithmeticOf<T>>(foreground_threshold)); }
+    D2K_DEVICE T below() const { return stored<T>(static_cast<ArithmeticOf<T>>(background_threshold)); }
+};
+
+// Of each sequence.
+template <class T>
+struct PdmiSnippetOut {
+    T* value;
+    int64_t *foreground_count, *background_count;
+    T *foreground_mean, *background_mean;
+    double *foreground_slope, *background_slope;  // by one row's attention
+};
+
+// One side of a joint.
+struct Side {
+    int64_t count;
+    double sum;
+
+    D2K_DEVICE double mean() const { return sum / static_cast<double>(count > 0 ? count : 1); }
+};
+
+// log η of the 2 × 2 joint [[A, B], [C, D]] and its slopes by the means; see the reference.
+struct SnippetJoint {
+    double value, by_foreground, by_background;
+
+    D2K_DEVICE static SnippetJoint of(const Side& front, const Side& back, bool joint, double floor, double rtol) {
+        const double total = static_cast<double>(front.count + back.count > 0 ? front.count + back.count : 1);
+        const double wf = joint ? static_cast<double>(front.count) / total : 1;
+        const double wb = joint ? static_cast<double>(back.count) / total : 1;
+        const double m_f = front.mean(), m_b = back.mean();
+        const double raw[4] = {wf * m_f, wf * (1 - m_f), wb * m_b, wb * (1 - m_b)};
+        double entry[4];
+        bool free[4], exact = true;
+        for (int i = 0; i < 4; ++i) {
+            entry[i] = raw[i] < floor ? floor : raw[i];
+            free[i] = raw[i] >= floor;
+            exact &= free[i];
+        }
+        const double a = entry[0], b = entry[1], c = entry[2], d = entry[3];
+        const double p = a + d, q = b - c, r = a - d, t = b + c;
+        const double h1 = hypot(p, q), h2 = hypot(r, t), s1 = (h1 + h2) / 2;
+        if (front.count == 0 || back.count == 0 || !(s1 > 0) || h1 == 0 || h2 == 0) return {0, 0, 0};
+        const double ds1[4] = {(p / h1 + r / h2) / 2, (q / h1 + t / h2) / 2, (t / h2 - q / h1) / 2,
+                               (p / h1 - r / h2) / 2};
+        const double ddet[4] = {d, -c, -b, a};
+        const auto by_means = [&](const double* g, double& f, double& k) {
+            f = wf * ((free[0] ? g[0] : 0) - (free[1] ? g[1] : 0));
+            k = wb * ((free[2] ? g[2] : 0) - (free[3] ? g[3] : 0));
+        };
+        double s1_f, s1_b, det_f, det_b;
+        by_means(ds1, s1_f, s1_b);
+        by_means(ddet, det_f, det_b);
+        // Where no entry is at the floor |det| = αβ |m_f − m_b|, which no subtraction of products can match.
+        if (exact) {
+            det_f = wf * wb;
+            det_b = -wf * wb;
+        }
+        const double det = exact ? wf * wb * (m_f - m_b) : a * d - b * c, sign = det < 0 ? -1 : 1;
+        const double s2 = magnitude(det) / s1, least = rtol * s1;
+        const double effective = s2 < least ? least : s2;  // NaN stays
+        const auto slope = [&](double of_s1, double of_det) {
+            return of_s1 / s1 - (sign * of_det / s1 - s2 * of_s1 / s1) / effective;
+        };
+        return {::log(s1 / effective), slope(s1_f, det_f), slope(s1_b, det_b)};
+    }
+};
+
+template <class T>
+D2K_DEVICE void write_snippet(const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out, int64_t i,
+                              const Side& front, const Side& back) {
+    const auto of = [](double x) { return stored<T>(static_cast<ArithmeticOf<T>>(x)); };
+    const SnippetJoint joint = SnippetJoint::of(front, back, problem.joint, problem.floor, problem.rtol);
+    out.value[i] = of(joint.value);
+    out.foreground_count[i] = front.count;
+    out.background_count[i] = back.count;
+    out.foreground_mean[i] = of(front.mean());
+    out.background_mean[i] = of(back.mean());
+    out.foreground_slope[i] = joint.by_foreground / static_cast<double>(front.count > 0 ? front.count : 1);
+    out.background_slope[i] = joint.by_background / static_cast<double>(back.count > 0 ? back.count : 1);
+}
+
+// Adds the rows [begin, end) of a buffer to both sides: in eight parts a thread, in a fixed order.
+template <class Team, class T>
+D2K_DEVICE void sum_sides(Team& team, const PdmiSnippet<T>& problem, int64_t first, int64_t length, Side& front,
+                          Side& back) {
+    constexpr int parts = Group<Team>::width == 1 ? 8 : 1;
+    using Real = ArithmeticOf<T>;
+    const Real above = problem.above(), below = problem.below();
+    const T *const f = problem.foreground + first, *const a = problem.attention + first;
+    const T* const b = problem.background + first;
+    double on[parts] = {}, off[parts] = {};
+    int64_t on_count[parts] = {}, off_count[parts] = {};
+    const auto add = [&](int64_t t, int j) {
+        const Real score = f[t];
+        const bool fore = score > above, aft = score < below;
+        on[j] += fore ? static_cast<double>(a[t]) : 0.0;
+        off[j] += aft ? static_cast<double>(b[t]) : 0.0;
+        on_count[j] += fore;
+        off_count[j] += aft;
+    };
+    int64_t t = team.rank() * parts;
+    for (; t + parts <= length; t += team.size() * parts)
+        for (int j = 0; j < parts; ++j) add(t + j, j);
+    for (int j = 0; j < parts && t + j < length; ++j) add(t + j, j);
+    for (int half = parts / 2; half > 0; half /= 2)
+        for (int j = 0; j < half; ++j) {
+            on[j] += on[j + half];
+            off[j] += off[j + half];
+            on_count[j] += on_count[j + half];
+            off_count[j] += off_count[j + half];
+        }
+    front = {team.reduce(on_count[0], Sum{}), team.reduce(on[0], Sum{})};
+    back = {team.reduce(off_count[0], Sum{}), team.reduce(off[0], Sum{})};
+}
+
+template <class Team, class T>
+D2K_DEVICE void pdmi_snippet(Team& team, const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out, int64_t i) {
+    const Sequences::Range range = problem.sequences[i];
+    Side front, back;
+    sum_sides(team, problem, range.first, range.length, front, back);
+    if (team.rank() == 0) write_snippet(problem, out, i, front, back);
+}
+
+template <class T>
+struct PdmiSnippetSaved {
+    const T* grad;  // (sequences)
+    const double *foreground_slope, *background_slope;
+};
+
+// Gradients of a sequence's rows.
+template <class Team, class T>
+D2K_DEVICE void pdmi_snippet_backward(Team& team, const PdmiSnippet<T>& problem, const PdmiSnippetSaved<T>& saved,
+                                      T* on, T* off, int64_t i) {
+    using Real = ArithmeticOf<T>;
+    const Sequences::Range range = problem.sequences[i];
+    const double g = static_cast<double>(saved.grad[i]);
+    const T zero = stored<T>(0), of_f = stored<T>(static_cast<Real>(g * saved.foreground_slope[i])),
+            of_b = stored<T>(static_cast<Real>(g * saved.background_slope[i]));
+    const Real above = problem.above(), below = problem.below();
+    for_each(team, range.length, [&](int64_t t) {
+        const Real score = problem.foreground[range.first + t];
+        on[range.first + t] = score > above ? of_f : zero;
+        off[range.first + t] = score < below ? of_b : zero;
+    });
+}
+
+template <class T>
+struct PdmiVideo {
+    const T* p;          // (videos, classes)
+    const bool* labels;  // (videos, classes)
+    const bool* keep;    // (videos)
+    int64_t videos, classes;
+    bool floored;
+    double relative_floor;
+    bool normalize_rows, per_class;
+    double atol, rtol;
+
+    T* value;
+    int64_t* rank;
+    double* slope;  // (videos, classes)
+};
+
+// Memory of pdmi_video.
+struct PdmiVideoWork {
+    ExtremesWork<double> extremes;
+    double *doubles, *y, *q, *slope_y, *slope_q, *raw, *value;
+    int64_t *kept, *first, *repeats;
+
+    template <class T>
+    D2K_DEVICE static int64_t bytes(const PdmiVideo<T>& problem) {
+        const int64_t n = problem.videos, c = problem.classes;
+        return 8 * (ExtremesWork<double>::bound(c, n, c) + extra(n, c) + 2 * n * c + 2 * n * c + n + 1 + n + 2 * c);
+    }
+
+    D2K_DEVICE static int64_t extra(int64_t n, int64_t c) {
+        const int64_t vectors = 4 * c + 4 * n, product = c * c;
+        return vectors > product ? vectors : product;
+    }
+
+    // What does not depend on the labels; the rest is taken as the plan asks.
+    template <class T>
+    D2K_DEVICE static PdmiVideoWork in(Scratch& scratch, const PdmiVideo<T>& problem) {
+        const int64_t n = problem.videos, c = problem.classes;
+        PdmiVideoWork work{};
+        work.doubles = scratch.take<double>(extra(n, c));
+        for (double** matrix : {&work.y, &work.q, &work.slope_y, &work.slope_q}) *matrix = scratch.take<double>(n * c);
+        work.raw = scratch.take<double>(n);
+        work.value = scratch.take<double>(1);
+        work.kept = scratch.take<int64_t>(n);
+        work.first = scratch.take<int64_t>(c);
+        work.repeats = scratch.take<int64_t>(c);
+        return work;
+    }
+};
+
+// Y₂ᵀ of the kept videos in work.y, P₂ᵀ in work.q; returns the product's factors as a problem of one matrix.
+// Classes with the same videos become one row, scaled by √count: that keeps every singular value but the exact
+// zeros that repetition makes. Classes without a video are left out.
+template <class Team, class T>
+D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& problem, const PdmiVideoWork& work,
+                                               bool& finite) {
+    const int64_t c = problem.classes;
+    int64_t n = 0;
+    for (int64_t tile = 0; tile < problem.videos; tile += team.size()) {
+        const int64_t i = tile + team.rank();
+        const bool keep = i < problem.videos && problem.keep[i];
+        const int64_t place = compact(team, keep, n);
+        if (keep) work.kept[place] = i;
+    }
+    team.barrier();
+    const auto has = [&](int64_t l, int64_t label) { return problem.labels[work.kept[l] * c + label]; };
+    // repeats: how many classes have this one's videos, 0 where an earlier one has them or there are none.
+    for_each(team, c, [&](int64_t label) {
+        int64_t videos = 0, repeats = 1;
+        for (int64_t l = 0; l < n; ++l) videos += has(l, label);
+        for (int64_t other = 0; other < c && repeats && videos; ++other) {
+            if (other == label) continue;
+            int64_t l = 0;
+            while (l < n && has(l, label) == has(l, other)) ++l;
+            if (l == n) repeats = other < label ? 0 : repeats + 1;
+        }
+        work.repeats[label] = videos ? repeats : 0;
+    });
+    team.barrier();
+    int64_t rows = 0;
+    for (int64_t tile = 0; tile < c; tile += team.size()) {
+        const int64_t label = tile + team.rank();
+        const bool own = label < c && work.repeats[label];
+        const int64_t place = compact(team, own, rows);
+        if (own) work.first[place] = label;
+    }
+    team.barrier();
+    for_each(team, rows, [&](int64_t row) {
+        const int64_t label = work.first[row];
+        int64_t videos = 0;
+        for (int64_t l = 0; l < n; ++l) videos += has(l, label);
+        const double scale = 1 / static_cast<double>(problem.per_class ? videos : n);
+        const double y = scale * root(static_cast<double>(work.repeats[label]));
+        for (int64_t l = 0; l < n; ++l) work.y[row * n + l] = has(l, label) ? y : 0;
+    });
+    finite = true;
+    for_each(team, n, [&](int64_t l) {
+        const T* const p = problem.p + work.kept[l] * c;
+        double* const q = work.q + l * c;
+        double most = static_cast<double>(p[0]), total = 0;
+        for (int64_t j = 0; j < c; ++j) {
+            q[j] = static_cast<double>(p[j]);
+            finite &= magnitude(q[j]) <= DBL_MAX;
+            most = larger(most, q[j]);
+        }
+        for (int64_t j = 0; j < c; ++j) {
+            if (problem.floored && !(q[j] > problem.relative_floor * most)) q[j] = 0;
+            total += q[j];
+        }
+        work.raw[l] = total > 0 ? total : 1;
+        if (problem.normalize_rows)
+            for (int64_t j = 0; j < c; ++j) q[j] /= work.raw[l];
+    });
+    finite = all(team, finite);
+    return {work.y, work.q, 1, rows, n, c, problem.atol, problem.rtol, true, work.value, work.slope_y, work.slope_q};
+}
+
+template <class T>
+D2K_DEVICE bool taken(const PdmiVideo<T>& problem, double q) { return !problem.floored || q > 0; }
+
+// The value, the rank, and the slope by p, from the slope by P₂ᵀ.
+template <class Team, class T>
+D2K_DEVICE void write_video(Team& team, const PdmiVideo<T>& problem, const PdmiVideoWork& work, int64_t n, bool finite,
+                            double rank) {
+    const int64_t c = problem.classes;
+    for_each(team, finite ? n : 0, [&](int64_t l) {
+        double* const slope = work.slope_q + l * c;
+        const double* const q = work.q + l * c;
+        double along = 0;
+        if (problem.normalize_rows)
+            for (int64_t j = 0; j < c; ++j) along += slope[j] * q[j];
+        for (int64_t j = 0; j < c; ++j) {
+            if (problem.normalize_rows) slope[j] = (slope[j] - along) / work.raw[l];
+            finite &= magnitude(slope[j]) <= DBL_MAX;
+        }
+    });
+    finite = all(team, finite && (n == 0 || rank < 2 || magnitude(*work.value) <= DBL_MAX));
+    for_each(team, problem.videos * c, [&](int64_t i) { problem.slope[i] = 0; });
+    team.barrier();
+    if (finite)
+        for_each(team, n * c, [&](int64_t i) {
+            const int64_t l = i / c;
+            if (taken(problem, work.q[i])) problem.slope[work.kept[l] * c + i % c] = work.slope_q[i];
+        });
+    if (team.rank() == 0) {
+        *problem.value = stored<T>(static_cast<ArithmeticOf<T>>(finite && rank > 1 ? *work.value : 0));
+        *problem.rank = finite ? static_cast<int64_t>(rank) : 0;
+    }
+}
+
+namespace cpu {
+template <class T>
+Status pdmi_snippet(const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out, int threads);
+// on, off: (total) gradients of the attention on foreground and on background rows.
+template <class T>
+Status pdmi_snippet_backward(const PdmiSnippet<T>& problem, const PdmiSnippetSaved<T>& saved, T* on, T* off,
+                             int threads);
+template <class T>
+Status pdmi_video(const PdmiVideo<T>& problem);
+}  // namespace cpu
+
+namespace cuda {
+template <class T>
+Status pdmi_snippet(const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out, int device, void* stream);
+template <class T>
+Status pdmi_snippet_backward(const PdmiSnippet<T>& problem, const PdmiSnippetSaved<T>& saved, T* on, T* off,
+                             int device, void* stream);
+// Bytes of device memory that pdmi_video works in.
+template <class T>
+int64_t pdmi_video_workspace(const PdmiVideo<T>& problem);
+template <class T>
+Status pdmi_video(const PdmiVideo<T>& problem, void* workspace, size_t bytes, int device, void* stream);
+}  // namespace cuda
+
+}  // namespace d2k

@@ -1,0 +1,34 @@
+"""svd through csrc, in float64 for every dtype; the gradients are the reference's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from d2kernels import _native
+from d2kernels.ops.svd.reference import svd_backward
+
+__all__ = ["svd_backward", "svd_forward", "why_not"]
+
+
+def why_not(device: str, dtype: object) -> str | None:
+    return "it has no CUDA kernel" if device != "cpu" else _native.why_not_dtype(dtype)
+
+
+def svd_forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    a = a.contiguous()
+    batch, rows, columns = a.shape
+    k = min(rows, columns)
+    u, s, vh = a.new_empty((batch, rows, k)), a.new_empty((batch, k)), a.new_empty((batch, k, columns))
+    inputs = _native.dtype_number(a.dtype), a.data_ptr(), batch, rows, columns
+    problem = (*inputs, u.data_ptr(), s.data_ptr(), vh.data_ptr())
+    module = _native.module()
+    if a.device.type == "cpu":
+        failed = module.svd_cpu(problem, torch.get_num_threads())
+        if failed >= 0:
+            raise torch.linalg.LinAlgError(f"svd: matrix {failed} of the batch has NaN or infinity")
+    else:
+        workspace = a.new_empty(module.svd_workspace_cuda(problem, a.device.index), dtype=torch.uint8)
+        stream = torch.cuda.current_stream(a.device).cuda_stream
+        module.svd_cuda(problem, workspace.data_ptr(), workspace.numel(), a.device.index, stream)
+    return u, s, vh
