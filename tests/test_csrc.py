@@ -57,12 +57,22 @@ def test_on_one_thread_and_on_many(program, name, flags):
     assert done.returncode == 0 and done.stdout == f"{name}: ok\n", done.stderr[-2000:]
 
 
-def test_a_missing_barrier_is_found(program):
-    done = run(program("team", THREAD), "race")
+SORT_BARRIERS = 11
+
+
+@pytest.mark.parametrize("skipped", range(SORT_BARRIERS))
+def test_each_missing_barrier_is_found(program, skipped):
+    done = run(program("team", THREAD), "race", str(skipped))
     assert done.returncode != 0 and "data race" in done.stderr
+
+
+def test_the_same_sort_with_every_barrier_is_clean(program):
+    done = run(program("team", THREAD), "race", str(SORT_BARRIERS))
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_threads_in_different_collectives_are_told(program):
     done = run(program("team", THREAD), "divergent")
     assert done.returncode != 0
-    assert "divergent collective: thread 0 in barrier(0), thread 1 in reduce(4)" in done.stderr
+    assert "divergent collective: thread 0 in barrier" in done.stderr
+    assert "thread 1 in " in done.stderr and "T = int; Op = d2k::Sum" in done.stderr

@@ -1,4 +1,5 @@
-// team.h on one thread and on many. Arguments: none runs every check; "race" and "divergent" plant a fault.
+// team.h on one thread and on many. Without arguments every check; "race N" leaves out the Nth barrier of a sort, "divergent"
+// lets threads meet in different collectives.
 #include "d2kernels/team.h"
 
 #include <algorithm>
@@ -140,19 +141,31 @@ void scratch() {
     CHECK(Scratch(memory + 1, 4).take<double>(1) == nullptr);
 }
 
-// A team whose barrier lets everyone through.
+// A team that walks past one of its barriers.
 struct Careless : ThreadTeam {
-    using ThreadTeam::ThreadTeam;
-    explicit Careless(const ThreadTeam& team) : ThreadTeam(team) {}
-    void barrier() const {}
+    Careless(const ThreadTeam& team, int skipped) : ThreadTeam(team), left(skipped) {}
+    void barrier() const {
+        if (left-- != 0) ThreadTeam::barrier();
+    }
+    mutable int left;
 };
 
-void race() {
-    auto items = unsorted(200, 2);
-    run_team(32, [&](ThreadTeam& team) {
-        Careless careless(team);
-        sort(careless, items.data(), int64_t(items.size()), smaller);
-    });
+constexpr int kBarriers = 11;  // of the sort below
+
+void race(int skipped) {
+    // Several inputs, since pairs that need no exchange are only read.
+    for (unsigned seed = 0; seed < 8; ++seed) {
+        std::mt19937 random(seed);
+        std::vector<Pair> items(12);
+        run_team(5, [&](ThreadTeam& team) {
+            const int64_t count = int64_t(items.size());
+            for (int64_t i = 0; i < count && team.rank() == 0; ++i) items[i] = {double(random() % 100), i};
+            Careless careless(team, skipped);
+            sort(careless, items.data(), count, smaller);
+            CHECK(careless.left == skipped - kBarriers);
+            for (const Pair& item : items) CHECK(item.index >= 0);
+        });
+    }
 }
 
 void divergent() {
@@ -166,7 +179,7 @@ void divergent() {
 
 int main(int count, char** arguments) {
     const std::string plant = count > 1 ? arguments[1] : "";
-    if (plant == "race") race();
+    if (plant == "race") race(std::atoi(arguments[2]));
     else if (plant == "divergent") divergent();
     else {
         reductions();

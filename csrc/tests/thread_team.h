@@ -2,20 +2,28 @@
 // meet in different collectives are told apart.
 #pragma once
 
-#include <condition_variable>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
+
+#ifdef __linux__
+#include <climits>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace d2k {
 
 class ThreadTeam {
 public:
-    // What the threads of one team share.
+    // What the threads of one team share. A mutex would order a thread that wakes late after one that has already gone
+    // on, and so hide races from ThreadSanitizer; here a round's end is all that orders them.
     class Meeting {
     public:
         explicit Meeting(int size) : size_(size), calls_(size), slots_(size) {}
@@ -23,17 +31,16 @@ public:
         int size() const { return size_; }
 
         // All arrive before any goes on; ends the program where they came for different things.
-        void meet(int rank, const char* call, size_t bytes) {
-            std::unique_lock<std::mutex> lock(mutex_);
-            calls_[rank] = {call, bytes};
-            if (++arrived_ == size_) {
+        void meet(int rank, const char* call, int from = 0) {
+            calls_[rank] = {call, from};
+            const uint32_t mine = round_.load(std::memory_order_relaxed);
+            if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
                 for (int r = 1; r < size_; ++r) compare(r);
-                arrived_ = 0;
-                ++round_;
-                all_here_.notify_all();
+                arrived_.store(0, std::memory_order_relaxed);
+                round_.store(mine + 1, std::memory_order_release);
+                wake();
             } else {
-                const uint64_t mine = round_;
-                all_here_.wait(lock, [&] { return round_ != mine; });
+                while (round_.load(std::memory_order_acquire) == mine) sleep(mine);
             }
         }
 
@@ -42,7 +49,7 @@ public:
     private:
         struct Call {
             const char* name = "";
-            size_t bytes = 0;
+            int from = 0;
         };
         struct Slot {
             alignas(64) unsigned char bytes[64];
@@ -50,17 +57,23 @@ public:
 
         void compare(int rank) const {
             const Call &a = calls_[0], &b = calls_[rank];
-            if (std::strcmp(a.name, b.name) == 0 && a.bytes == b.bytes) return;
-            std::fprintf(stderr, "divergent collective: thread 0 in %s(%zu), thread %d in %s(%zu)\n", a.name, a.bytes,
-                         rank, b.name, b.bytes);
+            if (std::strcmp(a.name, b.name) == 0 && a.from == b.from) return;
+            std::fprintf(stderr, "divergent collective: thread 0 in %s from %d, thread %d in %s from %d\n", a.name,
+                         a.from, rank, b.name, b.from);
             std::_Exit(3);
         }
 
+#ifdef __linux__
+        void sleep(uint32_t round) { syscall(SYS_futex, &round_, FUTEX_WAIT_PRIVATE, round, nullptr, nullptr, 0); }
+        void wake() { syscall(SYS_futex, &round_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0); }
+#else
+        void sleep(uint32_t) { std::this_thread::yield(); }
+        void wake() {}
+#endif
+
         const int size_;
-        std::mutex mutex_;
-        std::condition_variable all_here_;
-        int arrived_ = 0;
-        uint64_t round_ = 0;
+        std::atomic<int> arrived_{0};
+        std::atomic<uint32_t> round_{0};
         std::vector<Call> calls_;
         std::vector<Slot> slots_;
     };
@@ -69,28 +82,28 @@ public:
 
     int size() const { return meeting_.size(); }
     int rank() const { return rank_; }
-    void barrier() const { meeting_.meet(rank_, "barrier", 0); }
+    void barrier() const { meeting_.meet(rank_, "barrier"); }
 
     template <class T, class Op>
     T reduce(T value, Op op) {
         put(value);
-        meeting_.meet(rank_, "reduce", sizeof(T));
+        meeting_.meet(rank_, __PRETTY_FUNCTION__);
         T all = get<T>(0);
         for (int r = 1; r < size(); ++r) all = op(all, get<T>(r));
-        meeting_.meet(rank_, "reduce", sizeof(T));
+        meeting_.meet(rank_, __PRETTY_FUNCTION__);
         return all;
     }
 
     template <class T, class Op>
     T scan(T value, Op op, T& carry) {
         put(value);
-        meeting_.meet(rank_, "scan", sizeof(T));
+        meeting_.meet(rank_, __PRETTY_FUNCTION__);
         T all = carry, mine = carry;
         for (int r = 0; r < size(); ++r) {
             all = op(all, get<T>(r));
             if (r == rank_) mine = all;
         }
-        meeting_.meet(rank_, "scan", sizeof(T));
+        meeting_.meet(rank_, __PRETTY_FUNCTION__);
         carry = all;
         return mine;
     }
@@ -98,15 +111,18 @@ public:
     template <class T>
     T broadcast(T value, int from) {
         if (rank_ == from) put(value);
-        meeting_.meet(rank_, "broadcast", sizeof(T));
+        meeting_.meet(rank_, __PRETTY_FUNCTION__, from);
         const T result = get<T>(from);
-        meeting_.meet(rank_, "broadcast", sizeof(T));
+        meeting_.meet(rank_, __PRETTY_FUNCTION__, from);
         return result;
     }
 
 private:
     template <class T>
-    void put(const T& value) { std::memcpy(meeting_.slot(rank_), &value, sizeof value); }
+    void put(const T& value) {
+        static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16, "what a block's storage can hold");
+        std::memcpy(meeting_.slot(rank_), &value, sizeof value);
+    }
     template <class T>
     T get(int rank) const {
         T value;
@@ -118,7 +134,7 @@ private:
     int rank_;
 };
 
-// body(team) on every thread of a team of `size`.
+// Runs body(team) on every thread of a team of `size`.
 template <class Body>
 void run_team(int size, const Body& body) {
     ThreadTeam::Meeting meeting(size);
@@ -127,7 +143,7 @@ void run_team(int size, const Body& body) {
         threads.emplace_back([&, rank] {
             ThreadTeam team(meeting, rank);
             body(team);
-            meeting.meet(rank, "end", 0);
+            meeting.meet(rank, "end");
         });
     for (std::thread& thread : threads) thread.join();
 }
