@@ -1,11 +1,13 @@
 // The algorithms that are written against team.h: thread teams against the host team, on random ragged problems.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <random>
 #include <vector>
 
 #include "check.h"
 #include "d2kernels/connected_components.h"
+#include "d2kernels/localize_block.h"
 #include "d2kernels/topk_pool.h"
 #include "thread_team.h"
 
@@ -35,27 +37,111 @@ void components() {
     problem.class_stride = 1;
     problem.thresholds = levels;
     problem.levels = 3;
+    constexpr int64_t kMost = 128;  // runs of one item
     for (const bool distinct : {false, true})
         for (const int64_t min_length : {1, 2}) {
             problem.distinct = distinct;
             problem.min_length = min_length;
-            for (int64_t i = 0; i < problem.items(); ++i) {
-                const auto item = problem.item(i);
-                const auto column = problem.column(item);
-                HostTeam host;
-                const int64_t count = count_runs(host, problem, item, column);
-                std::vector<int64_t> want(5 * count + 5, -1), got(want);
-                fill_runs(host, problem, item, column, 0, count, Segments::in(want.data(), count + 1));
-                for (int size : {32, 64}) {
-                    std::fill(got.begin(), got.end(), -1);
-                    run_team(size, [&](ThreadTeam& team) {
-                        CHECK(count_runs(team, problem, item, column) == count);
-                        fill_runs(team, problem, item, column, 0, count, Segments::in(got.data(), count + 1));
-                    });
-                    CHECK(got == want);
+            const auto all = [&](auto& team, std::vector<int64_t>& rows) {
+                for (int64_t i = 0; i < problem.items(); ++i) {
+                    const auto item = problem.item(i);
+                    const auto column = problem.column(item);
+                    const int64_t count = count_runs(team, problem, item, column);
+                    CHECK(count <= kMost);
+                    fill_runs(team, problem, item, column, 0, count, Segments::in(rows.data() + i * 5 * kMost, kMost));
                 }
+            };
+            std::vector<int64_t> want(problem.items() * 5 * kMost, -1);
+            HostTeam host;
+            all(host, want);
+            for (const int size : {32, 64}) {
+                std::vector<int64_t> got(want.size(), -1);
+                run_team(size, [&](ThreadTeam& team) { all(team, got); });
+                CHECK(got == want);
             }
         }
+}
+
+// The detections of a block's algorithm: what each sequence keeps, and all columns.
+struct Found {
+    std::vector<int64_t> counts, sequence, label;
+    std::vector<double> start, end, score;
+
+    explicit Found(int64_t rows) : counts(kSequences), sequence(rows, -1), label(sequence), start(rows), end(rows),
+                                   score(rows) {}
+
+    bool operator==(const Found& other) const {
+        return counts == other.counts && sequence == other.sequence && label == other.label && start == other.start &&
+               end == other.end && score == other.score;
+    }
+};
+
+template <class T, class Team>
+void detect(Team& team, const Localization<T>& problem, const LocalizeMemory<T>& memory, Found& found) {
+    const bool fine = in_order(team, problem.sequences);
+    if (team.rank() == 0) *memory.valid = fine;
+    team.barrier();
+    for (int64_t i = 0; i < problem.items(); ++i) {
+        localize_item(team, problem, memory, i);
+        team.barrier();
+    }
+    if (team.rank() == 0)
+        for (int64_t s = 0; s < kSequences; ++s) found.counts[s] = keep_of_sequence(problem, memory, s);
+    team.barrier();
+    const DetectionColumns out{found.sequence.data(), found.label.data(), found.start.data(), found.end.data(),
+                               found.score.data()};
+    int64_t first = 0;
+    for (int64_t i = 0; i < problem.items(); ++i) {
+        write_item(team, problem, memory, i, first, int64_t(found.score.size()), out);
+        if (i % kClasses == kClasses - 1) first += found.counts[i / kClasses];
+    }
+}
+
+template <class T>
+void localization(int64_t upsample, int64_t smoothing, double sigma, Relative relative) {
+    const auto values = scores<T>();
+    const double levels[] = {0.1, 0.3, 0.5, 0.7};
+    Localization<T> problem{};
+    problem.sequences = {kOffsets, kLengths, kSequences, kTotal};
+    problem.activations = values.data();
+    problem.row_stride = problem.classes = kClasses;
+    problem.class_stride = 1;
+    problem.thresholds = levels;
+    problem.levels = 4;
+    LocalizeRules& rules = problem.rules;
+    rules.margin = 0.25;
+    rules.pooled = sigma > 0;
+    rules.min_length = 1;
+    rules.iou_threshold = 0.5;
+    rules.inclusive = true;
+    rules.sigma = sigma;
+    rules.has_keep_ratio = rules.keep_per_class = upsample == 1;
+    rules.keep_ratio = 0.2;
+    rules.upsample = upsample;
+    rules.smoothing = smoothing;
+    rules.relative = relative;
+
+    const auto found = [&](const auto& run) {
+        LocalizeMemory<T> memory{};
+        memory.total = kTotal;
+        memory.sequences = kSequences;
+        memory.classes = kClasses;
+        memory.factor = upsample;
+        std::vector<double> work(memory.lay_out(0) / sizeof(double) + 2);
+        memory.lay_out(reinterpret_cast<uintptr_t>(work.data()));
+        Found result(kTotal * kClasses * upsample);
+        run(memory, result);
+        return result;
+    };
+    const Found want = found([&](const auto& memory, Found& result) {
+        HostTeam host;
+        detect(host, problem, memory, result);
+    });
+    CHECK(want.counts[3] > 5 && want.counts[1] == 0);
+    const Found got = found([&](const auto& memory, Found& result) {
+        run_team(32, [&](ThreadTeam& team) { detect(team, problem, memory, result); });
+    });
+    CHECK(got == want);
 }
 
 void topk() {
@@ -105,5 +191,8 @@ void topk() {
 int main() {
     components();
     topk();
+    localization<float>(1, 1, 0, Relative::kNone);
+    localization<float>(3, 5, 0, Relative::kMinMax);
+    localization<double>(1, 3, 0.5, Relative::kMax);
     std::puts("kernels: ok");
 }
