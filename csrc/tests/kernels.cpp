@@ -192,6 +192,7 @@ int main() {
     components();
     topk();
     localization<float>(1, 1, 0, Relative::kNone);
+    localization<float>(2, 1, 0, Relative::kNone);
     localization<float>(3, 5, 0, Relative::kMinMax);
     localization<double>(1, 3, 0.5, Relative::kMax);
     std::puts("kernels: ok");
