@@ -1,4 +1,4 @@
-# make demo | test | bench | bench-full | lint | install | clean. Each sets up what it needs.
+# make demo | test | bench | bench-full | sanitize | lint | install | clean. Each sets up what it needs.
 #
 #   PYTHON=python3   use this interpreter's environment as it is, its torch kept, instead of making .venv
 #   TORCH='torch==2.11.0'   another torch than that of the environment or of constraints.txt; any pip arguments
@@ -21,7 +21,7 @@ STAMP := build/installed
 SETTINGS := build/settings
 SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard scripts/*.py) $(shell find csrc -type f)
 
-.PHONY: help install demo test bench bench-full lint clean FORCE
+.PHONY: help install demo test bench bench-full sanitize lint clean FORCE
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -64,6 +64,9 @@ endif
 
 bench-full: $(STAMP)
 	$(BENCH) --full --benchmark-json=build/bench.json $(ARGS); status=$$?; $(PY) benchmarks/report.py build/bench.json && exit $$status
+
+sanitize: $(STAMP)
+	PYTHON=$(PY) scripts/sanitize.sh $(ARGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -12,6 +12,73 @@ def connected_components_fill_cpu(
     problem: _Problem, positions: int, out: int, size: int, threads: int, /
 ) -> None: ...
 
+_Topk = tuple[int, int, int, int, int, int, int, int]
+_Pool = tuple[int, int, int, int, int, int, int, int, int, int, bool, bool]
+_Score = tuple[int, int, int, int, int, float, int, int, int]
+
+def topk_pool_cpu(problem: _Topk, mean: int, threshold: int, above: int, tied: int, threads: int, /) -> None: ...
+def topk_pool_backward_cpu(
+    problem: _Topk, grad: int, threshold: int, above: int, tied: int, grad_scores: int, threads: int, /
+) -> None: ...
+def attention_pool_cpu(problem: _Pool, embedding: int, mass: int, threads: int, /) -> None: ...
+def attention_pool_backward_cpu(
+    problem: _Pool, grad: int, grad_mass: int, mass: int, grad_x: int, grad_attention: int, threads: int, /
+) -> None: ...
+def foreground_score_cpu(problem: _Score, score: int, threads: int, /) -> None: ...
+def foreground_score_backward_cpu(
+    problem: _Score, grad: int, grad_x: int, grad_reference: int, threads: int, /
+) -> None: ...
+def lowest_attention_cpu(
+    attention: int, dtype: int, total: int, offsets: int, lengths: int, sequences: int, place: int, threads: int, /
+) -> None: ...
+
+_Activations = tuple[int, bool, int, int, int, int, int, int, int, int, int, int, int]
+_Rules = tuple[float, bool, float | None, int, float, bool, float | None, float | None, bool, int, int, int]
+_Columns = tuple[int, ...]
+
+class Localized:
+    @property
+    def size(self) -> int: ...
+    def write(self, columns: _Columns, threads: int, /) -> None: ...
+
+def localize_cpu(activations: _Activations, rules: _Rules, counts: int, threads: int, /) -> Localized: ...
+def localize_as_block_cpu(
+    activations: _Activations, rules: _Rules, counts: int, capacity: int, columns: _Columns, /
+) -> None: ...
+def nms_cpu(
+    segments: int, scores: int, groups: int, count: int, iou_threshold: float, inclusive: bool, kept: int, /
+) -> int: ...
+def soft_nms_cpu(
+    segments: int,
+    scores: int,
+    groups: int,
+    count: int,
+    sigma: float,
+    score_threshold: float,
+    kept: int,
+    decayed: int,
+    /,
+) -> int: ...
+
+_Instances = tuple[int, int, int, int, int]
+
+def average_precision_cpu(
+    detections: _Instances,
+    score: int,
+    ignore: int,
+    truth: _Instances,
+    classes: int,
+    iou: int,
+    thresholds: int,
+    rules: tuple[bool, bool, bool, bool, bool, bool],
+    ap: int,
+    partner: int,
+    tp: int,
+    fp: int,
+    threads: int,
+    /,
+) -> None: ...
+
 # Only where the extension was built with CUDA.
 def cuda_runtime_version() -> int: ...
 def cuda_devices() -> list[str]: ...
@@ -21,4 +88,35 @@ def connected_components_count_cuda(
 ) -> None: ...
 def connected_components_fill_cuda(
     problem: _Problem, positions: int, out: int, size: int, device: int, stream: int, /
+) -> None: ...
+def topk_pool_cuda(
+    problem: _Topk, mean: int, threshold: int, above: int, tied: int, device: int, stream: int, /
+) -> None: ...
+def topk_pool_backward_cuda(
+    problem: _Topk, grad: int, threshold: int, above: int, tied: int, grad_scores: int, device: int, stream: int, /
+) -> None: ...
+def localize_workspace_cuda(
+    is_double: bool, total: int, sequences: int, classes: int, upsample: int, device: int, /
+) -> int: ...
+def localize_find_cuda(
+    activations: _Activations,
+    rules: _Rules,
+    counts: int,
+    first: int,
+    workspace: int,
+    size: int,
+    device: int,
+    stream: int,
+    /,
+) -> None: ...
+def localize_write_cuda(
+    activations: _Activations,
+    rules: _Rules,
+    first: int,
+    capacity: int,
+    columns: _Columns,
+    workspace: int,
+    device: int,
+    stream: int,
+    /,
 ) -> None: ...

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
+
+from d2kernels import backends
 
 
 class ArrayForm(NamedTuple):
@@ -77,3 +80,23 @@ def take_array(
             f"between offsets[{i}] and offsets[{i + 1}]"
         )
     return ArrayForm(values, starts, sizes)
+
+
+def native_for_arrays(op: str) -> ModuleType:
+    """The op's native module, which alone takes NumPy arrays.
+
+    Raises:
+        BackendUnavailable: another backend was asked for by name, or there is no compiled extension.
+    """
+    asked = backends.asked_for(op)
+    if asked not in (None, "native"):
+        raise backends.BackendUnavailable(f"{op}: the {asked} backend takes torch tensors; use torch.from_numpy first")
+    backends.can_run(op, "native", raise_error=True)
+    return backends.module(op, "native")
+
+
+def strided(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The array, copied where its strides are no whole elements, and its strides in elements."""
+    if any(stride % x.itemsize for stride in x.strides):
+        x = np.ascontiguousarray(x)
+    return x, tuple(stride // x.itemsize for stride in x.strides)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 from functools import cache
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 @cache
@@ -53,3 +57,11 @@ def why_not_dtype(dtype: object) -> str | None:
 def why_not_cpu_only(op: str, device: str) -> str | None:
     """Why an op without CUDA in csrc cannot run on this kind of device, or None."""
     return None if device == "cpu" else f"{op} has no native kernel for {device}"
+
+
+def device_and_stream(device: torch.device) -> tuple[int, int]:
+    """A CUDA device's index and its current stream, read at every call: a cached one breaks graph capture."""
+    import torch
+
+    stream = torch.cuda.current_stream(device)
+    return stream.device_index, stream.cuda_stream

@@ -213,14 +213,26 @@ def _check_without_torch() -> dict[str, str | None]:
     """The ops that take NumPy arrays."""
     import numpy as np
 
-    op = "connected_components"
-    if not backends.can_run(op, "native"):
-        return {}
-    try:
-        found = d2kernels.connected_components(np.array([0.0, 1.0, 1.0]), [0.5], offsets=np.array([0, 3]))
-    except Exception as error:
-        return {op: f"{type(error).__name__}: {error}"}
-    return {op: None if [int(column[0]) for column in found] == [0, 0, 0, 1, 3] else "wrong result"}
+    scores, spans, offsets = np.array([[0.0], [1.0], [1.0]]), np.array([[0, 3], [1, 3], [8, 9]]), np.array([0, 3])
+    calls = {
+        "connected_components": lambda: d2kernels.connected_components(scores, [0.5], offsets=offsets),
+        "nms": lambda: [d2kernels.nms(spans, np.array([0.25, 0.5, 0.75]), 0.5)],
+        "localize": lambda: d2kernels.localize(scores, thresholds=[0.5], iou_threshold=0.5, offsets=offsets),
+    }
+    right = {
+        "connected_components": [[0], [0], [0], [1], [3]],
+        "nms": [[2, 1]],
+        "localize": [[0], [0], [1], [3], [1], [1]],
+    }
+    checked: dict[str, str | None] = {}
+    for op, call in calls.items():
+        if not backends.can_run(op, "native"):
+            continue
+        try:
+            checked[op] = None if [column.tolist() for column in call()] == right[op] else "wrong result"
+        except Exception as error:
+            checked[op] = f"{type(error).__name__}: {error}"
+    return checked
 
 
 def _runs(torch: Any) -> Iterator[tuple[str, bool]]:

@@ -193,3 +193,13 @@ def test_this_installation_remembers_its_build():
         pytest.skip("d2kernels was not installed from this tree")
     facts = json.loads(path.read_text())
     assert set(facts["built"]) | set(facts["left_out"]) == {"cpu", "cuda"}
+
+
+def test_what_was_compiled_here_loads():
+    """Tests of native kernels skip where there is no extension; one that was built and is broken must not pass so."""
+    from d2kernels import _native, diagnostics
+
+    if not diagnostics.build_facts().get("built"):
+        pytest.skip("nothing was compiled")
+    module, reason = _native.extension()
+    assert module is not None, reason

@@ -18,6 +18,7 @@ namespace py = pybind11;
 inline void check(Status status) {
     if (status == kOk) return;
     if (status == kOutOfMemory) throw std::bad_alloc();
+    if (status == kNotANumber) throw py::value_error("a score is NaN");
 #ifdef D2K_CUDA
     throw std::runtime_error("CUDA error " + std::to_string(status) + ": " + cuda_message(status));
 #else
@@ -41,13 +42,16 @@ void run(const Call& call) {
     check(status);
 }
 
+void bind_attention_pool(py::module_& m);
+void bind_average_precision(py::module_& m);
 void bind_condition_number(py::module_& m);
+void bind_connected_components(py::module_& m);
+void bind_foreground_score(py::module_& m);
+void bind_localize(py::module_& m);
+void bind_lowest_attention(py::module_& m);
+void bind_nms(py::module_& m);
 void bind_pdmi(py::module_& m);
 void bind_svd(py::module_& m);
-void bind_connected_components(py::module_& m);
 void bind_topk_pool(py::module_& m);
-void bind_lowest_attention(py::module_& m);
-void bind_foreground_score(py::module_& m);
-void bind_attention_pool(py::module_& m);
 
 }  // namespace d2k

@@ -60,6 +60,22 @@ void bind_topk_pool(py::module_& m) {
                                            pointer<decltype(zero)>(grad_scores), threads);
         });
     });
+
+#ifdef D2K_CUDA
+    m.def("topk_pool_cuda", [](const py::tuple& problem, Address mean, Address threshold, Address above, Address tied,
+                               int device, Address stream) {
+        with_topk(problem, [&](const auto& p, auto zero) {
+            return cuda::topk_pool(p, outputs(mean, threshold, above, tied, zero), device, pointer<void>(stream));
+        });
+    });
+    m.def("topk_pool_backward_cuda", [](const py::tuple& problem, Address grad, Address threshold, Address above,
+                                        Address tied, Address grad_scores, int device, Address stream) {
+        with_topk(problem, [&](const auto& p, auto zero) {
+            return cuda::topk_pool_backward(p, inputs(grad, threshold, above, tied, zero),
+                                            pointer<decltype(zero)>(grad_scores), device, pointer<void>(stream));
+        });
+    });
+#endif
 }
 
 }  // namespace d2k

@@ -9,7 +9,7 @@
 namespace d2k::cpu {
 namespace {
 
-constexpr int64_t kBlock = 512;  // channels of a work item
+constexpr int64_t kBlock = 1024;  // channels of a work item
 constexpr int64_t kRows = 64;    // rows summed in one go; partial sums bound the rounding error of long sequences
 constexpr double kSteps = 0.15;  // nanoseconds a value
 

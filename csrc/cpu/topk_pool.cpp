@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "parallel.h"
@@ -10,14 +11,15 @@
 namespace d2k::cpu {
 namespace {
 
-constexpr int64_t kCached = 192 << 10;  // scores of one work item, read again and again: they stay in the L2
+// Scores of one work item, read again and again: they stay in the L2; or where no block of classes does, in the L3.
+constexpr int64_t kCached = 192 << 10, kFar = 4 << 20;
 constexpr double kForwardSteps = 0.3, kBackwardSteps = 0.15;  // nanoseconds a score
 
 // Classes of a work item: all of them where a sequence's scores are few, else what fills vectors.
 int64_t block(int64_t rows, int64_t classes) {
     if (rows * classes <= kCached) return classes;
     const int64_t fit = kCached / rows / kVector * kVector;
-    return std::min(classes, std::max(fit, kVector));
+    return fit == 0 && rows * classes <= kFar ? classes : std::min(classes, std::max(fit, kVector));
 }
 
 // The distance of neighbours, as integers, among values of T that were widened.
@@ -32,7 +34,8 @@ template <class T>
 struct Work {
     using V = ArithmeticOf<T>;
     Selector<V, kStep<T>> selector;
-    std::vector<V> values;
+    std::unique_ptr<V[]> values;  // not a vector, which would be written twice
+    int64_t room = 0;
     std::vector<Selected<V>> selected;
 };
 
@@ -54,8 +57,11 @@ D2K_INLINE void forward(const TopkPool<T>& problem, const TopkPoolOut<T>& out, i
     const V* values;
     if constexpr (sizeof(T) == sizeof(V)) values = first;
     if (sizeof(T) != sizeof(V) || width != problem.classes) {
-        work.values.resize(range.length * width);
-        V* __restrict to = work.values.data();
+        if (work.room < range.length * width) {
+            work.room = range.length * width;
+            work.values.reset(new V[work.room]);
+        }
+        V* __restrict to = work.values.get();
         for (int64_t t = 0; t < range.length; ++t)
             for (int64_t c = 0; c < width; ++c) to[t * width + c] = first[t * problem.classes + c];
         values = to;
@@ -133,17 +139,16 @@ template <class T>
 Status topk_pool(const TopkPool<T>& problem, const TopkPoolOut<T>& out, int threads) {
     const int64_t n = problem.sequences.count;
     if (n == 0 || problem.classes == 0) return kOk;
-    int64_t longest = 0, rows = 0;
+    // A sequence's blocks follow from its own length alone, so its bits do not depend on its neighbours.
+    int64_t smallest = problem.classes, rows = 0;
     for (int64_t i = 0; i < n; ++i) {
         const int64_t length = problem.sequences[i].length;
-        longest = std::max(longest, length);
+        smallest = std::min(smallest, block(std::max<int64_t>(length, 1), problem.classes));
         rows += length;
     }
-    // A sequence's blocks follow from its own length alone, so its bits do not depend on its neighbours.
-    const int64_t smallest = block(std::max<int64_t>(longest, 1), problem.classes);
     const int64_t most = (problem.classes + smallest - 1) / smallest, items = n * most;
     const double steps = kForwardSteps * static_cast<double>(rows) * static_cast<double>(problem.classes);
-    return parallel_for(items, std::max<int64_t>(1, items / 256), steps, threads, [&](int64_t begin, int64_t end) {
+    return parallel_for(items, std::max<int64_t>(1, items / 32), steps, threads, [&](int64_t begin, int64_t end) {
         Work<T> work;
         for (int64_t i = begin; i < end; ++i) {
             const int64_t sequence = i / most, width = block(problem.sequences[sequence].length, problem.classes);

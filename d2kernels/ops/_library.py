@@ -36,6 +36,16 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
     return getattr(torch.ops.d2k, name).default
 
 
+def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """function.apply(*args), without what it costs where nothing needs a gradient or nothing transforms it."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*args)
+    if not (torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)):
+        return function.forward(*args)
+    # Function.apply binds its arguments to forward's signature first, which takes ten times as long as the rest.
+    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+
+
 class _Once(torch.autograd.Function):
     """Passes a gradient on and raises when it is differentiated again."""
 

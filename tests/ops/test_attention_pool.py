@@ -321,6 +321,40 @@ def test_the_same_bits_on_every_run():
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
 
 
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_bits_with_any_threads(dtype):
+    x, attention = batch([900, 3, 0, 411, 70], width=1300, columns=3, dtype=dtype, gap=2)
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            runs.append(
+                value_and_gradients(
+                    lambda v, a: d2k.attention_pool(x.with_values(v), attention.with_values(a), normalize=True),
+                    x.values,
+                    attention.values,
+                )
+            )
+    finally:
+        torch.set_num_threads(before)
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+@pytest.mark.parametrize("types", [("float32", "float64"), ("bfloat16", "float32"), ("float64", "float16")])
+def test_dtypes_that_differ(types):
+    x, attention = batch([40, 7], width=21)
+    v, a = x.values.to(getattr(torch, types[0])), attention.values.to(getattr(torch, types[1]))
+    got = value_and_gradients(lambda v, a: d2k.attention_pool(v, a, offsets=x.offsets, normalize=True), v, a)
+    want = value_and_gradients(
+        lambda v, a: reference.attention_pool(v, a, x.offsets, x.lengths, [0.5, 0.5], False, True), v, a
+    )
+    for g, w in zip(got, want, strict=True):
+        eps = 4 * torch.finfo(torch.promote_types(g.dtype, torch.float16)).eps
+        assert (g.double() - w.double()).norm() <= max(eps, 1e-6) * w.double().norm()
+
+
 def test_strided_inputs_give_the_same():
     x, attention = batch([4, 7])
     want = d2k.attention_pool(x, attention)

@@ -239,6 +239,39 @@ def test_rows_that_start_at_an_odd_address_score_the_same():
     assert torch.equal(got, d2k.foreground_score(x, direction).values)
 
 
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+def test_the_same_bits_with_any_threads():
+    x, direction = batch([9000, 0, 411, 20000], 100, torch.float32, gap=3)
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            runs.append(
+                value_and_gradients(
+                    lambda v, r: d2k.foreground_score(x.with_values(v), r).values, x.values, direction
+                )
+            )
+    finally:
+        torch.set_num_threads(before)
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+    exact = value_and_gradients(
+        lambda v, r: d2k.foreground_score(x.with_values(v), r).values, x.values.double(), direction.double()
+    )
+    for got, want in zip(runs[0], exact, strict=True):
+        assert (got.double() - want).norm() <= 4e-7 * want.norm()
+
+
+@pytest.mark.parametrize("starts", [[0, 10**9], [-(10**9), 20], [10**12, -(10**12), 10], [15, 10, 5, 0]])
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+def test_unchecked_offsets_touch_no_foreign_memory(starts):
+    x, r, offsets = torch.ones(20, 3), torch.ones(3), torch.tensor(starts)
+    arguments = (x, r, offsets, torch.full((len(starts) - 1,), 10**9), 1e-8)
+    score = schema.foreground_score(*arguments)
+    grads = schema.foreground_score_backward(torch.ones(20), *arguments, True, True)
+    assert score.abs().max() <= 1e-6 and all(g.isfinite().all() for g in grads)
+
+
 def test_the_same_bits_on_every_run():
     x, direction = batch([375] * 4, 64, torch.float32)
     runs = [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,8 +16,16 @@ from hypothesis import strategies as st
 import d2kernels as d2k
 from d2kernels.ops.localize import schema
 
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
+native_only = pytest.mark.skipif(not d2k.backends.can_run("localize", "native"), reason="no compiled extension")
+BACKENDS = ["reference", pytest.param("native", marks=native_only)]
 PAPER = {"thresholds": [i / 40 for i in range(1, 21)], "iou_threshold": 0.5, "keep_ratio": 0.1}
+
+
+@pytest.fixture(scope="module", params=BACKENDS, autouse=True)
+def backend(request):
+    with d2k.backends.use(request.param, "localize"):
+        yield request.param
 
 
 def prepared(x, smoothing, upsample):
@@ -134,6 +145,165 @@ def test_equals_the_loop(lengths, classes, gap, seed, kwargs, iou):
         kwargs[name] = values > 0.2 if name == "class_mask" else values
     x = d2k.Ragged.pack([torch.from_numpy(v) for v in videos], gap=gap)
     check(d2k.localize(x, iou_threshold=iou, **kwargs), oracle(videos, iou_threshold=iou, **kwargs), len(videos))
+
+
+def drawn(lengths, classes, seed, dtype=torch.float32, exact=False):
+    """Videos of noise, sometimes with NaN and saturated stretches."""
+    rng = np.random.default_rng(seed)
+    shapes = [(s, classes) for s in lengths]
+    videos = [rng.integers(-2, 9, s) / 8 if exact else rng.uniform(-0.2, 1, s) for s in shapes]
+    if seed % 3 == 0:
+        videos = [np.where(rng.random(v.shape) < 0.1, NAN, v) for v in videos]
+    if seed % 4 == 0:
+        videos = [np.where(rng.random(v.shape) < 0.3, 1.0, v) for v in videos]
+    return [torch.from_numpy(v).to(dtype) for v in videos]
+
+
+def as_reference(*args, **kwargs):
+    with d2k.backends.use("reference"), d2k.backends.use("reference", "localize"):
+        return d2k.localize(*args, **kwargs)
+
+
+@native_only
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 2), st.integers(0, 10**6),
+    settings, st.sampled_from([0.2, 0.3, 0.5, 0.75, 1.0]), st.sampled_from([torch.float32, torch.float64]),
+    st.booleans(),
+)  # fmt: skip
+def test_native_equals_reference_to_the_bit(lengths, classes, gap, seed, kwargs, iou, dtype, exact):
+    x = d2k.Ragged.pack(drawn(lengths, classes, seed, dtype, exact), gap=gap)
+    for name in {"class_mask", "class_score"} & kwargs.keys():
+        values = torch.rand(len(lengths), classes, generator=torch.Generator().manual_seed(seed))
+        kwargs[name] = values > 0.3 if name == "class_mask" else values
+    if seed % 2:
+        kwargs["thresholds"] = [i / 40 for i in range(1, 40 + 60 * (seed % 5 == 0))]
+    want = as_reference(x, iou_threshold=iou, **kwargs)
+    with d2k.backends.use("native", "localize"):
+        got = d2k.localize(x, iou_threshold=iou, **kwargs)
+        arrays = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
+        numpy = d2k.localize(
+            x.values.numpy(), offsets=x.offsets.numpy(), lengths=x.lengths.numpy(), iou_threshold=iou, **arrays
+        )
+    if "sigma" in kwargs:  # exponentials may differ in the last bit
+        torch.testing.assert_close(got.score, want.score, rtol=1e-12, atol=0)
+        got, want = got._replace(score=want.score), want
+        numpy = numpy._replace(score=want.score.numpy())
+    assert all(isinstance(c, np.ndarray) for c in numpy)
+    assert same(got, want) and same([torch.from_numpy(c) for c in numpy], want)
+
+
+class AsBlock:
+    """The GPU's algorithm on one CPU thread, in place of what the CPU does."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def localize_cpu(self, given, rules, counts, threads):
+        size = given[2] * rules[9] * given[3]  # never more than one for each position and class
+        out = [torch.full((size,), -7, dtype=d) for d in (torch.int64,) * 2 + (torch.float64,) * 3]
+        self.module.localize_as_block_cpu(given, rules, counts, size, tuple(c.data_ptr() for c in out))
+        self.rows = out
+        self.size = (out[0] != -7).sum().item()
+        return self
+
+    def write(self, columns, threads):
+        for to, column in zip(columns, self.rows, strict=True):
+            ctypes.memmove(to, column.data_ptr(), self.size * 8)
+
+
+@native_only
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 2), st.integers(0, 10**6),
+    settings, st.sampled_from([0.2, 0.3, 0.5, 0.75, 1.0]), st.booleans(),
+)  # fmt: skip
+def test_the_block_algorithm_equals_the_cpu_one(lengths, classes, gap, seed, kwargs, iou, exact):
+    native = d2k.backends.module("localize", "native")
+    x = d2k.Ragged.pack(drawn(lengths, classes, seed, torch.float32, exact), gap=gap)
+    for name in {"class_mask", "class_score"} & kwargs.keys():
+        values = torch.rand(len(lengths), classes, generator=torch.Generator().manual_seed(seed))
+        kwargs[name] = values > 0.3 if name == "class_mask" else values
+    if seed % 2:
+        kwargs["thresholds"] = [i / 40 for i in range(1, 40)]
+    with d2k.backends.use("native", "localize"), pytest.MonkeyPatch.context() as patch:
+        want = d2k.localize(x, iou_threshold=iou, **kwargs)
+        module = native._module()
+        patch.setattr(native, "_module", lambda: AsBlock(module))
+        got = d2k.localize(x, iou_threshold=iou, **kwargs)
+    if "sigma" in kwargs and not exact:  # several decays of one score may multiply in another order
+        torch.testing.assert_close(got.score, want.score, rtol=1e-12, atol=0)
+        got = got._replace(score=want.score)
+    elif "sigma" in kwargs:
+        return
+    assert same(got, want)
+
+
+@native_only
+def test_the_block_algorithm_never_reaches_foreign_memory():
+    x, levels = torch.rand(100, 2), torch.tensor([0.25, 0.5], dtype=torch.float64)
+    native = d2k.backends.module("localize", "native")
+    module = native._module()
+    rest = (levels, None, 0.25, True, None, 1, 0.5, True, None, None, False, 3, 1, None, None)
+    with d2k.backends.use("native", "localize"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "_module", lambda: AsBlock(module))
+        for offsets, lengths in (([-50, 90, 2**62, -(2**63), 0], [120, 2**62, 5, -3]), ([0, 50, 20], [60, 80])):
+            found = schema.localize(x, torch.tensor(offsets), torch.tensor(lengths), *rest)
+            assert found[5].tolist() == [0] * len(lengths)
+        assert schema.localize(x, torch.tensor([0, 60, 100]), torch.tensor([60, 40]), *rest)[5].min() > 0
+
+
+@native_only
+def test_native_does_not_depend_on_the_number_of_threads():
+    x = d2k.Ragged.pack(drawn([4000, 0, 900, 7, 2500, 12_000], 8, 1))
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            with d2k.backends.use("native", "localize"):
+                results += [d2k.localize(x, **PAPER, **extra) for extra in ({}, {"sigma": 0.3, "upsample": 3})]
+    finally:
+        torch.set_num_threads(before)
+    assert len(results[0].score) and all(same(results[i % 2], r) for i, r in enumerate(results))
+
+
+@native_only
+def test_native_on_long_sequences_above_the_lowest_threshold_throughout():
+    x = torch.rand(300_000, 1, generator=torch.Generator().manual_seed(0)) + 0.5
+    kwargs = {"thresholds": [0.4, *np.linspace(0.5, 1.5, 500)], "iou_threshold": 0.3}
+    short = d2k.Ragged.pack([x[:600]])
+    with d2k.backends.use("native", "localize"):
+        for extra in ({}, {"sigma": 0.5}):
+            assert 0 < len(d2k.localize(d2k.Ragged.pack([x]), **kwargs, **extra).score) < len(x)
+        assert same(d2k.localize(short, **kwargs), as_reference(short, **kwargs))
+
+
+@native_only
+def test_native_never_reaches_foreign_memory():
+    buffer = torch.full((300, 2), 9.0)
+    buffer[100:200] = 0
+    inside, levels = buffer[100:200], torch.tensor([0.5], dtype=torch.float64)
+    offsets = torch.tensor([-50, 90, 2**62, -(2**63), 0])
+    lengths = torch.tensor([120, 2**62, 5, -3])
+    rules = (0.25, True, None, 1, 0.5, True, None, None, False)
+    with d2k.backends.use("native", "localize"):
+        for upsample, smoothing, relative in ((1, 1, None), (3, 1, None), (1, 101, None), (1, 1, "max")):
+            rest = (levels, None, *rules, upsample, smoothing, relative, None)
+            inside[:] = 0
+            assert schema.localize(inside, offsets, lengths, *rest)[0].shape == (0,)
+            inside[:] = 1
+            found = schema.localize(inside, offsets, lengths, *rest)
+            assert found[5].tolist() == [2, 2, 0, 0]
+
+
+def test_scores_that_are_no_numbers():
+    x = torch.tensor([0.0, INF, 0.0, 0.0, 1.0, 0.0])[:, None]
+    kwargs = {"offsets": torch.tensor([0, 6]), "thresholds": [0.5], "iou_threshold": 0.5}
+    with pytest.raises(ValueError, match="NaN"):
+        d2k.localize(x, **kwargs)
+    assert d2k.localize(x, **kwargs, min_score=0.0).count.tolist() == [0]
+    assert d2k.localize(x[2:], **kwargs | {"offsets": [0, 4]}, class_score=torch.tensor([[-INF]])).score.item() == -INF
+    soft = d2k.localize(x[2:], **kwargs | {"offsets": [0, 4]}, class_score=torch.tensor([[-INF]]), sigma=1.0)
+    assert soft.count.tolist() == [0]
 
 
 def batch(lengths, classes=4, gap=0, dtype=torch.float32):
@@ -273,6 +443,8 @@ OUT_OF_RANGE = {
         ("relative", "min", " must be one of None, 'max', 'minmax', got 'min'"),
         ("class_mask", torch.ones(1, 4, dtype=torch.bool), r" must be \(2, 4\), got \(1, 4\)"),
         ("class_score", torch.ones(2), r" must be \(2, 4\), got \(2,\)"),
+        ("thresholds", [], r" must have shape \(T,\) with T at least 1, got \(0,\)"),
+        ("thresholds", torch.rand(2, 4, 3), r" must have shape \(T,\) with T at least 1, got \(2, 4, 3\)"),
         ("thresholds", [0.5, 0.25], r" must rise strictly .*, got \[0.5, 0.25\]"),
         *((name, bad, f" = {bad} is out of range") for name, bads in OUT_OF_RANGE.items() for bad in bads),
     ],
@@ -285,3 +457,52 @@ def test_errors_name_the_argument(name, bad, says):
 def test_activations_must_be_float_rows():
     with pytest.raises(ValueError, match=r"activations must be float rows \(total, C\), got torch.int64 \(5, 2\)"):
         d2k.localize(torch.ones(5, 2, dtype=torch.int64), offsets=[0, 5], **PAPER)
+
+
+NUMPY_ALONE = """
+import sys
+import numpy as np
+import d2kernels as d2k
+x = np.array([[0, 1], [1, 1], [1, 0]], dtype=np.float16)
+got = d2k.localize(x[::-1], thresholds=[0.5], iou_threshold=0.5, offsets=np.array([0, 3]), capacity=3)
+assert [c.tolist() for c in got] == [[0, 0, -1], [0, 1, -1], [0, 1, 0], [2, 3, 0], [1, 1, 0], [2]], got
+dense = d2k.localize(x[None], thresholds=[0.5], iou_threshold=0.5, mask=np.ones((1, 3), bool))
+assert dense.start.tolist() == [1, 0] and dense.count.tolist() == [2], dense
+assert "torch" not in sys.modules
+"""
+
+
+@native_only
+def test_numpy_never_imports_torch():
+    done = subprocess.run([sys.executable, "-c", NUMPY_ALONE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@native_only
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"thresholds": [0.5, 0.25]}, ValueError, "thresholds must rise strictly"),
+        ({"class_mask": np.ones((2, 4))}, TypeError, "class_mask must be bool, got float64"),
+        ({"class_mask": np.ones((1, 4), bool)}, ValueError, r"class_mask must be \(2, 4\), got \(1, 4\)"),
+        ({"class_score": [0.5]}, ValueError, r"class_score must be \(2, 4\), got \(1,\)"),
+        ({"capacity": 0}, ValueError, "capacity = 0 is too small; 2 is needed"),
+        ({"offsets": [0, 9]}, ValueError, "offsets must rise"),
+    ],
+)
+def test_errors_of_arrays(change, error, says):
+    x = np.zeros((5, 4))
+    x[2, 0] = x[4, 1] = 1
+    kwargs = PAPER | {"offsets": [0, 3, 5], "class_mask": None} | change
+    with d2k.backends.use(None, "localize"), pytest.raises(error, match=says):
+        d2k.localize(x, **kwargs)
+
+
+@native_only
+def test_arrays_need_rows_and_the_native_backend():
+    no = pytest.raises(d2k.backends.BackendUnavailable, match="takes torch tensors")
+    with d2k.backends.use("reference", "localize"), no:
+        d2k.localize(np.ones((5, 2)), offsets=[0, 5], **PAPER)
+    says = r"activations must be float rows \(total, C\)"
+    with d2k.backends.use("native", "localize"), pytest.raises(ValueError, match=says):
+        d2k.localize(np.ones(5), offsets=[0, 5], **PAPER)

@@ -55,6 +55,19 @@ def test_equals_argmin_where_it_is_unique():
     assert d2k.lowest_attention(d2k.Ragged.pack(rows)).tolist() == [int(r.argmin()) for r in rows]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["random", "tied", "nan"])
+def test_long_sequences(dtype, kind):
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randn(s, generator=generator) for s in (64, 65, 4097, 128, 1)]
+    if kind == "tied":
+        rows = [r.round() for r in rows]
+    if kind == "nan":
+        rows = [r.where(torch.rand(len(r), generator=generator) < 0.99, math.nan) for r in rows]
+    x = d2k.Ragged.pack([r.to(dtype) for r in rows], gap=1)
+    assert torch.equal(d2k.lowest_attention(x), oracle(x))
+
+
 def test_ties_go_to_the_first_and_nan_is_lowest():
     nan = math.nan
     x = batch([[0.5, 0.1, 0.1], [0.0, -0.0], [-math.inf, nan, nan], [], [math.inf, math.inf]])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +15,15 @@ from hypothesis import strategies as st
 
 import d2kernels as d2k
 from d2kernels.ops.nms import schema
+
+native_only = pytest.mark.skipif(not d2k.backends.can_run("nms", "native"), reason="no compiled extension")
+BACKENDS = ["reference", pytest.param("native", marks=native_only)]
+
+
+@pytest.fixture(scope="module", params=BACKENDS, autouse=True)
+def backend(request):
+    with d2k.backends.use(request.param, "nms"):
+        yield request.param
 
 
 def overlap(a, b):
@@ -82,6 +94,62 @@ def test_soft_nms_equals_the_loop(rows, sigma, floor, grouped):
     want = soft_oracle(segments.tolist(), scores.tolist(), sigma, of, floor)
     assert index.tolist() == [i for i, _ in want]
     torch.testing.assert_close(decayed, torch.tensor([s for _, s in want], dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@st.composite
+def many(draw):
+    """Hundreds of segments of few or many sizes, with ties, in few groups."""
+    rng, m = np.random.default_rng(draw(st.integers(0, 10**6))), draw(st.integers(1, 400))
+    start = rng.integers(0, draw(st.sampled_from([3, 40, 1000])), m).astype(float)
+    if draw(st.booleans()):
+        start += rng.random(m)
+    width = np.floor(rng.random(m) ** 4 * draw(st.sampled_from([2, 30, 900])))
+    scores = rng.random(m)
+    if draw(st.booleans()):
+        scores = np.round(scores * 8) / 8 - 0.25
+    return np.stack([start, start + width], 1), scores, rng.integers(0, draw(st.integers(1, 4)), m)
+
+
+@native_only
+@given(many(), levels, st.booleans())
+def test_native_nms_equals_reference(rows, threshold, inclusive):
+    numbers = [torch.from_numpy(r) for r in rows]
+    with d2k.backends.use("reference", "nms"):
+        want = d2k.nms(*numbers[:2], threshold, numbers[2], inclusive=inclusive)
+    with d2k.backends.use("native", "nms"):
+        got = d2k.nms(*numbers[:2], threshold, numbers[2], inclusive=inclusive)
+        of_arrays = d2k.nms(*rows[:2], threshold, rows[2], inclusive=inclusive)
+    assert torch.equal(got, want) and isinstance(of_arrays, np.ndarray) and of_arrays.tolist() == want.tolist()
+
+
+@native_only
+@given(many(), st.sampled_from([0.1, 0.5, 3.0]), st.sampled_from([-1.0, 0.0, 0.3]))
+def test_native_soft_nms_equals_reference(rows, sigma, floor):
+    spans, scores, groups = (torch.from_numpy(r) for r in rows)
+    scores = scores + torch.linspace(0, 0.01, len(scores), dtype=torch.float64)
+    with d2k.backends.use("reference", "nms"):
+        index, decayed = d2k.soft_nms(spans, scores, sigma, groups, score_threshold=floor)
+    with d2k.backends.use("native", "nms"):
+        got = d2k.soft_nms(spans, scores, sigma, groups, score_threshold=floor)
+        arrays = d2k.soft_nms(spans.numpy(), scores.numpy(), sigma, groups.numpy(), score_threshold=floor)
+    assert torch.equal(got[0], index) and arrays[0].tolist() == index.tolist()
+    torch.testing.assert_close(got[1], decayed, rtol=1e-12, atol=0)
+    assert arrays[1].dtype == np.float64 and arrays[1].tolist() == got[1].tolist()
+
+
+@native_only
+def test_native_on_what_the_public_functions_refuse():
+    spans = torch.tensor([[0, math.nan], [math.nan, 1], [3, 1], [math.inf, math.inf], [-math.inf, math.inf], [0, 4]])
+    scores = torch.tensor([0.5, math.nan, 0.5, -math.nan, math.inf, -math.inf])
+    groups = torch.tensor([-(2**63), 2**63 - 1, 0, 0, 0, 0])
+    with d2k.backends.use("native", "nms"):
+        for threshold in (-1.0, 0.0, 0.5, 2.0, math.nan):
+            for inclusive in (False, True):
+                kept = schema.nms(spans, scores, groups, threshold, inclusive)
+                assert len(set(kept.tolist())) == len(kept) <= 6
+        for sigma in (0.0, 0.5, math.nan):
+            kept, _ = schema.soft_nms(spans, scores, groups, sigma, -math.inf)
+            assert len(set(kept.tolist())) == len(kept) <= 6
 
 
 @given(
@@ -209,3 +277,35 @@ def test_errors_name_thresholds():
     for bad in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match=f"sigma must be above 0, got {bad}"):
             d2k.soft_nms(segments, scores, bad)
+
+
+NUMPY_ALONE = """
+import sys
+import numpy as np
+import d2kernels as d2k
+spans, scores = np.array([[0, 3], [1, 4], [8, 9]]), np.array([0.25, 0.75, 0.5], np.float16)
+assert d2k.nms(spans, scores, 0.4).tolist() == [1, 2]
+index, decayed = d2k.soft_nms(spans[::-1], scores[::-1], 0.5, np.zeros(3, np.uint8))
+assert index.tolist() == [1, 0, 2] and decayed.dtype == np.float16
+for bad, says in (
+    ((spans[:, :1], scores, 0.5), "starts and ends, got (3, 1)"),
+    ((spans, scores[:2], 0.5), "scores must"),
+    ((spans, scores * np.nan, 0.5), "scores[0] is NaN"),
+    ((spans[:, ::-1], scores, 0.5), "ends before"),
+    ((spans, scores, 0.5, scores), "groups must be integers"),
+):
+    try:
+        d2k.nms(*bad)
+    except ValueError as error:
+        assert says in str(error), error
+    else:
+        raise AssertionError(bad)
+assert d2k.nms(np.zeros((0, 2)), np.zeros(0), 0.5).tolist() == []
+assert "torch" not in sys.modules
+"""
+
+
+@native_only
+def test_numpy_never_imports_torch():
+    done = subprocess.run([sys.executable, "-c", NUMPY_ALONE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

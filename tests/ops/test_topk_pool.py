@@ -220,7 +220,7 @@ def test_long_sequences(rows, classes, dtype):
 
 @pytest.mark.parametrize("backend", [NATIVE], indirect=True)
 def test_the_same_bits_with_any_threads_and_neighbours():
-    x = batch([1300, 200, 0, 750, 35, 4000], channels=70, dtype=torch.float32)
+    x = batch([1300, 200, 0, 750, 35, 9000, 14000], channels=70, dtype=torch.float32)
     before = torch.get_num_threads()
     results = []
     try:

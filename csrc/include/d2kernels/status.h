@@ -7,6 +7,7 @@ using Status = int;
 
 constexpr Status kOk = 0;
 constexpr Status kOutOfMemory = -1;
+constexpr Status kNotANumber = -2;  // a score that has no place in an order
 
 #ifdef D2K_CUDA
 const char* cuda_message(Status status);

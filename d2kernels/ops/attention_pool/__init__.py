@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from d2kernels.ops._library import once
+from d2kernels.ops._library import apply, once
 from d2kernels.ops.attention_pool import schema
 from d2kernels.ragged import Ragged, take
 
@@ -126,6 +126,6 @@ def attention_pool(
             f"attention_pool: attention must have at least one column, got {tuple(weights.shape)}"
         )
     options = _thresholds(threshold, weights.shape[1]), bool(inclusive), bool(normalize)
-    embedding, total = _AttentionPool.apply(rows, weights, form.offsets, form.lengths, *options)
+    embedding, total = apply(_AttentionPool, rows, weights, form.offsets, form.lengths, *options)
     total = total.to(weights.dtype)
     return AttentionPool(embedding[:, 0], total[:, 0]) if single else AttentionPool(embedding, total)

@@ -85,7 +85,8 @@ def attention_pool_backward(
     need_attention: bool,
 ) -> tuple[Tensor, Tensor]:
     problem, kept = _inputs(x, attention, offsets, lengths, threshold, inclusive, normalize)
-    grad, grad_mass, mass = grad.to(kept[0].dtype).contiguous(), grad_mass.to(mass.dtype).contiguous(), mass.contiguous()
+    grad, mass = grad.to(kept[0].dtype).contiguous(), mass.contiguous()
+    grad_mass = grad_mass.to(mass.dtype).contiguous()
     grad_x = torch.empty_like(kept[0]) if need_x else kept[0].new_empty(0)
     grad_attention = torch.empty_like(kept[1]) if need_attention else kept[1].new_empty(0)
     _native.module().attention_pool_backward_cpu(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2kernels.ops._library import once
+from d2kernels.ops._library import apply, once
 from d2kernels.ops.condition_number import schema
 
 
@@ -85,5 +85,5 @@ def condition_number(
     limits = tolerances("condition_number", atol, rtol, largest)
     if single:
         a, b = a[None], None if b is None else b[None]
-    value = ConditionNumber.apply(a, b, *limits, bool(log))[0]
+    value = apply(ConditionNumber, a, b, *limits, bool(log))[0]
     return value[0] if single else value

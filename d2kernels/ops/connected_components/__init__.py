@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from d2kernels._dlpack import takes_dlpack
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -132,6 +134,7 @@ def _of_tensors(
     return Segments(*found.unbind())
 
 
+@takes_dlpack
 def connected_components(
     scores: Tensor | Ragged | np.ndarray,
     thresholds: Sequence[float] | Tensor | np.ndarray,

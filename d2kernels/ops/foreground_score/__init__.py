@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2kernels.ops._library import once
+from d2kernels.ops._library import apply, once
 from d2kernels.ops.foreground_score import schema
 from d2kernels.ragged import Ragged, take
 
@@ -78,5 +78,5 @@ def foreground_score(
         )
     if not eps >= 0:
         raise ValueError(f"foreground_score: eps must be at least 0, got {eps}")
-    score = _ForegroundScore.apply(rows, reference.reshape(-1), form.offsets, form.lengths, float(eps))
+    score = apply(_ForegroundScore, rows, reference.reshape(-1), form.offsets, form.lengths, float(eps))
     return form.restore(score)

@@ -1,16 +1,18 @@
-"""From activations to detections, for a whole batch of sequences at once."""
+"""From activations to detections, for a whole batch of sequences at once. Does not import torch for NumPy arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
 
-from d2kernels.ops.localize import schema
-from d2kernels.ragged import Ragged, take
+from d2kernels._dlpack import takes_dlpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from d2kernels.ragged import Ragged
 
 
 class Detections(NamedTuple):
@@ -20,19 +22,53 @@ class Detections(NamedTuple):
     score: (m,) float64; count: (n,) int64.
     """
 
-    sequence: Tensor
-    label: Tensor
-    start: Tensor
-    end: Tensor
-    score: Tensor
-    count: Tensor  # type: ignore[assignment]  # over tuple.count
+    sequence: Any
+    label: Any
+    start: Any
+    end: Any
+    score: Any
+    count: Any  # type: ignore[assignment]  # over tuple.count
 
 
+def _check_choices(**given: tuple[object, tuple[object, ...]]) -> None:
+    for name, (value, choices) in given.items():
+        if value not in choices:
+            raise ValueError(f"localize: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _check_ranges(**given: tuple[object, bool]) -> None:
+    for name, (value, usable) in given.items():
+        if not usable:
+            raise ValueError(f"localize: {name} = {value} is out of range")
+
+
+def _check_tables(shape: tuple[int, int], **given: Any) -> None:
+    for name, table in given.items():
+        if table is not None and tuple(table.shape) != shape:
+            raise ValueError(f"localize: {name} must be {shape}, got {tuple(table.shape)}")
+
+
+def _check_thresholds(thresholds: Any) -> None:
+    if thresholds.ndim != 1 or len(thresholds) == 0:
+        raise ValueError(
+            f"localize: thresholds must have shape (T,) with T at least 1, got {tuple(thresholds.shape)}"
+        )
+
+
+def _check_capacity(needed: int, capacity: int) -> None:
+    if needed > capacity:
+        raise ValueError(f"localize: capacity = {capacity} is too small; {needed} is needed")
+
+
+PADDING = (-1, -1, 0, 0, 0)  # of the five columns, beyond the detections
+
+
+@takes_dlpack
 def localize(
-    activations: Tensor | Ragged,
+    activations: Tensor | Ragged | np.ndarray,
     *,
-    thresholds: Sequence[float] | Tensor,
-    class_mask: Tensor | None = None,
+    thresholds: Sequence[float] | Tensor | np.ndarray,
+    class_mask: Tensor | np.ndarray | None = None,
     margin: float = 0.25,
     outer: str = "pooled",
     min_score: float | None = None,
@@ -45,11 +81,11 @@ def localize(
     upsample: int = 1,
     smoothing: int = 1,
     relative: str | None = None,
-    class_score: Tensor | None = None,
+    class_score: Tensor | np.ndarray | None = None,
     capacity: int | None = None,
-    offsets: Tensor | None = None,
-    lengths: Tensor | None = None,
-    mask: Tensor | None = None,
+    offsets: Tensor | np.ndarray | None = None,
+    lengths: Tensor | np.ndarray | None = None,
+    mask: Tensor | np.ndarray | None = None,
 ) -> Detections:
     """Thresholds, connected components, contrast scores, NMS and a keep rule (Sec. 3.3).
 
@@ -58,7 +94,8 @@ def localize(
     nothing and counts as 0 in means.
 
     Args:
-        activations: (total, C) rows as Ragged or packed, or dense (n, s, C); float.
+        activations: (total, C) rows as Ragged or packed, or dense (n, s, C); float. NumPy arrays
+            give NumPy arrays, through the native backend and without importing torch.
         thresholds: rising; a run lies strictly above.
         class_mask: (n, C) bool, the classes to search each sequence for; all where None.
         margin: surroundings on either side are max(1, ⌊width · margin⌋) snippets (upsampled: positions), as far as they
@@ -80,43 +117,23 @@ def localize(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or value; a capacity that is too small, naming
             the one that is needed.
+        BackendUnavailable: NumPy arrays where there is no compiled extension.
     """
-    form = take("localize", activations, offsets, lengths, mask)
-    values, n = form.values, form.lengths.shape[0]
-    if values.dim() != 2 or not values.is_floating_point():
-        raise ValueError(
-            f"localize: activations must be float rows (total, C), got {values.dtype} {tuple(values.shape)}"
-        )
-    for name, given, choices in (
-        ("outer", outer, ("pooled", "sides")),
-        ("keep_scope", keep_scope, ("sequence", "class")),
-        ("relative", relative, (None, "max", "minmax")),
-    ):
-        if given not in choices:
-            raise ValueError(f"localize: {name} must be one of {', '.join(map(repr, choices))}, got {given!r}")
-    for name, value, usable in (
-        ("margin", margin, margin >= 0),
-        ("min_length", min_length, min_length >= 1),
-        ("iou_threshold", iou_threshold, 0 < iou_threshold <= 1),
-        ("sigma", sigma, sigma is None or sigma > 0),
-        ("upsample", upsample, upsample >= 1),
-        ("smoothing", smoothing, smoothing >= 1 and smoothing % 2 == 1),
-        ("capacity", capacity, capacity is None or capacity >= 0),
-    ):
-        if not usable:
-            raise ValueError(f"localize: {name} = {value} is out of range")
-    for name, table in (("class_mask", class_mask), ("class_score", class_score)):
-        if table is not None and table.shape != (n, values.shape[1]):
-            raise ValueError(f"localize: {name} must be {(n, values.shape[1])}, got {tuple(table.shape)}")
-    if values.dtype in (torch.float16, torch.bfloat16):
-        values = values.float()
-    levels = torch.as_tensor(thresholds, dtype=torch.float64, device=values.device)
-    found = schema.localize(
-        values.detach(),
-        form.offsets,
-        form.lengths,
-        levels,
-        class_mask,
+    _check_choices(
+        outer=(outer, ("pooled", "sides")),
+        keep_scope=(keep_scope, ("sequence", "class")),
+        relative=(relative, (None, "max", "minmax")),
+    )
+    _check_ranges(
+        margin=(margin, margin >= 0),
+        min_length=(min_length, min_length >= 1),
+        iou_threshold=(iou_threshold, 0 < iou_threshold <= 1),
+        sigma=(sigma, sigma is None or sigma > 0),
+        upsample=(upsample, upsample >= 1),
+        smoothing=(smoothing, smoothing >= 1 and smoothing % 2 == 1),
+        capacity=(capacity, capacity is None or capacity >= 0),
+    )
+    rules = (
         float(margin),
         outer == "pooled",
         min_score,
@@ -129,16 +146,86 @@ def localize(
         upsample,
         smoothing,
         relative,
-        class_score,
     )
-    detections = Detections(*found)
-    return detections if capacity is None else _padded(detections, capacity)
+    if isinstance(activations, np.ndarray):
+        return _of_arrays(activations, offsets, lengths, mask, thresholds, class_mask, class_score, capacity, rules)
+    return _of_tensors(activations, offsets, lengths, mask, thresholds, class_mask, class_score, capacity, rules)
 
 
-def _padded(d: Detections, capacity: int) -> Detections:
-    needed = d.score.shape[0]
-    if needed > capacity:
-        raise ValueError(f"localize: capacity = {capacity} is too small; {needed} is needed")
-    extra = (0, capacity - needed)
-    columns = [F.pad(c, extra, value=v) for c, v in zip(d[:5], (-1, -1, 0, 0, 0), strict=True)]
-    return Detections._make((*columns, d.count))
+def _of_tensors(
+    activations: Tensor | Ragged,
+    offsets: Any,
+    lengths: Any,
+    mask: Any,
+    thresholds: Any,
+    class_mask: Any,
+    class_score: Any,
+    capacity: int | None,
+    rules: tuple[Any, ...],
+) -> Detections:
+    import torch
+    import torch.nn.functional as F
+
+    from d2kernels.ops.localize import schema
+    from d2kernels.ragged import take
+
+    form = take("localize", activations, offsets, lengths, mask)
+    values, n = form.values, form.lengths.shape[0]
+    if values.dim() != 2 or not values.is_floating_point():
+        raise ValueError(
+            f"localize: activations must be float rows (total, C), got {values.dtype} {tuple(values.shape)}"
+        )
+    _check_tables((n, values.shape[1]), class_mask=class_mask, class_score=class_score)
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    levels = torch.as_tensor(thresholds, dtype=torch.float64, device=values.device)
+    _check_thresholds(levels)
+    found = Detections(
+        *schema.localize(values.detach(), form.offsets, form.lengths, levels, class_mask, *rules, class_score)
+    )
+    if capacity is None:
+        return found
+    _check_capacity(found.score.shape[0], capacity)
+    extra = (0, capacity - found.score.shape[0])
+    columns = [F.pad(c, extra, value=v) for c, v in zip(found[:5], PADDING, strict=True)]
+    return Detections._make((*columns, found.count))
+
+
+def _of_arrays(
+    activations: np.ndarray,
+    offsets: Any,
+    lengths: Any,
+    mask: Any,
+    thresholds: Any,
+    class_mask: Any,
+    class_score: Any,
+    capacity: int | None,
+    rules: tuple[Any, ...],
+) -> Detections:
+    from d2kernels._arrays import native_for_arrays, take_array
+
+    form = take_array("localize", activations, offsets, lengths, mask)
+    values, n = form.values, len(form.lengths)
+    if values.ndim != 2 or values.dtype.kind != "f":
+        raise ValueError(f"localize: activations must be float rows (total, C), got {values.dtype} {values.shape}")
+    class_mask = None if class_mask is None else np.asarray(class_mask)
+    class_score = None if class_score is None else np.asarray(class_score)
+    _check_tables((n, values.shape[1]), class_mask=class_mask, class_score=class_score)
+    if class_mask is not None and class_mask.dtype != bool:
+        raise TypeError(f"localize: class_mask must be bool, got {class_mask.dtype}")
+    levels = np.asarray(thresholds, np.float64)
+    _check_thresholds(levels)
+    values = values.astype(np.float64 if values.dtype.itemsize >= 8 else np.float32, copy=False)
+    native = native_for_arrays("localize")
+    found = Detections(
+        *native.localize_arrays(
+            values, form.offsets, form.lengths, levels, class_mask, rules, class_score
+        )
+    )
+    if capacity is None:
+        return found
+    _check_capacity(len(found.score), capacity)
+    columns = [
+        np.concatenate([c, np.full(capacity - len(c), v, c.dtype)]) for c, v in zip(found[:5], PADDING, strict=True)
+    ]
+    return Detections._make((*columns, found.count))

@@ -1,46 +1,87 @@
-"""Non-maximum suppression of segments in time, in groups."""
+"""Non-maximum suppression of segments in time, in groups. Does not import torch for NumPy arrays."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from d2kernels.ops.nms import schema
+import numpy as np
+
+from d2kernels._dlpack import takes_dlpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def _check(op: str, segments: Tensor, scores: Tensor, groups: Tensor | None) -> Tensor:
-    if not isinstance(segments, Tensor) or segments.dim() != 2 or segments.shape[1] != 2:
-        got = tuple(segments.shape) if isinstance(segments, Tensor) else type(segments).__name__
-        raise ValueError(f"{op}: segments must be (m, 2) starts and ends, got {got}")
+def _check_shapes(op: str, segments: Any, scores: Any, groups: Any, floats: bool, integers: bool) -> None:
+    """Shapes and kinds, which tensors and arrays share."""
     m = segments.shape[0]
-    if scores.shape != (m,) or not scores.is_floating_point():
+    if tuple(scores.shape) != (m,) or not floats:
         raise ValueError(f"{op}: scores must be float ({m},), got {scores.dtype} {tuple(scores.shape)}")
-    if groups is None:
-        groups = torch.zeros(m, dtype=torch.int64, device=scores.device)
-    if groups.shape != (m,) or groups.is_floating_point():
+    if tuple(groups.shape) != (m,) or not integers:
         raise ValueError(f"{op}: groups must be integers ({m},), got {groups.dtype} {tuple(groups.shape)}")
+
+
+def _check_values(op: str, segments: Any, scores: Any) -> None:
+    wrong = scores != scores
+    if bool(wrong.any()):
+        raise ValueError(f"{op}: scores[{int(wrong.nonzero()[0][0])}] is NaN")
+    bad = ~(segments[:, 0] <= segments[:, 1])
+    if bool(bad.any()):
+        i = int(bad.nonzero()[0][0])
+        raise ValueError(f"{op}: segments[{i}] = {segments[i].tolist()} ends before it starts")
+
+
+def _tensors(op: str, segments: Any, scores: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    import torch
+
+    if not isinstance(segments, torch.Tensor) or segments.dim() != 2 or segments.shape[1] != 2:
+        got = tuple(segments.shape) if isinstance(segments, torch.Tensor) else type(segments).__name__
+        raise ValueError(f"{op}: segments must be (m, 2) starts and ends, got {got}")
+    if groups is None:
+        groups = torch.zeros(segments.shape[0], dtype=torch.int64, device=scores.device)
+    _check_shapes(op, segments, scores, groups, scores.is_floating_point(), not groups.is_floating_point())
     if not segments.device == scores.device == groups.device:
         raise ValueError(
             f"{op}: segments, scores and groups must be on one device, got {segments.device}, {scores.device} "
             f"and {groups.device}"
         )
-    if scores.device.type == "cpu" and not torch.compiler.is_compiling() and m:
-        if bool(scores.isnan().any()):
-            raise ValueError(f"{op}: scores[{int(scores.isnan().nonzero()[0])}] is NaN")
-        bad = ~(segments[:, 0] <= segments[:, 1])
-        if bool(bad.any()):
-            i = int(bad.nonzero()[0])
-            raise ValueError(f"{op}: segments[{i}] = {segments[i].tolist()} ends before it starts")
-    return groups.long()
+    if scores.device.type == "cpu" and not torch.compiler.is_compiling() and len(scores):
+        _check_values(op, segments, scores)
+    return segments, scores.detach(), groups.long()
 
 
+def _arrays(op: str, segments: np.ndarray, scores: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores = np.asarray(scores)
+    if segments.ndim != 2 or segments.shape[1] != 2:
+        raise ValueError(f"{op}: segments must be (m, 2) starts and ends, got {segments.shape}")
+    groups = np.zeros(len(segments), np.int64) if groups is None else np.asarray(groups)
+    _check_shapes(op, segments, scores, groups, scores.dtype.kind == "f", groups.dtype.kind in "iu")
+    spans = np.ascontiguousarray(segments, np.float64)
+    _check_values(op, spans, scores)
+    return spans, np.ascontiguousarray(scores, np.float64), np.ascontiguousarray(groups, np.int64)
+
+
+def _native() -> ModuleType:
+    from d2kernels._arrays import native_for_arrays
+
+    return native_for_arrays("nms")
+
+
+@takes_dlpack
 def nms(
-    segments: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None = None, *, inclusive: bool = True
-) -> Tensor:
+    segments: Tensor | np.ndarray,
+    scores: Tensor | np.ndarray,
+    iou_threshold: float,
+    groups: Tensor | np.ndarray | None = None,
+    *,
+    inclusive: bool = True,
+) -> Any:
     """Keeps each group's best segment, removes those that overlap it, and so on with what is left.
 
     Args:
-        segments: (m, 2) [start, end), integers or floats.
+        segments: (m, 2) [start, end), integers or floats. NumPy arrays give NumPy arrays, through the native backend
+            and without importing torch.
         scores: (m,) float; ties keep their order.
         iou_threshold: overlap (intersection over union, in float64) from which a segment is removed.
         groups: (m,) integers, or None for one group; segments of other groups never meet.
@@ -52,15 +93,26 @@ def nms(
     Raises:
         ValueError: shapes, dtypes or values that do not fit.
     """
-    groups = _check("nms", segments, scores, groups)
+    numpy = isinstance(segments, np.ndarray)
+    given: Any = (_arrays if numpy else _tensors)("nms", segments, scores, groups)  # type: ignore[arg-type]
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"nms: iou_threshold must be in [0, 1], got {iou_threshold}")
-    return schema.nms(segments, scores.detach(), groups, float(iou_threshold), bool(inclusive))
+    if numpy:
+        return _native().nms_arrays(*given, float(iou_threshold), bool(inclusive))
+    from d2kernels.ops.nms import schema
+
+    return schema.nms(*given, float(iou_threshold), bool(inclusive))
 
 
+@takes_dlpack
 def soft_nms(
-    segments: Tensor, scores: Tensor, sigma: float, groups: Tensor | None = None, *, score_threshold: float = 0.0
-) -> tuple[Tensor, Tensor]:
+    segments: Tensor | np.ndarray,
+    scores: Tensor | np.ndarray,
+    sigma: float,
+    groups: Tensor | np.ndarray | None = None,
+    *,
+    score_threshold: float = 0.0,
+) -> tuple[Any, Any]:
     """Gaussian soft-NMS: overlapping segments lose score, by exp(-IoU² / sigma), instead of going.
 
     Args:
@@ -74,7 +126,13 @@ def soft_nms(
     Raises:
         ValueError: shapes, dtypes or values that do not fit.
     """
-    groups = _check("soft_nms", segments, scores, groups)
+    numpy = isinstance(segments, np.ndarray)
+    given: Any = (_arrays if numpy else _tensors)("soft_nms", segments, scores, groups)  # type: ignore[arg-type]
     if not sigma > 0:
         raise ValueError(f"soft_nms: sigma must be above 0, got {sigma}")
-    return schema.soft_nms(segments, scores.detach(), groups, float(sigma), float(score_threshold))
+    if numpy:
+        kept, decayed = _native().soft_nms_arrays(*given, float(sigma), float(score_threshold))
+        return kept, decayed.astype(np.asarray(scores).dtype, copy=False)
+    from d2kernels.ops.nms import schema
+
+    return schema.soft_nms(*given, float(sigma), float(score_threshold))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from d2kernels.ops._library import once
+from d2kernels.ops._library import apply, once
 from d2kernels.ops.condition_number import tolerances
 from d2kernels.ops.pdmi import schema
 from d2kernels.ragged import Ragged, take
@@ -126,7 +126,8 @@ def pdmi_snippet(
         raise ValueError(f"pdmi_snippet: floor must be in [0, 1), got {floor}")
     if not 0 < rtol < 1:
         raise ValueError(f"pdmi_snippet: rtol must be in (0, 1), got {rtol}")
-    out = _Snippet.apply(
+    out = apply(
+        _Snippet,
         form.values,
         None if other is form.values else other,
         score.detach(),
@@ -194,5 +195,5 @@ def pdmi_video(
     if 0 in p.shape:
         return PdmiVideo(p.sum(), torch.zeros((), dtype=torch.int64, device=p.device))
     per_class = label_normalization == "class"
-    value, rank, _ = _Video.apply(p, labels != 0, keep, relative_floor, bool(normalize_rows), per_class, *limits)
+    value, rank, _ = apply(_Video, p, labels != 0, keep, relative_floor, bool(normalize_rows), per_class, *limits)
     return PdmiVideo(value, rank)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from d2kernels.ops._library import once
+from d2kernels.ops._library import apply, once
 from d2kernels.ops.svd import schema
 
 LARGEST = 128
@@ -62,12 +62,12 @@ def svd(a: Tensor) -> SVD:
         ValueError, TypeError: not a float tensor of such matrices. On the CPU, NaN raises
             torch.linalg.LinAlgError, and infinity raises it too or leaves no finite singular value.
     """
-    u, s, vh = _SVD.apply(_batched("svd", a))
+    u, s, vh = apply(_SVD, _batched("svd", a))
     batch = a.shape[:-2]
     return SVD(u.reshape(*batch, *u.shape[1:]), s.reshape(*batch, s.shape[1]), vh.reshape(*batch, *vh.shape[1:]))
 
 
 def svdvals(a: Tensor) -> Tensor:
     """Singular values (…, min(m, n)), falling, of (…, m, n); see `svd`."""
-    s = _SVD.apply(_batched("svdvals", a))[1]
+    s = apply(_SVD, _batched("svdvals", a))[1]
     return s.reshape(*a.shape[:-2], s.shape[1])

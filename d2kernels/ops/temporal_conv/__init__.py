@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2kernels.ops._library import once
+from d2kernels.ops._library import apply, once
 from d2kernels.ops.temporal_conv import schema
 from d2kernels.ragged import Ragged, take
 
@@ -111,5 +111,5 @@ def temporal_conv(
         bias = None if bias is None else bias.to(dtype)
     _check(rows, weight, bias, dilation, groups, residual)
     slope = None if negative_slope is None else float(negative_slope)
-    out, _ = TemporalConv.apply(rows, weight, bias, form.offsets, form.lengths, dilation, groups, slope, residual)
+    out, _ = apply(TemporalConv, rows, weight, bias, form.offsets, form.lengths, dilation, groups, slope, residual)
     return form.restore(out)

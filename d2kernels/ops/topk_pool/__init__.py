@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2kernels.ops._library import once
+from d2kernels.ops._library import apply, once
 from d2kernels.ops.topk_pool import schema
 from d2kernels.ragged import Ragged, take
 
@@ -49,7 +49,7 @@ def _counts(lengths: Tensor, k: int | Tensor | None, divisor: int, rounding: str
     elif k < 1:
         raise ValueError(f"topk_pool: k must be at least 1, got {k}")
     else:
-        k = torch.full_like(lengths, k)
+        return lengths.clamp(1, k)
     return torch.minimum(k, lengths).clamp(min=1)
 
 
@@ -87,4 +87,4 @@ def topk_pool(
             f"topk_pool: scores must be float rows (total, C), got {form.values.dtype} {tuple(form.values.shape)}"
         )
     count = _counts(form.lengths, k, divisor, rounding)
-    return TopkPool.apply(form.values, form.offsets, form.lengths, count)[0]
+    return apply(TopkPool, form.values, form.offsets, form.lengths, count)[0]

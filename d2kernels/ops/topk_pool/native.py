@@ -36,7 +36,11 @@ def topk_pool_forward(
     mean, threshold = scores.new_empty(shape), scores.new_empty(shape)
     above, tied = (scores.new_empty(shape, dtype=torch.int32) for _ in range(2))
     out = mean.data_ptr(), threshold.data_ptr(), above.data_ptr(), tied.data_ptr()
-    _native.module().topk_pool_cpu(_problem(scores, offsets, lengths, k), *out, torch.get_num_threads())
+    problem = _problem(scores, offsets, lengths, k)
+    if scores.device.type == "cpu":
+        _native.module().topk_pool_cpu(problem, *out, torch.get_num_threads())
+    else:
+        _native.module().topk_pool_cuda(problem, *out, *_native.device_and_stream(scores.device))
     return mean, threshold, above, tied
 
 
@@ -56,5 +60,9 @@ def topk_pool_backward(
     out = torch.empty_like(scores)
     saved = grad.data_ptr(), threshold.data_ptr(), above.data_ptr(), tied.data_ptr()
     problem = _problem(scores, offsets, lengths, k)
-    _native.module().topk_pool_backward_cpu(problem, *saved, out.data_ptr(), torch.get_num_threads())
+    if scores.device.type == "cpu":
+        _native.module().topk_pool_backward_cpu(problem, *saved, out.data_ptr(), torch.get_num_threads())
+    else:
+        where = _native.device_and_stream(scores.device)
+        _native.module().topk_pool_backward_cuda(problem, *saved, out.data_ptr(), *where)
     return out

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from d2kernels import _average_precision as native
+
 PAIRS_AT_ONCE = 1 << 22
 
 
@@ -185,7 +187,8 @@ def average_precision(
     precision = found / np.maximum(np.cumsum(counted, -1), 1)
     if interpolate:
         precision = np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
-    return (precision * hits).sum(-1) / max(positives, 1)
+    # Added in order, not in pairs: the native backend then gives the same bits.
+    return np.cumsum(precision * hits, -1)[..., -1:].sum(-1) / max(positives, 1)
 
 
 class Scores(NamedTuple):
@@ -197,6 +200,31 @@ class Scores(NamedTuple):
     tp: np.ndarray
     fp: np.ndarray
     fn: np.ndarray
+
+
+def _native_score(
+    detections: Spans,
+    truth: Spans,
+    classes: int,
+    iou: Sequence[float],
+    protocol: Protocol,
+    ignore: np.ndarray | None,
+) -> Scores:
+    if detections.score is None:
+        raise ValueError("score: the detections have no score")
+    rules = native.Rules(
+        strict=protocol.strict,
+        truth_chooses=protocol.chooser == "truth",
+        first=protocol.prefer == "first",
+        hull=protocol.union == "hull",
+        ties_by_video=protocol.ties == "video",
+        interpolate=protocol.interpolate,
+    )
+    spans = [native.Instances(s.label, s.video, s.start, s.end) for s in (detections, truth)]
+    found = native.average_precision(
+        spans[0], detections.score, ignore, spans[1], classes, np.asarray(iou, np.float64), rules
+    )
+    return Scores(found.ap, found.partner, found.tp, found.fp, len(truth) - found.tp)
 
 
 def score(
@@ -219,7 +247,15 @@ def score(
         iou: T thresholds.
         protocol: how to match and to average.
         ignore: (n,) bool, detections that do not count unless they are true positives.
+
+    Raises:
+        ValueError: a label of truth outside 0 .. classes - 1, or detections without a score.
     """
+    if len(truth) and not 0 <= truth.label.min() <= truth.label.max() < classes:
+        wrong = truth.label[(truth.label < 0) | (truth.label >= classes)][0]
+        raise ValueError(f"score: labels of truth must lie in 0 .. {classes - 1}, got {wrong}")
+    if native.use_native():
+        return _native_score(detections, truth, classes, iou, protocol, ignore)
     order = by_falling_score(detections, protocol.ties)
     ordered = detections[order]
     partner = match(ordered, truth, iou, protocol)

@@ -1,0 +1,155 @@
+// From activations to detections: runs above thresholds, their contrast scores, suppression and a keep rule.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "d2kernels/ragged.h"
+#include "d2kernels/status.h"
+#include "d2kernels/team.h"
+
+namespace d2k {
+
+enum class Relative : int { kNone, kMax, kMinMax };
+
+struct LocalizeRules {
+    double margin;  // of a run's width, on either side
+    bool pooled;    // one mean over both sides, else the mean of the sides' means
+    bool has_min_score;
+    double min_score;
+    int64_t min_length;  // in snippets
+    double iou_threshold;
+    bool inclusive;
+    double sigma;  // of Gaussian suppression; 0: removal
+    bool has_keep_ratio;
+    double keep_ratio;
+    bool keep_per_class;
+    int64_t upsample, smoothing;
+    Relative relative;
+
+    D2K_DEVICE bool suppresses(double iou) const { return inclusive ? iou >= iou_threshold : iou > iou_threshold; }
+
+    D2K_DEVICE bool keeps(double score, double best) const {
+        return !has_keep_ratio || (best > 0 && score >= keep_ratio * best);
+    }
+};
+
+// One work item is one (sequence, class), in that order.
+template <class T>
+struct Localization {
+    Sequences sequences;
+    const T* activations;  // [row * row_stride + class * class_stride]
+    int64_t row_stride, class_stride;
+    int64_t classes;
+    const double* thresholds;  // (levels), rising
+    int64_t levels;
+    const bool* class_mask;     // (sequences, classes), or null for every class
+    const double* class_score;  // (sequences, classes), or null
+    LocalizeRules rules;
+
+    D2K_DEVICE int64_t items() const { return sequences.count * classes; }
+    D2K_DEVICE bool wanted(int64_t item) const { return !class_mask || class_mask[item]; }
+    D2K_DEVICE double bonus(int64_t item) const { return class_score ? class_score[item] : 0; }
+};
+
+// A column read at `factor` positions a row, in between by linear interpolation.
+template <class T>
+struct Interpolated {
+    const T* rows;
+    int64_t length, factor;
+
+    D2K_DEVICE int64_t positions() const { return length * factor; }
+
+    D2K_DEVICE T operator()(int64_t j) const {
+        if (factor == 1) return rows[j];
+        double at = (static_cast<double>(j) + 0.5) / static_cast<double>(factor) - 0.5;
+        const double last = static_cast<double>(length - 1);
+        at = at < 0 ? 0 : at > last ? last : at;
+        const int64_t low = static_cast<int64_t>(at), high = low + 1 < length ? low + 1 : length - 1;
+        const T weight = static_cast<T>(at - static_cast<double>(low));
+        return rows[low] * (T(1) - weight) + rows[high] * weight;
+    }
+};
+
+template <class T>
+D2K_DEVICE double or_zero(T x) { return x == x ? static_cast<double>(x) : 0.0; }
+
+// Sums over the first j positions, in order; those at whole rows are kept.
+template <class T>
+struct PrefixSums {
+    Interpolated<T> column;
+    const double* at_row;  // (length + 1)
+
+    D2K_DEVICE double operator()(int64_t j) const {
+        if (column.factor == 1) return at_row[j];
+        const int64_t row = j / column.factor;
+        double sum = at_row[row];
+        for (int64_t i = row * column.factor; i < j; ++i) sum += or_zero(column(i));
+        return sum;
+    }
+};
+
+// Mean inside [start, end) less the mean of its surroundings.
+template <class Sums>
+D2K_DEVICE double contrast(const Sums& sums, int64_t start, int64_t end, int64_t length, double margin, bool pooled) {
+    const double width = static_cast<double>(end - start), wide = floor(width * margin);
+    const double most = static_cast<double>(length);
+    const int64_t reach = static_cast<int64_t>(wide < 1 ? 1 : wide < most ? wide : most);
+    const int64_t low = start > reach ? start - reach : 0, high = length - end > reach ? end + reach : length;
+    const int64_t left = start - low, right = high - end;
+    const double first = sums(start), last = sums(end);
+    const double before = first - sums(low), after = sums(high) - last;
+    const double inner = (last - first) / width;
+    const double lefts = static_cast<double>(left), rights = static_cast<double>(right);
+    double outer;
+    if (pooled) {
+        outer = (before + after) / (left + right > 0 ? lefts + rights : 1.0);
+    } else {
+        const double means = before / (left > 0 ? lefts : 1.0) + after / (right > 0 ? rights : 1.0);
+        outer = means * (left > 0 && right > 0 ? 0.5 : 1.0);
+    }
+    return inner - outer;
+}
+
+// The result's columns, each as long as there are detections, and how many there are of each sequence.
+struct DetectionColumns {
+    int64_t *sequence, *label;
+    double *start, *end, *score;
+};
+
+namespace cpu {
+
+// What localize found, before memory for its columns is there.
+class Localized {
+public:
+    virtual ~Localized() = default;
+    virtual int64_t size() const = 0;
+    virtual Status write(const DetectionColumns& out, int threads) = 0;
+};
+
+// `found` belongs to the caller; counts (sequences). kNotANumber where a proposal's score is none.
+template <class T>
+Status localize(const Localization<T>& problem, int64_t* counts, int threads, Localized** found);
+
+// What the block of a GPU does, on one thread, so that tests reach it where there is none: for at most `capacity` rows.
+template <class T>
+Status localize_as_block(const Localization<T>& problem, int64_t* counts, int64_t capacity, const DetectionColumns& out);
+}  // namespace cpu
+
+namespace cuda {
+// Bytes of device memory to work in; they hold what was found until it is written.
+template <class T>
+Status localize_workspace(int64_t total, int64_t sequences, int64_t classes, int64_t upsample, int device,
+                          size_t* bytes);
+// counts (sequences); first (sequences + 1): where each sequence's rows go, and their number last.
+template <class T>
+Status localize_find(const Localization<T>& problem, int64_t* counts, int64_t* first, void* workspace, size_t bytes,
+                     int device, void* stream);
+// At most `capacity` rows.
+template <class T>
+Status localize_write(const Localization<T>& problem, const int64_t* first, int64_t capacity,
+                      const DetectionColumns& out, void* workspace, int device, void* stream);
+}  // namespace cuda
+
+}  // namespace d2k

@@ -1,0 +1,48 @@
+"""Arrays of other libraries (CuPy, JAX, ...) in and out of functions on tensors, by DLPack, without a copy."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _foreign(x: object) -> bool:
+    if not hasattr(x, "__dlpack__") or isinstance(x, np.ndarray):
+        return False
+    torch = sys.modules.get("torch")
+    return torch is None or not isinstance(x, torch.Tensor)
+
+
+def takes_dlpack(function: Callable[P, R]) -> Callable[P, R]:
+    """Lets arrays with `__dlpack__` come as any argument; results are arrays of the first one's library.
+
+    A library without `from_dlpack` at its top gets torch tensors.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = next((x for x in args if _foreign(x)), None)
+        if given is None:
+            return function(*args, **kwargs)
+        import torch
+
+        def inward(x: Any) -> Any:
+            return torch.from_dlpack(x) if _foreign(x) else x
+
+        found: Any = function(*map(inward, args), **{k: inward(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+        back = getattr(sys.modules[type(given).__module__.partition(".")[0]], "from_dlpack", None)
+        if back is None:
+            return found
+        if isinstance(found, torch.Tensor):
+            return back(found)
+        columns = [back(x) for x in found]
+        return type(found)(*columns) if hasattr(found, "_fields") else tuple(columns)  # type: ignore[return-value]
+
+    return wrapper

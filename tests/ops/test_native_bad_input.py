@@ -1,0 +1,134 @@
+"""Compiled kernels on input that validation would refuse: wrong results, but no foreign memory and no crash.
+
+Run under AddressSanitizer by `make sanitize`, this is where a stray read or write shows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2kernels import _average_precision, backends
+
+TOTAL, CLASSES, WIDTH = 23, 3, 5
+SEQUENCES = 4
+HUGE = 2**62
+ANYWHERE = st.one_of(st.integers(-3, TOTAL + 3), st.sampled_from([-HUGE, HUGE, 2**31, 2**63 - 1, -(2**63)]))
+INTEGERS = st.lists(ANYWHERE, min_size=SEQUENCES + 1, max_size=SEQUENCES + 1)
+VALUES = st.sampled_from([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 0.5, 1e38, 1e-45])
+
+
+def filled(value, *shape, dtype=torch.float32):
+    """Random numbers with `value` here and there."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(*shape, generator=generator, dtype=torch.float64)
+    return torch.where(torch.rand(*shape, generator=generator) < 0.3, value, x).to(dtype)
+
+
+def native(op):
+    if not backends.can_run(op, "native"):
+        pytest.skip(backends.explain(op)["native"])
+    return backends.module(op, "native")
+
+
+def layout(offsets, lengths):
+    return torch.tensor(offsets), torch.tensor(lengths[:SEQUENCES])
+
+
+@settings(max_examples=80)
+@given(INTEGERS, INTEGERS, INTEGERS, VALUES, st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+def test_topk_pool(offsets, lengths, k, value, dtype):
+    module, at, scores = native("topk_pool"), layout(offsets, lengths), filled(value, TOTAL, CLASSES, dtype=dtype)
+    k = torch.tensor(k[:SEQUENCES])
+    mean, *saved = module.topk_pool_forward(scores, *at, k)
+    assert mean.shape == (SEQUENCES, CLASSES)
+    assert module.topk_pool_backward(torch.ones_like(mean), scores, *at, k, *saved).shape == scores.shape
+    # What the forward pass saved is not to be trusted either.
+    lies = [torch.full_like(t, -7) for t in saved]
+    module.topk_pool_backward(torch.ones_like(mean), scores, *at, k, *lies)
+
+
+@settings(max_examples=80)
+@given(INTEGERS, INTEGERS, VALUES, st.booleans())
+def test_pooling(offsets, lengths, value, normalize):
+    at, x, attention = layout(offsets, lengths), filled(value, TOTAL, WIDTH), filled(value, TOTAL, 2)
+    module = native("attention_pool")
+    rule = ((0.5, 0.5), False, normalize)
+    embedding, mass = module.attention_pool_forward(x, attention, *at, *rule)
+    assert embedding.shape == (SEQUENCES, 2, WIDTH)
+    module.attention_pool_backward(embedding, mass, mass, x, attention, *at, *rule, True, True)
+    module = native("foreground_score")
+    score = module.foreground_score_forward(x, x[0], *at, 1e-8)
+    assert score.shape == (TOTAL,)
+    module.foreground_score_backward(score, x, x[0], *at, 1e-8, True, True)
+    place = native("lowest_attention").lowest_attention_forward(attention[:, 0].contiguous(), *at)
+    assert place.shape == (SEQUENCES,) and bool((place >= -1).all() & (place < TOTAL).all())
+
+
+@settings(max_examples=80)
+@given(INTEGERS, INTEGERS, VALUES, st.booleans(), ANYWHERE)
+def test_connected_components(offsets, lengths, value, distinct, min_length):
+    scores, levels = filled(value, TOTAL, CLASSES), torch.tensor([0.2, 0.5])
+    found = native("connected_components").connected_components_forward(
+        scores, *layout(offsets, lengths), levels, None, min_length, distinct
+    )
+    assert found.shape[0] == 5 and bool((found >= 0).all())
+
+
+@settings(max_examples=80)
+@given(INTEGERS, INTEGERS, VALUES, st.integers(1, 3), st.sampled_from([1, 3, 2**31 - 1]))
+def test_localize(offsets, lengths, value, upsample, smoothing):
+    scores, levels = filled(value, TOTAL, CLASSES), torch.tensor([0.2, 0.5], dtype=torch.float64)
+    rules = (0.25, True, None, 1, 0.5, True, None, None, True, upsample, smoothing, None)
+    module = native("localize")
+    try:
+        found = module.localize_forward(scores, *layout(offsets, lengths), levels, None, *rules, None)
+    except ValueError as error:  # a NaN where a score is needed
+        assert "NaN" in str(error) or "finite" in str(error)
+    else:
+        assert len({len(column) for column in found[:5]}) == 1
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 40), VALUES, st.sampled_from([-HUGE, -1, 0, HUGE]))
+def test_nms(count, value, group):
+    spans, scores = filled(value, count, 2, dtype=torch.float64) * 10, filled(value, count, dtype=torch.float64)
+    groups = torch.arange(count) % 3 * group
+    module = native("nms")
+    for run in (
+        lambda: module.nms_forward(spans, scores, groups, 0.5, True),
+        lambda: module.soft_nms_forward(spans, scores, groups, 0.5, 0.0)[0],
+    ):
+        try:
+            kept = run()
+        except ValueError as error:
+            assert "NaN" in str(error) or "finite" in str(error)
+        else:
+            assert len(kept) <= count and bool(((kept >= 0) & (kept < max(count, 1))).all())
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 30), st.integers(0, 30), VALUES, st.sampled_from([-1, 0, 2, HUGE]))
+def test_average_precision(count, truths, value, label):
+    if not _average_precision.use_native():
+        pytest.skip("no compiled extension")
+
+    def instances(n):
+        spans = filled(value, n, 2, dtype=torch.float64).numpy() * 10
+        labels = np.where(np.arange(n) % 4 == 0, label, np.arange(n) % CLASSES)
+        return _average_precision.Instances(labels, np.arange(n) % 5, spans[:, 0].copy(), spans[:, 1].copy())
+
+    rules = _average_precision.Rules(False, False, False, True, False, True)
+    scores = filled(value, count, dtype=torch.float64).numpy()
+    try:
+        found = _average_precision.average_precision(
+            instances(count), scores, None, instances(truths), CLASSES, np.array([0.3, 0.5]), rules
+        )
+    except ValueError as error:
+        assert "label" in str(error) or "NaN" in str(error)
+    else:
+        assert found.ap.shape == (2, CLASSES) and found.partner.shape == (2, count)
+        assert bool(((found.partner >= -1) & (found.partner < max(truths, 1))).all())

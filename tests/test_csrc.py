@@ -1,0 +1,68 @@
+"""team.h and what is written against it, on host threads: under ThreadSanitizer, and with planted faults."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CSRC = ROOT / "csrc"
+THREAD = ("-fsanitize=thread",)
+ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """program(name, flags): csrc/tests/<name>.cpp compiled with them, once."""
+    made: dict[tuple, Path] = {}
+
+    def compiled(name: str, flags: tuple[str, ...]) -> Path:
+        compiler = shutil.which("g++") or shutil.which("clang++")
+        if compiler is None:
+            pytest.skip("no C++ compiler")
+        if (name, flags) not in made:
+            path = tmp_path_factory.mktemp("csrc") / name
+            includes = (f"-I{CSRC / 'include'}", f"-I{CSRC / 'tests'}")
+            command = [compiler, "-std=c++17", "-g", "-O1", "-Wall", "-Wextra", "-pthread", *flags, *includes]
+            done = subprocess.run(
+                [*command, CSRC / "tests" / f"{name}.cpp", "-o", path], capture_output=True, text=True
+            )
+            if "cannot find" in done.stderr and "san" in done.stderr:
+                pytest.skip(f"the compiler lacks {flags[0]}")
+            assert done.returncode == 0, done.stderr
+            assert "warning" not in done.stderr, done.stderr
+            made[name, flags] = path
+        return made[name, flags]
+
+    return compiled
+
+
+def run(path: Path, *arguments: str) -> subprocess.CompletedProcess:
+    done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=300)
+    # ThreadSanitizer cannot place its shadow under some kernels' address randomisation.
+    if "unexpected memory mapping" in done.stderr:
+        if shutil.which("setarch") is None:
+            pytest.skip("ThreadSanitizer: unexpected memory mapping, and no setarch")
+        done = subprocess.run(["setarch", "-R", path, *arguments], capture_output=True, text=True, timeout=300)
+    return done
+
+
+@pytest.mark.parametrize("name", ["team", "kernels"])
+@pytest.mark.parametrize("flags", [THREAD, ADDRESS], ids=["thread", "address"])
+def test_on_one_thread_and_on_many(program, name, flags):
+    done = run(program(name, flags))
+    assert done.returncode == 0 and done.stdout == f"{name}: ok\n", done.stderr[-2000:]
+
+
+def test_a_missing_barrier_is_found(program):
+    done = run(program("team", THREAD), "race")
+    assert done.returncode != 0 and "data race" in done.stderr
+
+
+def test_threads_in_different_collectives_are_told(program):
+    done = run(program("team", THREAD), "divergent")
+    assert done.returncode != 0
+    assert "divergent collective: thread 0 in barrier(0), thread 1 in reduce(4)" in done.stderr

@@ -1,0 +1,60 @@
+"""Arrays that are neither NumPy's nor torch's, as CuPy's are: in and out by DLPack."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import d2kernels as d2k
+
+
+class Array:
+    """What a library of its own would have."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __dlpack__(self, **options):
+        return self.tensor.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.tensor.__dlpack_device__()
+
+
+def from_dlpack(tensor):
+    return Array(torch.from_dlpack(tensor))
+
+
+SCORES = torch.rand(30, 2, generator=torch.Generator().manual_seed(0))
+OFFSETS = torch.tensor([0, 18, 30])
+SPANS = torch.tensor([[0.0, 3.0], [1.0, 3.0], [8.0, 9.0]])
+CALLS = {
+    "connected_components": lambda f: d2k.connected_components(f(SCORES), [0.5], offsets=f(OFFSETS)),
+    "localize": lambda f: d2k.localize(f(SCORES), thresholds=[0.3, 0.6], iou_threshold=0.5, offsets=f(OFFSETS)),
+    "nms": lambda f: [d2k.nms(f(SPANS), f(torch.tensor([0.2, 0.4, 0.3])), 0.5)],
+    "soft_nms": lambda f: d2k.soft_nms(f(SPANS), f(torch.tensor([0.2, 0.4, 0.3])), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", list(CALLS))
+def test_arrays_of_a_library_give_arrays_of_it(name):
+    want, got = CALLS[name](lambda x: x), CALLS[name](Array)
+    assert all(type(g) is Array and torch.equal(g.tensor, w) for g, w in zip(got, want, strict=True))
+    assert getattr(got, "_fields", None) == getattr(want, "_fields", None)
+
+
+def test_a_library_without_from_dlpack_gets_tensors(monkeypatch):
+    monkeypatch.delattr(f"{__name__}.from_dlpack")
+    (kept,) = CALLS["nms"](Array)
+    assert torch.equal(kept, CALLS["nms"](lambda x: x)[0])
+
+
+def test_numpy_and_torch_stay_as_they_are():
+    assert type(CALLS["nms"](lambda x: x.numpy())[0]) is np.ndarray
+    assert type(CALLS["nms"](lambda x: x)[0]) is torch.Tensor
+
+
+def test_errors_are_the_function_s_own():
+    with pytest.raises(ValueError, match="iou_threshold must be in"):
+        d2k.nms(Array(SPANS), Array(SPANS[:, 0]), 2.0)
