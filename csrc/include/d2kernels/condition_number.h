@@ -136,8 +136,11 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
             const T* const row = b + l * n;
             const double* const r = right[x];
             const int64_t whole = n / kParts * kParts;
-            double sum = sum_rows<double>(group, 0, whole,
-                                          [&](int64_t j) { return static_cast<double>(row[j]) * r[j]; });
+            double parts[kParts / Group<Team>::width] = {};
+            for (int64_t j = 0; j < whole; j += kParts)
+                for (int h = 0; h < kParts / Group<Team>::width; ++h)
+                    parts[h] += static_cast<double>(row[j + h + group.part()]) * r[j + h + group.part()];
+            double sum = group.sum(parts);
             for (int64_t j = whole; j < n; ++j) sum += static_cast<double>(row[j]) * r[j];
             if (group.part() == 0) by_b[x][l] = sum;
         }

@@ -207,8 +207,7 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
     if (group.index() == 0)
         for (int64_t i = 0; i < k; ++i) {
             // v is still 0 from row i on, where the column holds a reflector.
-            const Real sum =
-                sum_rows<Real>(group, 0, padded(i), [&](int64_t c) { return w.columns[i][c] * v[1][c]; });
+            const Real sum = dot(group, w.columns[i], v[1], 0, padded(i));
             const auto empty = w.diagonal[i] == Real(0.0);
             const Real solved = (smallest * u[1][i] - sum) / select(empty, Real(1.0), w.diagonal[i]);
             if (group.part() == 0) v[1][i] = select(empty, Real(0.0), solved);
