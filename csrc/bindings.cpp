@@ -5,16 +5,16 @@ using namespace d2k;
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Compiled kernels of d2kernels.";
+    bind_attention_pool(m);
     bind_average_precision(m);
     bind_condition_number(m);
-    bind_pdmi(m);
-    bind_svd(m);
     bind_connected_components(m);
-    bind_attention_pool(m);
     bind_foreground_score(m);
     bind_localize(m);
     bind_lowest_attention(m);
     bind_nms(m);
+    bind_pdmi(m);
+    bind_svd(m);
     bind_topk_pool(m);
 
 #ifdef D2K_CUDA

@@ -42,16 +42,16 @@ void run(const Call& call) {
     check(status);
 }
 
+void bind_attention_pool(py::module_& m);
 void bind_average_precision(py::module_& m);
 void bind_condition_number(py::module_& m);
-void bind_pdmi(py::module_& m);
-void bind_svd(py::module_& m);
 void bind_connected_components(py::module_& m);
-void bind_attention_pool(py::module_& m);
 void bind_foreground_score(py::module_& m);
 void bind_localize(py::module_& m);
 void bind_lowest_attention(py::module_& m);
 void bind_nms(py::module_& m);
+void bind_pdmi(py::module_& m);
+void bind_svd(py::module_& m);
 void bind_topk_pool(py::module_& m);
 
 }  // namespace d2k

@@ -60,20 +60,24 @@ void with_snippet(const py::tuple& arguments, const Call& call) {
 using VideoArguments = std::tuple<int, Address, Address, Address, int64_t, int64_t, bool, double, bool, bool, double,
                                   double, Address, Address, Address>;
 
-template <class Call>
-void with_video(const py::tuple& arguments, const Call& call) {
-    const auto a = arguments.cast<VideoArguments>();
-    with_dtype(std::get<0>(a), [&](auto zero) {
-        using T = decltype(zero);
-        const auto [dtype, p, labels, keep, videos, classes, floored, relative_floor, normalize_rows, per_class, atol,
-                    rtol, value, rank, slope] = a;
-        (void)dtype;
-        const PdmiVideo<T> problem{pointer<const T>(p), pointer<const bool>(labels), pointer<const bool>(keep), videos,
-                                   classes, floored, relative_floor, normalize_rows, per_class, atol, rtol,
-                                   pointer<T>(value), pointer<int64_t>(rank), pointer<double>(slope)};
-        run([&] { return call(problem); });
-    });
+// The problem, with pointers that as_input and as_output make.
+template <class T, class Input, class Output>
+PdmiVideo<T> video(const VideoArguments& arguments, const Input& as_input, const Output& as_output) {
+    const auto [dtype, p, labels, keep, videos, classes, floored, relative_floor, normalize_rows, per_class, atol, rtol,
+                value, rank, slope] = arguments;
+    (void)dtype;
+    return {as_input(p), pointer<const bool>(labels), pointer<const bool>(keep), videos, classes, floored,
+            relative_floor, normalize_rows, per_class, atol, rtol, as_output(value), pointer<int64_t>(rank),
+            pointer<double>(slope)};
 }
+
+#ifdef D2K_CUDA
+PdmiVideo<AnyFloat> video_of_any(const py::tuple& arguments) {
+    const auto all = arguments.cast<VideoArguments>();
+    const auto floats = [&](Address address) { return Floats(pointer<void>(address), std::get<0>(all)); };
+    return video<AnyFloat>(all, floats, floats);
+}
+#endif
 
 }  // namespace
 
@@ -94,8 +98,43 @@ void bind_pdmi(py::module_& m) {
         });
     });
     m.def("pdmi_video_cpu", [](const py::tuple& problem) {
-        with_video(problem, [](const auto& p) { return cpu::pdmi_video(p); });
+        const auto all = problem.cast<VideoArguments>();
+        with_dtype(std::get<0>(all), [&](auto zero) {
+            using T = decltype(zero);
+            const auto p = video<T>(all, pointer<const T>, pointer<T>);
+            run([&] { return cpu::pdmi_video(p); });
+        });
     });
+
+#ifdef D2K_CUDA
+    m.def("pdmi_snippet_cuda", [](const py::tuple& problem, const py::tuple& out, int device, Address stream) {
+        const auto to = out.cast<SnippetOutputs>();
+        with_snippet(problem, [&](const auto& p, auto zero) {
+            return cuda::pdmi_snippet(p, outputs<decltype(zero)>(to), device, pointer<void>(stream));
+        });
+    });
+    m.def("pdmi_snippet_backward_cuda", [](const py::tuple& problem, Address grad, Address foreground_slope,
+                                           Address background_slope, Address on, Address off, int device,
+                                           Address stream) {
+        with_snippet(problem, [&](const auto& p, auto zero) {
+            using T = decltype(zero);
+            const PdmiSnippetSaved<T> saved{pointer<const T>(grad), pointer<const double>(foreground_slope),
+                                            pointer<const double>(background_slope)};
+            return cuda::pdmi_snippet_backward(p, saved, pointer<T>(on), pointer<T>(off), device,
+                                               pointer<void>(stream));
+        });
+    });
+    m.def("pdmi_video_workspace_cuda", [](const py::tuple& problem, int device) {
+        const auto p = video_of_any(problem);
+        size_t bytes = 0;
+        run([&] { return cuda::pdmi_video_workspace(p, device, &bytes); });
+        return bytes;
+    });
+    m.def("pdmi_video_cuda", [](const py::tuple& problem, Address workspace, size_t bytes, int device, Address stream) {
+        const auto p = video_of_any(problem);
+        run([&] { return cuda::pdmi_video(p, pointer<void>(workspace), bytes, device, pointer<void>(stream)); });
+    });
+#endif
 }
 
 }  // namespace d2k

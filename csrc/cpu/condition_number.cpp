@@ -11,7 +11,7 @@
 namespace d2k::cpu {
 namespace {
 
-constexpr int64_t kPackedColumns = 48;  // larger matrices overflow the caches eight at a time
+constexpr int64_t kPackedColumns = 64;  // larger matrices overflow the caches eight at a time
 
 // Several instruction sets each.
 #define D2K_PHASES(T, Real)                                                                                        \

@@ -10,7 +10,7 @@
 namespace d2k::cpu {
 namespace {
 
-constexpr int64_t kPackedColumns = 32;  // larger matrices overflow the caches eight at a time
+constexpr int64_t kPackedColumns = 48;  // larger matrices overflow the caches eight at a time
 
 #define D2K_WHOLE(Real)                                                                         \
     D2K_CLONES D2K_FLATTEN void decompose(const Plan& plan, const SvdWork<Real>& work) {        \

@@ -11,12 +11,12 @@ namespace d2k {
 
 template <class T>
 struct ConditionNumber {
-    const T *a, *b;  // (batch, rows, inner) and (batch, inner, columns); b null: a is (batch, rows, columns)
+    InputOf<T> a, b;  // (batch, rows, inner) and (batch, inner, columns); b null: a is (batch, rows, columns)
     int64_t batch, rows, inner, columns;
     double atol, rtol;
     bool log;
 
-    T* value;                   // (batch)
+    OutputOf<T> value;          // (batch)
     double *slope_a, *slope_b;  // ∂ value by a and b
 
     D2K_DEVICE bool closed() const { return !b && rows == 2 && columns == 2; }
@@ -33,7 +33,7 @@ struct ConditionNumber {
 
 // product[i, j] = Σ a[i, l] b[l, j], each factor divided by its power of 2.
 template <class Team, class A, class B>
-D2K_DEVICE void multiply(Team& team, const A* a, const B* b, int64_t rows, int64_t inner, int64_t columns,
+D2K_DEVICE void multiply(Team& team, const A& a, const B& b, int64_t rows, int64_t inner, int64_t columns,
                          const Power& scale_a, const Power& scale_b, double* product) {
     constexpr int tile = Group<Team>::width == 1 ? 8 : 1;
     const int64_t tiles = (columns + tile - 1) / tile;
@@ -43,7 +43,7 @@ D2K_DEVICE void multiply(Team& team, const A* a, const B* b, int64_t rows, int64
         double sum[tile] = {};
         for (int64_t l = 0; l < inner; ++l) {
             const double x = scale_a * static_cast<double>(a[i * inner + l]);
-            const B* const y = b + l * columns + first;
+            const auto y = b + (l * columns + first);
             if (width == tile)
                 for (int j = 0; j < tile; ++j) sum[j] += x * (scale_b * static_cast<double>(y[j]));
             else
@@ -58,13 +58,13 @@ template <class Team, class T, class Real>
 D2K_DEVICE Range prepare(Team& team, const ConditionNumber<T>& problem, const Plan& plan, int64_t item,
                          const ExtremesWork<Real>& work, double* doubles, int lane) {
     const int64_t m = problem.rows, n = problem.columns;
-    const T* const a = problem.a + item * problem.size_a();
+    const auto a = problem.a + item * problem.size_a();
     Range of_a = range_of(team, a, problem.size_a());
     if (!problem.b) {
         load(team, a, m, n, plan.turned, of_a, work.g.columns, lane);
         return of_a;
     }
-    const T* const b = problem.b + item * problem.size_b();
+    const auto b = problem.b + item * problem.size_b();
     Range of_b = range_of(team, b, problem.size_b());
     of_a.finite = of_b.finite = of_a.finite && of_b.finite;
     const int sum = of_a.exponent + of_b.exponent;
@@ -97,7 +97,7 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
     const double largest = lane_of(&e.largest, lane), smallest = lane_of(&e.smallest, lane);
     const bool flat = !range.finite || lane_of(&e.rank, lane) < 2 || smallest >= largest;
     const double eta = flat ? 1 : largest / smallest;
-    if (team.rank() == 0) problem.value[item] = stored<T>(ArithmeticOf<T>(problem.log ? ::log(eta) : eta));
+    if (team.rank() == 0) put(problem.value + item, problem.log ? ::log(eta) : eta);
     double* const slope_a = problem.slope_a + item * problem.size_a();
     double* const slope_b = problem.slope_b + item * problem.size_b();
     if (flat) {
@@ -105,44 +105,50 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
         for_each(team, problem.size_b(), [&](int64_t i) { slope_b[i] = 0; });
         return;
     }
-    // left and right are the two vectors, those on the right with all the factors.
-    double* const left[2] = {doubles, doubles + m};
-    double* const right[2] = {left[1] + m, left[1] + m + n};
+    // Two vectors each: left, and right with all the factors.
+    double *const left = doubles, *const right = left + 2 * m;
     const Power scale = range.scale();
     const double factor[2] = {(problem.log ? 1 : eta) / largest, -(problem.log ? 1 : eta) / smallest};
     for (int x = 0; x < 2; ++x) {
-        for_each(team, m, [&](int64_t i) { left[x][i] = lane_of(e.left[x] + i, lane); });
-        for_each(team, n, [&](int64_t i) { right[x][i] = scale * (factor[x] * lane_of(e.right[x] + i, lane)); });
+        for_each(team, m, [&](int64_t i) { left[x * m + i] = lane_of(e.left + (x * e.next + i), lane); });
+        for_each(team, n, [&](int64_t i) {
+            right[x * n + i] = scale * (factor[x] * lane_of(e.right + (x * e.next + i), lane));
+        });
     }
     team.barrier();
-    const auto outer = [&](double* to, int64_t rows, int64_t columns, const double* const* l, const double* const* r) {
-        constexpr int tile = Group<Team>::width == 1 ? 1 << 30 : 1;
+    const auto outer = [&](double* to, int64_t rows, int64_t columns, const double* l, const double* r) {
+        constexpr int64_t tile = Group<Team>::width == 1 ? int64_t{1} << 30 : 1;
         const int64_t tiles = (columns + tile - 1) / tile;
         for_each(team, rows * tiles, [&](int64_t at) {
             const int64_t i = at / tiles, first = at % tiles * tile;
             const int64_t end = columns - first < tile ? columns : first + tile;
-            for (int64_t j = first; j < end; ++j) to[i * columns + j] = l[0][i] * r[0][j] + l[1][i] * r[1][j];
+            const double x = l[i], y = l[rows + i];
+            for (int64_t j = first; j < end; ++j) to[i * columns + j] = x * r[j] + y * r[columns + j];
         });
     };
     if (!problem.b) return outer(slope_a, m, n, left, right);
-    const T* const a = problem.a + item * problem.size_a();
-    const T* const b = problem.b + item * problem.size_b();
+    const auto a = problem.a + item * problem.size_a();
+    const auto b = problem.b + item * problem.size_b();
     // slope_a is the slope of the product times bᵀ, slope_b is aᵀ times it.
-    double* const by_b[2] = {right[1] + n, right[1] + n + k};
-    double* const by_a[2] = {by_b[1] + k, by_b[1] + 2 * k};
+    double *const by_b = right + 2 * n, *const by_a = by_b + 2 * k;
     const Group<Team> group(team);
     for (int64_t l = group.index(); l < k; l += group.count())
         for (int x = 0; x < 2; ++x) {
-            const T* const row = b + l * n;
-            const double* const r = right[x];
+            constexpr int own = kParts / Group<Team>::width;
+            const auto row = b + l * n;
+            const double* const r = right + x * n;
             const int64_t whole = n / kParts * kParts;
-            double sum = sum_rows<double>(group, 0, whole,
-                                          [&](int64_t j) { return static_cast<double>(row[j]) * r[j]; });
+            double parts[own] = {};
+            for (int64_t j = 0; j < whole; j += kParts)
+                for (int h = 0; h < own; ++h) {
+                    const int64_t at = j + h + group.part();
+                    parts[h] += static_cast<double>(row[at]) * r[at];
+                }
+            double sum = group.sum(parts);
             for (int64_t j = whole; j < n; ++j) sum += static_cast<double>(row[j]) * r[j];
-            if (group.part() == 0) by_b[x][l] = sum;
+            if (group.part() == 0) by_b[x * k + l] = sum;
         }
-    const Power none(0);
-    for (int x = 0; x < 2; ++x) multiply(team, left[x], a, 1, m, k, none, none, by_a[x]);
+    for (int x = 0; x < 2; ++x) multiply(team, left + x * m, a, 1, m, k, Power(0), Power(0), by_a + x * k);
     team.barrier();
     outer(slope_a, m, k, left, by_b);
     outer(slope_b, k, n, by_a, right);
@@ -194,7 +200,7 @@ D2K_DEVICE void condition_numbers_2x2(const ConditionNumber<T>& problem, int64_t
         const double relative = problem.rtol * largest, absolute = scale * problem.atol;
         const bool flat = !(smallest > relative && smallest > absolute) || smallest >= largest;
         const double eta = flat ? 1 : largest / smallest;
-        problem.value[first + l] = stored<T>(ArithmeticOf<T>(problem.log ? ::log(eta) : eta));
+        put(problem.value + (first + l), problem.log ? ::log(eta) : eta);
         const double factor = problem.log ? 1 : eta;
         for (int i = 0; i < 4; ++i)
             problem.slope_a[(first + l) * 4 + i] = flat ? 0 : scale * (factor * lane_of(e.slope + i, l));
@@ -211,10 +217,9 @@ Status scale_slopes(const T* grad, const double* slope, int64_t batch, int64_t s
 
 namespace cuda {
 // Bytes of device memory that the call works in, 0 where a matrix fits the block's own.
-template <class T>
-Status condition_number_workspace(const ConditionNumber<T>& problem, int device, size_t* bytes);
-template <class T>
-Status condition_number(const ConditionNumber<T>& problem, void* workspace, size_t bytes, int device, void* stream);
+Status condition_number_workspace(const ConditionNumber<AnyFloat>& problem, int device, size_t* bytes);
+Status condition_number(const ConditionNumber<AnyFloat>& problem, void* workspace, size_t bytes, int device,
+                        void* stream);
 template <class T>
 Status scale_slopes(const T* grad, const double* slope, int64_t batch, int64_t size, T* gradient, int device,
                     void* stream);

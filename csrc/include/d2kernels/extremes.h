@@ -4,6 +4,7 @@
 #include <cfloat>
 #include <cstdint>
 
+#include "d2kernels/floats.h"
 #include "d2kernels/jacobi.h"
 
 namespace d2k {
@@ -76,7 +77,8 @@ struct ExtremesWork {
 template <class Real>
 struct Extremes {
     Real largest, smallest, rank;
-    Real *left[2], *right[2];  // of the largest and of the smallest, in M's rows and columns
+    Real *left, *right;  // of the largest, in M's rows and columns, and `next` numbers on of the smallest
+    int64_t next;
 };
 
 // A source's largest exponent, and whether all of it is finite.
@@ -88,8 +90,8 @@ struct Range {
     D2K_DEVICE Power scale() const { return Power(exponent < -2000 ? 2000 : exponent > 2000 ? -2000 : -exponent); }
 };
 
-template <class Team, class T>
-D2K_DEVICE Range range_of(Team& team, const T* source, int64_t count) {
+template <class Team, class Source>
+D2K_DEVICE Range range_of(Team& team, const Source& source, int64_t count) {
     double most = 0;
     bool finite = true;
     for (int64_t i = team.rank(); i < count; i += team.size()) {
@@ -102,15 +104,15 @@ D2K_DEVICE Range range_of(Team& team, const T* source, int64_t count) {
 }
 
 // Columns of one lane, from the rows or the columns of a row-major source, divided by 2^exponent; 0 if not finite.
-template <class Team, class T, class Real>
-D2K_DEVICE void load(Team& team, const T* source, int64_t rows, int64_t columns, bool by_rows, const Range& range,
+template <class Team, class Source, class Real>
+D2K_DEVICE void load(Team& team, const Source& source, int64_t rows, int64_t columns, bool by_rows, const Range& range,
                      const Columns<Real>& to, int lane) {
     const Power scale = range.scale();
     const int64_t count = by_rows ? rows : columns, length = by_rows ? columns : rows;
     const int64_t step = by_rows ? 1 : columns, next = by_rows ? columns : 1;
     const Group<Team> group(team);
     for (int64_t c = group.index(); c < count; c += group.count()) {
-        const T* const from = source + c * next;
+        const auto from = source + c * next;
         own_rows(group, 0, to.ld, [&](int64_t i) {
             lane_of(to[c] + i, lane) = range.finite && i < length ? scale * static_cast<double>(from[i * step]) : 0.0;
         });
@@ -187,9 +189,7 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
     const Real smallest = select(none, Real(1.0), root(select(none, Real(0.0), -last.square)));
     const Real safe = select(none, Real(1.0), largest);
 
-    Real* const u[2] = {work.vectors, work.vectors + longest};
-    Real* const v[2] = {u[1] + longest, u[1] + 2 * longest};
-    Real* const out[2] = {u[1] + 3 * longest, u[1] + 4 * longest};
+    Real *const u = work.vectors, *const v = u + 2 * longest, *const out = v + 2 * longest;
     for_each(team, 6 * longest, [&](int64_t i) { work.vectors[i] = Real(0.0); });
     team.barrier();
     for_each(team, k, [&](int64_t i) {
@@ -199,51 +199,50 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
             a = select(first.column == column, x, a);
             b = select(last.column == column, x, b);
         }
-        u[0][i] = a / safe;
-        u[1][i] = b / smallest;
+        u[i] = a / safe;
+        u[longest + i] = b / smallest;
     });
     team.barrier();
     // v is Lᵀ u / σ, accurate for a large σ, or L⁻¹ u σ, accurate for a small one.
     if (group.index() == 0)
         for (int64_t i = 0; i < k; ++i) {
             // v is still 0 from row i on, where the column holds a reflector.
-            const Real sum =
-                sum_rows<Real>(group, 0, padded(i), [&](int64_t c) { return w.columns[i][c] * v[1][c]; });
+            const Real sum = dot(group, w.columns[i], v + longest, 0, padded(i));
             const auto empty = w.diagonal[i] == Real(0.0);
-            const Real solved = (smallest * u[1][i] - sum) / select(empty, Real(1.0), w.diagonal[i]);
-            if (group.part() == 0) v[1][i] = select(empty, Real(0.0), solved);
+            const Real solved = (smallest * u[longest + i] - sum) / select(empty, Real(1.0), w.diagonal[i]);
+            if (group.part() == 0) v[longest + i] = select(empty, Real(0.0), solved);
             group.sync();
         }
     team.barrier();
     const auto solve = smallest * smallest < safe * least;
     for_each(team, k, [&](int64_t c) {
-        Real a = w.diagonal[c] * u[0][c], b = w.diagonal[c] * u[1][c];
+        Real a = w.diagonal[c] * u[c], b = w.diagonal[c] * u[longest + c];
         for (int64_t i = c + 1; i < k; ++i) {
-            a = a + w.columns[i][c] * u[0][i];
-            b = b + w.columns[i][c] * u[1][i];
+            a = a + w.columns[i][c] * u[i];
+            b = b + w.columns[i][c] * u[longest + i];
         }
-        v[0][c] = a / safe;
-        v[1][c] = select(solve | (smallest == least), v[1][c], b / smallest);
+        v[c] = a / safe;
+        v[longest + c] = select(solve | (smallest == least), v[longest + c], b / smallest);
     });
     team.barrier();
     for (int64_t i = group.index(); i < 4; i += group.count()) {
-        if (i < 2) work.g.rotate(group, k, u[i]);
-        else w.rotate(group, k, v[i - 2]);
+        if (i < 2) work.g.rotate(group, k, u + i * longest);
+        else w.rotate(group, k, u + i * longest);
     }
     team.barrier();
     for_each(team, q, [&](int64_t i) {
         for (int l = 0; l < lanes; ++l) {
             const auto to = static_cast<int64_t>(lane_of(work.order + i, l));
-            for (int x = 0; x < 2; ++x) lane_of(out[x] + to, l) = lane_of(v[x] + i, l);
+            for (int x = 0; x < 2; ++x) lane_of(out + x * longest + to, l) = lane_of(v + x * longest + i, l);
         }
     });
     team.barrier();
     if (plan.reduced) {
-        for (int64_t i = group.index(); i < 2; i += group.count()) work.a.rotate(group, q, out[i]);
+        for (int64_t i = group.index(); i < 2; i += group.count()) work.a.rotate(group, q, out + i * longest);
         team.barrier();
     }
-    if (plan.turned) return {safe, smallest, rank, {out[0], out[1]}, {u[0], u[1]}};
-    return {safe, smallest, rank, {u[0], u[1]}, {out[0], out[1]}};
+    if (plan.turned) return {safe, smallest, rank, out, u, longest};
+    return {safe, smallest, rank, u, out, longest};
 }
 
 }  // namespace d2k

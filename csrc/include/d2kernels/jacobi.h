@@ -33,6 +33,10 @@ struct Group {
 
     template <class Real>
     D2K_DEVICE Real sum(const Real (&parts)[kParts]) const { return (parts[0] + parts[2]) + (parts[1] + parts[3]); }
+
+    // y[row], which its owner may be about to change.
+    template <class Real>
+    D2K_DEVICE Real from(const Real* y, int64_t row) const { return y[row]; }
 };
 
 #ifdef __CUDACC__
@@ -53,6 +57,10 @@ struct Group<BlockTeam<Threads>> {
         x += __shfl_xor_sync(mask(), x, 1);
         return x;
     }
+
+    __device__ double from(const double* y, int64_t row) const {
+        return __shfl_sync(mask(), part() == row % width ? y[row] : 0.0, static_cast<int>(row % width), width);
+    }
 };
 #endif
 
@@ -64,55 +72,75 @@ struct Columns {
     D2K_DEVICE Real* operator[](int64_t c) const { return first + c * ld; }
 };
 
-// Sums term(row) over rows [from, to) in four parts; `to` is a multiple of kParts.
-template <class Real, class Team, class Term>
-D2K_DEVICE Real sum_rows(const Group<Team>& group, int64_t from, int64_t to, const Term& term) {
-    constexpr int kOwn = kParts / Group<Team>::width;
-    Real parts[kOwn];
-    for (int j = 0; j < kOwn; ++j) parts[j] = Real(0.0);
+// Σ x[i] y[i] over rows [from, to), in eight parts; `to` is a multiple of kParts.
+template <class Team, class Real>
+D2K_DEVICE Real dot(const Group<Team>& group, const Real* x, const Real* y, int64_t from, int64_t to) {
+    constexpr int width = Group<Team>::width, own = kParts / width;
+    Real low[own], high[own];
+    for (int j = 0; j < own; ++j) low[j] = high[j] = Real(0.0);
     int64_t i = from / kParts * kParts;
     if (i < from && i < to) {
-        for (int j = 0; j < kOwn; ++j) {
+        for (int j = 0; j < own; ++j) {
             const int64_t row = i + group.part() + j;
-            if (row >= from) parts[j] = term(row);
+            if (row >= from) low[j] = x[row] * y[row];
         }
         i += kParts;
     }
-    for (; i < to; i += kParts)
-        for (int j = 0; j < kOwn; ++j) parts[j] = parts[j] + term(i + group.part() + j);
-    return group.sum(parts);
+    const auto at = [&](int64_t j) { return i + group.part() + j; };
+    for (; i + kParts < to; i += 2 * kParts)
+        for (int j = 0; j < own; ++j) {
+            low[j] = low[j] + x[at(j)] * y[at(j)];
+            high[j] = high[j] + x[at(j + kParts)] * y[at(j + kParts)];
+        }
+    if (i < to)
+        for (int j = 0; j < own; ++j) low[j] = low[j] + x[at(j)] * y[at(j)];
+    for (int j = 0; j < own; ++j) low[j] = low[j] + high[j];
+    return group.sum(low);
 }
 
-// body(row) for the rows [from, to) that this thread of the group owns.
+#if defined(__GNUC__) && !defined(__CUDACC__)
+// The same sums, four at a time.
+D2K_DEVICE double dot(const Group<HostTeam>&, const double* x, const double* y, int64_t from, int64_t to) {
+    typedef double V __attribute__((vector_size(kParts * sizeof(double)), aligned(sizeof(double)), may_alias));
+    const auto four = [](const double* p) { return *reinterpret_cast<const V*>(p); };
+    V low{}, high{};
+    int64_t i = from / kParts * kParts;
+    if (i < from && i < to) {
+        for (int64_t row = from; row < i + kParts; ++row) low[row - i] = x[row] * y[row];
+        i += kParts;
+    }
+    for (; i + kParts < to; i += 2 * kParts) {
+        low += four(x + i) * four(y + i);
+        high += four(x + i + kParts) * four(y + i + kParts);
+    }
+    if (i < to) low += four(x + i) * four(y + i);
+    low += high;
+    return (low[0] + low[2]) + (low[1] + low[3]);
+}
+#endif
+
+// body(row) for the rows [from, to) that this thread of the group owns; no row's body touches another row.
 template <class Team, class Body>
 D2K_DEVICE void own_rows(const Group<Team>& group, int64_t from, int64_t to, const Body& body) {
     constexpr int width = Group<Team>::width;
     int64_t i = from;
     if constexpr (width > 1) i += (group.part() - from % width + width) % width;
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#pragma GCC ivdep
+#endif
     for (; i < to; i += width) body(i);
 }
 
 template <class Team, class Real>
 D2K_DEVICE Real squares(const Group<Team>& group, const Real* x, int64_t from, int64_t to) {
-    return sum_rows<Real>(group, from, to, [&](int64_t i) { return x[i] * x[i]; });
+    return dot(group, x, x, from, to);
 }
 
 // y -= tau v (vᵀ y) with v = (0 …, 1 at `pivot`, x below).
 template <class Team, class Real>
 D2K_DEVICE void reflect(const Group<Team>& group, const Real* x, Real tau, int64_t pivot, int64_t ld, Real* y) {
-    // Each thread touches its own rows only: the pivot's 1 is added by its owner.
-    constexpr int kOwn = kParts / Group<Team>::width;
-    Real parts[kOwn];
-    for (int j = 0; j < kOwn; ++j) parts[j] = Real(0.0);
-    const int64_t block = pivot / kParts * kParts;
-    for (int j = 0; j < kOwn; ++j) {
-        const int64_t row = block + group.part() + j;
-        if (row == pivot) parts[j] = y[row];
-        if (row > pivot) parts[j] = x[row] * y[row];
-    }
-    for (int64_t i = block + kParts; i < ld; i += kParts)
-        for (int j = 0; j < kOwn; ++j) parts[j] = parts[j] + x[i + group.part() + j] * y[i + group.part() + j];
-    const Real w = tau * group.sum(parts);
+    // Each thread touches its own rows only: the pivot's 1 is its owner's.
+    const Real w = tau * (dot(group, x, y, pivot + 1, ld) + group.from(y, pivot));
     if (pivot % Group<Team>::width == group.part() % Group<Team>::width) y[pivot] = y[pivot] - w;
     own_rows(group, pivot + 1, ld, [&](int64_t i) { y[i] = y[i] - w * x[i]; });
 }
@@ -296,7 +324,7 @@ D2K_DEVICE void orthogonalize(Team& team, const Columns<Real>& x, const Columns<
                 if (pair.second >= count) continue;
                 const Real *const p = x[pair.first], *const q = x[pair.second];
                 const Real pp = square[pair.first], qq = square[pair.second];
-                const Real g = sum_rows<Real>(group, 0, x.ld, [&](int64_t r) { return p[r] * q[r]; });
+                const Real g = dot(group, p, q, 0, x.ld);
                 const auto apart = g * g > tolerance * pp * qq;
                 const Real d = qq - pp, h = g + g;
                 const Real t = select(apart, select(d < 0.0, -h, h) / (magnitude(d) + root(d * d + h * h) + DBL_MIN),

@@ -165,7 +165,7 @@ D2K_DEVICE void pdmi_snippet_backward(Team& team, const PdmiSnippet<T>& problem,
 
 template <class T>
 struct PdmiVideo {
-    const T* p;          // (videos, classes)
+    InputOf<T> p;        // (videos, classes)
     const bool* labels;  // (videos, classes)
     const bool* keep;    // (videos)
     int64_t videos, classes;
@@ -174,7 +174,7 @@ struct PdmiVideo {
     bool normalize_rows, per_class;
     double atol, rtol;
 
-    T* value;
+    OutputOf<T> value;
     int64_t* rank;
     double* slope;  // (videos, classes)
 };
@@ -259,7 +259,7 @@ D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& p
     });
     finite = true;
     for_each(team, n, [&](int64_t l) {
-        const T* const p = problem.p + work.kept[l] * c;
+        const auto p = problem.p + work.kept[l] * c;
         double* const q = work.q + l * c;
         double most = static_cast<double>(p[0]), total = 0;
         for (int64_t j = 0; j < c; ++j) {
@@ -307,7 +307,7 @@ D2K_DEVICE void write_video(Team& team, const PdmiVideo<T>& problem, const PdmiV
             if (taken(problem, work.q[i])) problem.slope[work.kept[l] * c + i % c] = work.slope_q[i];
         });
     if (team.rank() == 0) {
-        *problem.value = stored<T>(static_cast<ArithmeticOf<T>>(finite && rank > 1 ? *work.value : 0));
+        put(problem.value, finite && rank > 1 ? *work.value : 0);
         *problem.rank = finite ? static_cast<int64_t>(rank) : 0;
     }
 }
@@ -329,11 +329,9 @@ Status pdmi_snippet(const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out,
 template <class T>
 Status pdmi_snippet_backward(const PdmiSnippet<T>& problem, const PdmiSnippetSaved<T>& saved, T* on, T* off,
                              int device, void* stream);
-// Bytes of device memory that pdmi_video works in.
-template <class T>
-int64_t pdmi_video_workspace(const PdmiVideo<T>& problem);
-template <class T>
-Status pdmi_video(const PdmiVideo<T>& problem, void* workspace, size_t bytes, int device, void* stream);
+// Bytes of device memory that pdmi_video works in, 0 where the block's own has room.
+Status pdmi_video_workspace(const PdmiVideo<AnyFloat>& problem, int device, size_t* bytes);
+Status pdmi_video(const PdmiVideo<AnyFloat>& problem, void* workspace, size_t bytes, int device, void* stream);
 }  // namespace cuda
 
 }  // namespace d2k

@@ -11,9 +11,9 @@ namespace d2k {
 // a (batch, rows, columns) = u diag(s) vh, s falling; k = min(rows, columns). All NaN for a matrix with NaN or infinity.
 template <class T>
 struct Svd {
-    const T* a;
+    InputOf<T> a;
     int64_t batch, rows, columns;
-    T *u, *s, *vh;  // (batch, rows, k), (batch, k), (batch, k, columns)
+    OutputOf<T> u, s, vh;  // (batch, rows, k), (batch, k), (batch, k, columns)
 
     D2K_DEVICE Plan plan() const { return Plan::whole(rows, columns); }
 };
@@ -107,32 +107,30 @@ D2K_DEVICE void write_all(Team& team, const Svd<T>& problem, int64_t first, cons
     const Group<Team> group(team);
     const Plan plan = problem.plan();
     const int64_t m = problem.rows, n = problem.columns, q = plan.q;
-    const auto of = [](double x) { return stored<T>(static_cast<ArithmeticOf<T>>(x)); };
     for (int l = 0; l < kPacked<Real> && first + l < problem.batch; ++l) {
-        T* const u = problem.u + (first + l) * m * q;
-        T* const s = problem.s + (first + l) * q;
-        T* const vh = problem.vh + (first + l) * q * n;
+        const auto u = problem.u + (first + l) * m * q;
+        const auto s = problem.s + (first + l) * q;
+        const auto vh = problem.vh + (first + l) * q * n;
         if (!ranges[l].finite) {
-            const T nan = of(static_cast<double>(NAN));
-            for_each(team, m * q, [&](int64_t i) { u[i] = nan; });
-            for_each(team, q, [&](int64_t i) { s[i] = nan; });
-            for_each(team, q * n, [&](int64_t i) { vh[i] = nan; });
+            for_each(team, m * q, [&](int64_t i) { put(u + i, NAN); });
+            for_each(team, q, [&](int64_t i) { put(s + i, NAN); });
+            for_each(team, q * n, [&](int64_t i) { put(vh + i, NAN); });
             continue;
         }
         const Power scale(ranges[l].exponent);
         // The long vectors are A's left ones unless A was turned; the others' rows go back to where pivoting took them.
-        T *const tall = plan.turned ? vh : u, *const flat = plan.turned ? u : vh;
+        const auto tall = plan.turned ? vh : u, flat = plan.turned ? u : vh;
         const int64_t tall_row = plan.turned ? 1 : q, tall_column = plan.turned ? n : 1;
         const int64_t flat_row = plan.turned ? q : 1, flat_column = plan.turned ? 1 : n;
         for (int64_t c = group.index(); c < q; c += group.count()) {
             const auto at = static_cast<int64_t>(lane_of(work.place + c, l));
-            if (group.part() == 0) s[at] = of(scale * lane_of(work.square + c, l));
+            if (group.part() == 0) put(s + at, scale * lane_of(work.square + c, l));
             own_rows(group, 0, plan.p, [&](int64_t i) {
-                tall[i * tall_row + at * tall_column] = of(lane_of(work.left[c] + i, l));
+                put(tall + (i * tall_row + at * tall_column), lane_of(work.left[c] + i, l));
             });
             own_rows(group, 0, q, [&](int64_t i) {
                 const auto row = static_cast<int64_t>(lane_of(work.order + i, l));
-                flat[row * flat_row + at * flat_column] = of(lane_of(work.right[c] + i, l));
+                put(flat + (row * flat_row + at * flat_column), lane_of(work.right[c] + i, l));
             });
         }
     }
@@ -147,10 +145,8 @@ Status svd(const Svd<T>& problem, int64_t* failed, int threads);
 
 namespace cuda {
 // Bytes of device memory that the call works in, 0 where a matrix fits the block's own.
-template <class T>
-Status svd_workspace(const Svd<T>& problem, int device, size_t* bytes);
-template <class T>
-Status svd(const Svd<T>& problem, void* workspace, size_t bytes, int device, void* stream);
+Status svd_workspace(const Svd<AnyFloat>& problem, int device, size_t* bytes);
+Status svd(const Svd<AnyFloat>& problem, void* workspace, size_t bytes, int device, void* stream);
 }  // namespace cuda
 
 }  // namespace d2k

@@ -12,7 +12,7 @@ LARGEST = 128  # past it blocked algorithms are faster than Jacobi's
 
 
 def why_not(device: str, dtype: object) -> str | None:
-    return "it has no CUDA kernel" if device != "cpu" else _native.why_not_dtype(dtype)
+    return _native.why_not_dtype(dtype)
 
 
 def condition_number_forward(

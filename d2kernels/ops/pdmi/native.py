@@ -14,7 +14,7 @@ from d2kernels.ops.pdmi import reference
 
 
 def why_not(device: str, dtype: object) -> str | None:
-    return "it has no CUDA kernel" if device != "cpu" else _native.why_not_dtype(dtype)
+    return _native.why_not_dtype(dtype)
 
 
 def _problem(rows: tuple[Tensor, ...], offsets: Tensor, lengths: Tensor, *options: Any) -> tuple[Any, ...]:
@@ -137,7 +137,7 @@ def pdmi_video_forward(
     if p.device.type == "cpu":
         module.pdmi_video_cpu(problem)
     else:
-        workspace = p.new_empty(module.pdmi_video_workspace_cuda(problem), dtype=torch.uint8)
+        workspace = p.new_empty(module.pdmi_video_workspace_cuda(problem, p.device.index), dtype=torch.uint8)
         stream = torch.cuda.current_stream(p.device).cuda_stream
         module.pdmi_video_cuda(problem, workspace.data_ptr(), workspace.numel(), p.device.index, stream)
     return value, rank, slope

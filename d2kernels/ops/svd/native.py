@@ -12,7 +12,7 @@ __all__ = ["svd_backward", "svd_forward", "why_not"]
 
 
 def why_not(device: str, dtype: object) -> str | None:
-    return "it has no CUDA kernel" if device != "cpu" else _native.why_not_dtype(dtype)
+    return _native.why_not_dtype(dtype)
 
 
 def svd_forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,93 @@
+#include "d2kernels/condition_number.h"
+
+#include "matrices.h"
+
+namespace d2k::cuda {
+namespace {
+
+constexpr int kScaleThreads = 256, kClosedThreads = 64;
+
+using Problem = ConditionNumber<AnyFloat>;
+
+int64_t bytes_of(const Problem& problem) {
+    return 8 * (ExtremesWork<double>::size(problem.plan()) + problem.doubles());
+}
+
+template <int Threads>
+constexpr int kBeside = sizeof(typename BlockTeam<Threads>::Storage) + 256;
+
+template <int Threads>
+__global__ void __launch_bounds__(Threads, 1) kernel(Problem problem, Room room) {
+    __shared__ typename BlockTeam<Threads>::Storage storage;
+    extern __shared__ __align__(16) unsigned char shared[];
+    BlockTeam<Threads> team(storage);
+    const Plan plan = problem.plan();
+    Scratch scratch = room.scratch(shared);
+    const auto work = ExtremesWork<double>::in(scratch, plan);
+    double* const doubles = scratch.take<double>(problem.doubles());
+    for (int64_t i = blockIdx.x; i < problem.batch; i += gridDim.x) {
+        Range range;
+        prepare_all(team, problem, i, work, doubles, &range);
+        const Extremes<double> e = extremes(team, plan, work, problem.atol, problem.rtol, &range);
+        finish_all(team, problem, i, e, doubles, &range);
+    }
+}
+
+__global__ void __launch_bounds__(kClosedThreads) closed_kernel(Problem problem) {
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * kClosedThreads + threadIdx.x;
+    if (i < problem.batch) condition_numbers_2x2<double>(problem, i);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kScaleThreads) scale_kernel(const T* grad, const double* slope, int64_t batch,
+                                                              int64_t size, T* gradient) {
+    const int64_t step = static_cast<int64_t>(gridDim.x) * kScaleThreads;
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kScaleThreads + threadIdx.x; i < batch * size; i += step)
+        gradient[i] = stored<T>(static_cast<ArithmeticOf<T>>(static_cast<double>(grad[i / size]) * slope[i]));
+}
+
+}  // namespace
+
+Status condition_number_workspace(const Problem& problem, int device, size_t* bytes) {
+    *bytes = 0;
+    if (problem.closed()) return kOk;
+    return workspace_of(problem.batch, bytes_of(problem), kBeside<256>, device, bytes);
+}
+
+Status condition_number(const Problem& problem, void* workspace, size_t bytes, int device, void* stream) {
+    if (problem.batch == 0) return kOk;
+    const DeviceGuard guard(device);
+    D2K_TRY(guard.status);
+    if (problem.closed()) {
+        const auto blocks = static_cast<unsigned>((problem.batch + kClosedThreads - 1) / kClosedThreads);
+        closed_kernel<<<blocks, kClosedThreads, 0, static_cast<cudaStream_t>(stream)>>>(problem);
+        D2K_TRY(cudaGetLastError());
+        return kOk;
+    }
+    return with_threads(problem.plan().q, [&](auto threads) {
+        return launch<threads>(kernel<threads>, problem.batch, bytes_of(problem), workspace, bytes, stream,
+                               problem);
+    });
+}
+
+template <class T>
+Status scale_slopes(const T* grad, const double* slope, int64_t batch, int64_t size, T* gradient, int device,
+                    void* stream) {
+    if (batch == 0 || size == 0) return kOk;
+    const DeviceGuard guard(device);
+    D2K_TRY(guard.status);
+    const int64_t blocks = std::min((batch * size + kScaleThreads - 1) / kScaleThreads, kMostBlocks);
+    scale_kernel<T><<<static_cast<int>(blocks), kScaleThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+        grad, slope, batch, size, gradient);
+    D2K_TRY(cudaGetLastError());
+    return kOk;
+}
+
+#define D2K_INSTANTIATE(T) \
+    template Status scale_slopes<T>(const T*, const double*, int64_t, int64_t, T*, int, void*);
+D2K_INSTANTIATE(float)
+D2K_INSTANTIATE(double)
+D2K_INSTANTIATE(BFloat16)
+D2K_INSTANTIATE(Half)
+
+}  // namespace d2k::cuda

@@ -1,0 +1,57 @@
+// Blocks of one matrix each, for the ops on small matrices.
+#pragma once
+
+#include <algorithm>
+
+#include "d2kernels/extremes.h"
+#include "launch.h"
+
+namespace d2k::cuda {
+
+constexpr int64_t kMostBlocks = 1 << 20;     // blocks stride over more items than this
+constexpr int64_t kMostWorkspaces = 1 << 10;  // the same where they work in device memory
+
+// Runs body(std::integral_constant<int, threads of a block>): four for each column of a matrix, as far as that goes.
+template <class Body>
+Status with_threads(int64_t columns, const Body& body) {
+    if (columns <= 16) return body(std::integral_constant<int, 64>());
+    if (columns <= 32) return body(std::integral_constant<int, 128>());
+    return body(std::integral_constant<int, 256>());
+}
+
+// Where a block works: in its own shared memory, or in its part of the workspace.
+struct Room {
+    size_t bytes;
+    unsigned char* workspace;  // null for shared memory
+
+    __device__ Scratch scratch(unsigned char* shared) const {
+        return workspace ? Scratch(workspace + blockIdx.x * bytes, bytes) : Scratch(shared, bytes);
+    }
+};
+
+// How many bytes of workspace `items` blocks with `bytes` each need: 0 where shared memory has them.
+inline Status workspace_of(int64_t items, int64_t bytes, int64_t beside, int device, size_t* total) {
+    int most = 0;
+    D2K_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    *total = bytes + beside <= most ? 0 : std::min(items, kMostWorkspaces) * bytes;
+    return kOk;
+}
+
+// Launches kernel(arguments..., room), a block an item.
+template <int Threads, class... Parameters, class... Arguments>
+Status launch(void (*kernel)(Parameters...), int64_t items, int64_t bytes, void* workspace, size_t available,
+              void* stream, const Arguments&... arguments) {
+    const bool shared = available == 0;
+    const auto own = static_cast<int64_t>(bytes);
+    const int64_t fit = shared ? kMostBlocks : static_cast<int64_t>(available) / own;
+    if (fit < 1) return kOutOfMemory;
+    const int dynamic = shared ? static_cast<int>(own) : 0;
+    D2K_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic));
+    const Room room{static_cast<size_t>(own), shared ? nullptr : static_cast<unsigned char*>(workspace)};
+    kernel<<<static_cast<int>(std::min(items, fit)), Threads, dynamic, static_cast<cudaStream_t>(stream)>>>(
+        arguments..., room);
+    D2K_TRY(cudaGetLastError());
+    return kOk;
+}
+
+}  // namespace d2k::cuda

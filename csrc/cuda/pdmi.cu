@@ -1,0 +1,115 @@
+#include "d2kernels/pdmi.h"
+
+#include "matrices.h"
+
+namespace d2k::cuda {
+namespace {
+
+constexpr int kThreads = 256, kVideoThreads = 256;
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) snippet_kernel(PdmiSnippet<T> problem, PdmiSnippetOut<T> out) {
+    __shared__ typename BlockTeam<kThreads>::Storage storage;
+    BlockTeam<kThreads> team(storage);
+    for (int64_t i = blockIdx.x; i < problem.sequences.count; i += gridDim.x) d2k::pdmi_snippet(team, problem, out, i);
+}
+
+// The last sequence that starts at or before the row, if the row is in it, else -1.
+__device__ int64_t sequence_of(const Sequences& sequences, int64_t row) {
+    int64_t low = 0, high = sequences.count;
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (sequences[middle].first <= row) low = middle + 1;
+        else high = middle;
+    }
+    if (low == 0) return -1;
+    const auto range = sequences[low - 1];
+    return row < range.first + range.length ? low - 1 : -1;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) snippet_backward_kernel(PdmiSnippet<T> problem, PdmiSnippetSaved<T> saved,
+                                                                    T* on, T* off) {
+    using Real = ArithmeticOf<T>;
+    const Real above = problem.above(), below = problem.below();
+    const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+    for (int64_t t = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; t < problem.sequences.total;
+         t += step) {
+        const int64_t i = sequence_of(problem.sequences, t);
+        const Real score = i < 0 ? Real(0) : Real(problem.foreground[t]);
+        const double g = i < 0 ? 0 : static_cast<double>(saved.grad[i]);
+        on[t] = stored<T>(i >= 0 && score > above ? static_cast<Real>(g * saved.foreground_slope[i]) : Real(0));
+        off[t] = stored<T>(i >= 0 && score < below ? static_cast<Real>(g * saved.background_slope[i]) : Real(0));
+    }
+}
+
+__global__ void __launch_bounds__(kVideoThreads, 1) video_kernel(PdmiVideo<AnyFloat> problem, Room room) {
+    __shared__ typename BlockTeam<kVideoThreads>::Storage storage;
+    extern __shared__ __align__(16) unsigned char shared[];
+    BlockTeam<kVideoThreads> team(storage);
+    Scratch scratch = room.scratch(shared);
+    PdmiVideoWork work = PdmiVideoWork::in(scratch, problem);
+    bool finite = true;
+    const ConditionNumber<double> factors = video_joint(team, problem, work, finite);
+    Extremes<double> e{};
+    if (finite && factors.rows > 0 && factors.inner > 0) {
+        const Plan plan = factors.plan();
+        Range range;
+        work.extremes = ExtremesWork<double>::in(scratch, plan);
+        prepare_all(team, factors, 0, work.extremes, work.doubles, &range);
+        e = extremes(team, plan, work.extremes, problem.atol, problem.rtol, &range);
+        finish_all(team, factors, 0, e, work.doubles, &range);
+    } else {
+        for_each(team, factors.inner * problem.classes, [&](int64_t i) { work.slope_q[i] = 0; });
+        team.barrier();
+    }
+    write_video(team, problem, work, factors.inner, finite, e.rank);
+}
+
+}  // namespace
+
+template <class T>
+Status pdmi_snippet(const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out, int device, void* stream) {
+    if (problem.sequences.count == 0) return kOk;
+    const DeviceGuard guard(device);
+    D2K_TRY(guard.status);
+    const auto blocks = static_cast<int>(std::min(problem.sequences.count, kMostBlocks));
+    snippet_kernel<T><<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(problem, out);
+    D2K_TRY(cudaGetLastError());
+    return kOk;
+}
+
+template <class T>
+Status pdmi_snippet_backward(const PdmiSnippet<T>& problem, const PdmiSnippetSaved<T>& saved, T* on, T* off,
+                             int device, void* stream) {
+    if (problem.sequences.total == 0) return kOk;
+    const DeviceGuard guard(device);
+    D2K_TRY(guard.status);
+    const int64_t blocks = std::min((problem.sequences.total + kThreads - 1) / kThreads, kMostBlocks);
+    snippet_backward_kernel<T><<<static_cast<int>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+        problem, saved, on, off);
+    D2K_TRY(cudaGetLastError());
+    return kOk;
+}
+
+Status pdmi_video_workspace(const PdmiVideo<AnyFloat>& problem, int device, size_t* bytes) {
+    constexpr int beside = sizeof(typename BlockTeam<kVideoThreads>::Storage) + 256;
+    return workspace_of(1, PdmiVideoWork::bytes(problem), beside, device, bytes);
+}
+
+Status pdmi_video(const PdmiVideo<AnyFloat>& problem, void* workspace, size_t bytes, int device, void* stream) {
+    const DeviceGuard guard(device);
+    D2K_TRY(guard.status);
+    return launch<kVideoThreads>(video_kernel, 1, PdmiVideoWork::bytes(problem), workspace, bytes, stream, problem);
+}
+
+#define D2K_INSTANTIATE(T)                                                                                    \
+    template Status pdmi_snippet<T>(const PdmiSnippet<T>&, const PdmiSnippetOut<T>&, int, void*);             \
+    template Status pdmi_snippet_backward<T>(const PdmiSnippet<T>&, const PdmiSnippetSaved<T>&, T*, T*, int,  \
+                                             void*);
+D2K_INSTANTIATE(float)
+D2K_INSTANTIATE(double)
+D2K_INSTANTIATE(BFloat16)
+D2K_INSTANTIATE(Half)
+
+}  // namespace d2k::cuda
