@@ -210,6 +210,7 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
             const Real sum = dot(group, w.columns[i], v + longest, 0, padded(i));
             const auto empty = w.diagonal[i] == Real(0.0);
             const Real solved = (smallest * u[longest + i] - sum) / select(empty, Real(1.0), w.diagonal[i]);
+            group.sync();  // row i was read with the others of its four
             if (group.part() == 0) v[longest + i] = select(empty, Real(0.0), solved);
             group.sync();
         }
