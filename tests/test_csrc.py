@@ -26,7 +26,8 @@ def program(tmp_path_factory):
         if (name, flags) not in made:
             path = tmp_path_factory.mktemp("csrc") / name
             includes = (f"-I{CSRC / 'include'}", f"-I{CSRC / 'tests'}")
-            command = [compiler, "-std=c++17", "-g", "-O1", "-Wall", "-Wextra", "-pthread", *flags, *includes]
+            plain = ("-std=c++17", "-g", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-pthread")
+            command = [compiler, *plain, *flags, *includes]
             done = subprocess.run(
                 [*command, CSRC / "tests" / f"{name}.cpp", "-o", path], capture_output=True, text=True
             )
@@ -50,7 +51,7 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess:
     return done
 
 
-@pytest.mark.parametrize("name", ["team", "kernels"])
+@pytest.mark.parametrize("name", ["team", "kernels", "matrices"])
 @pytest.mark.parametrize("flags", [THREAD, ADDRESS], ids=["thread", "address"])
 def test_on_one_thread_and_on_many(program, name, flags):
     done = run(program(name, flags))
