@@ -26,7 +26,8 @@ def program(tmp_path_factory):
         if (name, flags) not in made:
             path = tmp_path_factory.mktemp("csrc") / name
             includes = (f"-I{CSRC / 'include'}", f"-I{CSRC / 'tests'}")
-            command = [compiler, "-std=c++17", "-g", "-O1", "-Wall", "-Wextra", "-Wno-psabi", "-pthread", *flags, *includes]
+            plain = ("-std=c++17", "-g", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi", "-pthread")
+            command = [compiler, *plain, *flags, *includes]
             done = subprocess.run(
                 [*command, CSRC / "tests" / f"{name}.cpp", "-o", path], capture_output=True, text=True
             )

@@ -11,7 +11,7 @@
 namespace d2k::cpu {
 namespace {
 
-constexpr int64_t kPackedColumns = 64;  // larger matrices overflow the caches eight at a time
+constexpr int64_t kFew = 4;  // fewer matrices leave a pack too empty
 
 // Several instruction sets each.
 #define D2K_PHASES(T, Real)                                                                                        \
@@ -94,7 +94,7 @@ Status condition_number(const ConditionNumber<T>& problem, int threads) {
     };
     if (problem.closed()) return each(512, 20, [&](int64_t begin, int64_t end) { closed(problem, begin, end); });
     const Plan plan = problem.plan();
-    if (problem.batch == 1 || plan.q > kPackedColumns)
+    if (problem.batch < kFew)
         return each(1, steps(plan), [&](int64_t begin, int64_t end) { run<double>(problem, begin, end); });
     return each(packed, steps(plan), [&](int64_t begin, int64_t end) { run<Pack>(problem, begin, end); });
 }

@@ -10,7 +10,7 @@
 namespace d2k::cpu {
 namespace {
 
-constexpr int64_t kPackedColumns = 48;  // larger matrices overflow the caches eight at a time
+constexpr int64_t kFew = 4;  // fewer matrices leave a pack too empty
 
 #define D2K_WHOLE(Real)                                                                         \
     D2K_CLONES D2K_FLATTEN void decompose(const Plan& plan, const SvdWork<Real>& work) {        \
@@ -64,7 +64,7 @@ template <class T>
 Status svd(const Svd<T>& problem, int64_t* failed, int threads) {
     const Plan plan = problem.plan();
     const double p = plan.p, q = plan.q, steps = 100 + 0.3 * (2 * p * q * q + 10 * q * q * q) + 4 * p * q;
-    const int64_t size = problem.batch == 1 || plan.q > kPackedColumns ? 1 : kPacked<Pack>;
+    const int64_t size = problem.batch < kFew ? 1 : kPacked<Pack>;
     const Status status = parallel_for(
         (problem.batch + size - 1) / size, 1, steps * problem.batch, threads, [&](int64_t begin, int64_t end) {
             begin *= size;

@@ -143,8 +143,53 @@ def test_lowest_attention(op, backend):
         assert torch.equal(d2k.lowest_attention(ragged_on("cuda")(ROWS.cuda())).cpu(), want)
 
 
-def test_pdmi_video():
-    p = random(len(LENGTHS), CLASSES, seed=10)
-    want = d2k.pdmi_video(p, LABELS).value
-    got = d2k.pdmi_video(p.cuda(), LABELS.cuda()).value
-    torch.testing.assert_close(got.cpu(), want, rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize(("op", "backend"), cases(["pdmi"]))
+@pytest.mark.parametrize(
+    "options", [{}, {"relative_floor": 0.2, "normalize_rows": True, "label_normalization": "class"}]
+)
+def test_pdmi_video(op, backend, options):
+    def run(device):
+        p = random(len(LENGTHS), CLASSES, seed=10).to(device).requires_grad_()
+        out = d2k.pdmi_video(p, LABELS.to(device), **options)
+        return out.value.detach(), out.rank, *torch.autograd.grad(out.value, p)
+
+    with d2k.backends.use("reference", op):
+        want = run("cpu")
+    with d2k.backends.use(backend, op):
+        got = run("cuda")
+    torch.testing.assert_close([x.cpu() for x in got], list(want), rtol=1e-9, atol=1e-9)
+
+
+# Shared memory, the workspace, every number of threads, and both factored plans.
+@pytest.mark.parametrize(("op", "backend"), cases(["condition_number"]))
+@pytest.mark.parametrize("shape", [(300, 2, 0, 2), (5, 1, 0, 4), (7, 5, 0, 9), (40, 20, 10, 20), (3, 30, 40, 25),
+                                   (2, 64, 0, 50), (2, 128, 0, 128), (2, 128, 100, 128)])  # fmt: skip
+def test_condition_number_of_every_size(op, backend, shape):
+    batch, m, inner, n = shape
+    a = random(batch, m, inner or n, seed=11) - 0.5
+    b = (random(batch, inner, n, seed=12) - 0.5,) if inner else ()
+
+    def run(device):
+        leaves = [x.to(device).requires_grad_() for x in (a, *b)]
+        out = d2k.condition_number(*leaves, rtol=1e-11, log=True)
+        return out.detach(), *torch.autograd.grad(out.sum(), leaves)
+
+    with d2k.backends.use("reference", op):
+        want = run("cpu")
+    with d2k.backends.use(backend, op):
+        got = run("cuda")
+    for g, w in zip(got, want, strict=True):
+        assert (g.cpu() - w).norm() <= 1e-8 * w.norm()
+
+
+@pytest.mark.parametrize(("op", "backend"), cases(["svd"]))
+@pytest.mark.parametrize("shape", [(300, 2, 2), (5, 1, 4), (7, 9, 5), (40, 20, 30), (3, 50, 64), (2, 128, 128)])
+def test_svd_of_every_size(op, backend, shape):
+    a = random(*shape, seed=13) - 0.5
+    a[:, 0] = a[:, -1]
+    with d2k.backends.use(backend, op):
+        u, s, vh = (x.cpu() for x in d2k.svd(a.cuda()))
+    k = min(shape[1:])
+    eye = torch.eye(k, dtype=torch.float64).expand(shape[0], k, k)
+    got = ((u * s[:, None]) @ vh, u.mT @ u, vh @ vh.mT, s)
+    torch.testing.assert_close(got, (a, eye, eye, torch.linalg.svdvals(a)), rtol=1e-11, atol=1e-12 * max(shape))

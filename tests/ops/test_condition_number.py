@@ -5,13 +5,22 @@ from __future__ import annotations
 import mpmath
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import d2kernels as d2k
 from d2kernels.ops.condition_number import reference, schema
 
 EPS = torch.finfo(torch.float64).eps
+native_only = pytest.mark.skipif(not d2k.backends.can_run("condition_number", "native"), reason="no compiled extension")
+NATIVE = pytest.param("native", marks=native_only)
+
+
+@pytest.fixture(params=["reference", NATIVE], autouse=True)
+def backend(request):
+    with d2k.backends.use(request.param, "condition_number"):
+        yield request.param
+
 
 
 def matrices(*shape, dtype=torch.float64, seed=0):
@@ -201,3 +210,82 @@ def test_compiles_whole_with_gradients():
 def test_errors_name_the_argument(arguments, options, error, says):
     with pytest.raises(error, match=says):
         d2k.condition_number(*arguments, **options)
+
+
+def exact(a, digits=60):
+    """Singular values of one matrix, rounded once, from so many digits."""
+    with mpmath.workdps(digits):
+        m = mpmath.matrix(a.tolist())
+        s = mpmath.svd_r(m, compute_uv=False)
+        return [s[i] for i in range(min(m.rows, m.cols))]
+
+
+def graded(m, n, ratio, seed=0):
+    """Rows and columns that fall by `ratio` from first to last."""
+    row, column = (torch.logspace(0, torch.tensor(ratio).log10().item(), k, dtype=torch.float64) for k in (m, n))
+    return row[:, None] * matrices(m, n, seed=seed) * column
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (7, 4), (3, 8), (2, 2)])
+@pytest.mark.parametrize("ratio", [1e-2, 1e-4])
+@pytest.mark.parametrize("scale", [1.0, 1e300, 2.0**-1040])
+def test_graded_and_scaled_against_sixty_digits(backend, shape, ratio, scale):
+    if backend == "reference" and scale < 1e-300:
+        pytest.skip("torch.linalg computes with denormals as they are")
+    a = graded(*shape, ratio) * scale
+    s = exact(a)
+    want = float(s[0] / s[-1])
+    assert d2k.condition_number(a).item() == pytest.approx(want, rel=50 * EPS * want)
+    b = matrices(shape[1], 6, seed=3)
+    plain = exact((a / scale) @ b)
+    want = float(plain[0] / plain[min(shape) - 1])
+    assert d2k.condition_number(a, b, rtol=1e-13).item() == pytest.approx(want, rel=1e3 * EPS * want)
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(st.integers(1, 11), st.integers(1, 9), st.integers(0, 9), st.integers(1, 9), st.booleans(), st.integers(0, 99))
+def test_native_equals_the_reference(backend, batch, m, inner, n, log, seed):
+    a, b = matrices(batch, m, inner or n, seed=seed), matrices(batch, inner, n, seed=seed + 1) if inner else None
+    rtol = 1e-10
+    got = schema.condition_number(a, b, 0.0, rtol, log)
+    want = reference.condition_number_forward(a, b, 0.0, rtol, log)
+    scale = want[0].abs().max().item() ** 2 + 1
+    for mine, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11 * scale)
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize(("m", "inner", "n"), [(2, 2, 0), (5, 3, 0), (20, 10, 20), (6, 9, 4), (40, 50, 0)])
+def test_native_bits_depend_on_no_neighbour_and_no_thread(backend, m, inner, n):
+    a, b = matrices(203, m, inner), matrices(203, inner, n, seed=1) if n else None
+    a[5], a[9] = 0, float("inf")
+    a[11, :, 1] = a[11, :, 0]
+
+    def run(rows):
+        return schema.condition_number(a[rows], None if b is None else b[rows], 0.0, 1e-12, False)
+
+    whole = run(slice(None))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(7)
+        again = run(slice(None))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(x, y) for x, y in zip(whole, again, strict=True))
+    for rows in (slice(0, 1), slice(5, 6), slice(9, 12), slice(3, 12), slice(202, 203)):
+        for x, y in zip(run(rows), whole, strict=True):
+            assert y.numel() == 0 or torch.equal(x, y[rows])
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+def test_native_takes_strided_matrices(backend):
+    a = matrices(6, 4, 8)
+    for x in (a[:, :, ::2], a.mT[::2], a.transpose(0, 1)):
+        assert torch.equal(d2k.condition_number(x), d2k.condition_number(x.contiguous()))
+
+
+@pytest.mark.parametrize("shape", [(1, 100, 100), (2, 130, 97)])
+def test_long_matrices(shape):
+    a = matrices(*shape)
+    torch.testing.assert_close(d2k.condition_number(a), oracle(a), rtol=1e-9, atol=0)

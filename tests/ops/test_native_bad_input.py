@@ -132,3 +132,38 @@ def test_average_precision(count, truths, value, label):
     else:
         assert found.ap.shape == (2, CLASSES) and found.partner.shape == (2, count)
         assert bool(((found.partner >= -1) & (found.partner < max(truths, 1))).all())
+
+
+@settings(max_examples=80)
+@given(INTEGERS, INTEGERS, VALUES, st.sampled_from([torch.float32, torch.float64, torch.float16]))
+def test_pdmi_snippet(offsets, lengths, value, dtype):
+    module, at = native("pdmi"), layout(offsets, lengths)
+    rows = [filled(value, TOTAL, dtype=dtype) for _ in range(3)]
+    out = module.pdmi_snippet_forward(*rows, *at, 0.5, 0.5, True, 0.0, 1e-6)
+    assert bool((out[1] >= 0).all() & (out[1] <= TOTAL).all())
+    grads = module.pdmi_snippet_backward(out[0], *rows[::2], *at, *out[5:], 0.5, 0.5)
+    assert all(g.shape == (TOTAL,) for g in grads)
+
+
+@settings(max_examples=80)
+@given(st.integers(1, 9), st.integers(1, 9), VALUES, st.booleans(), st.floats(-2, 2), st.sampled_from([0.0, 1e308]))
+def test_pdmi_video(n, classes, value, flag, floor, atol):
+    p, labels = filled(value, n, classes), filled(0.0, n, classes) > 0.5
+    args = torch.arange(n) % 5 != 3, floor if flag else None, flag, flag, atol, 1e-13
+    out, rank, slope = native("pdmi").pdmi_video_forward(p, labels, *args)
+    assert 0 <= rank <= min(n, classes) and bool(out.isfinite()) and bool(slope.isfinite().all())
+
+
+@settings(max_examples=80)
+@given(st.integers(0, 9), st.integers(1, 9), st.integers(1, 9), VALUES, st.sampled_from([0.0, 1e-320, 1e308]))
+def test_small_matrices(batch, m, n, value, limit):
+    a, b = (filled(value, batch, *shape, dtype=torch.float64) for shape in ((m, n), (n, 3)))
+    for other in (None, b):
+        out = native("condition_number").condition_number_forward(a, other, limit, limit, True)
+        assert bool(out[0].isfinite().all()) and not any(bool(s.isnan().any()) for s in out[1:])
+    try:
+        factors = native("svd").svd_forward(a)
+    except torch.linalg.LinAlgError:
+        assert not bool(a.isfinite().all())
+    else:
+        assert all(bool(x.isfinite().all()) for x in factors)

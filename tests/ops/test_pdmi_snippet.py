@@ -8,7 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -17,6 +17,15 @@ from d2kernels.ops.pdmi import reference, schema
 
 NAN = float("nan")
 F64 = torch.float64
+native_only = pytest.mark.skipif(not d2k.backends.can_run("pdmi", "native"), reason="no compiled extension")
+NATIVE = pytest.param("native", marks=native_only)
+
+
+@pytest.fixture(params=["reference", NATIVE], autouse=True)
+def backend(request):
+    with d2k.backends.use(request.param, "pdmi"):
+        yield request.param
+
 
 
 def batch(lengths, seed=0, gap=0, dtype=F64):
@@ -181,6 +190,69 @@ def test_gradcheck_and_the_reference(normalization, floor):
     assert torch.autograd.gradcheck(ours, leaves)
     assert torch.autograd.gradcheck(lambda x: d2k.pdmi_snippet(a.with_values(x), f, **options).value, leaves[0])
     torch.testing.assert_close(with_gradients(ours, *leaves), with_gradients(plain, *leaves), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("of_rows", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("of_scores", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_scores_are_compared_in_their_own_precision(of_rows, of_scores):
+    a, b, _ = batch([40, 7, 90], dtype=of_rows, gap=1)
+    near = torch.linspace(0.29, 0.31, len(a.values), dtype=F64)
+    near[::3] = 0.3
+    f = a.with_values(near.to(of_scores))
+    options = {"foreground_threshold": 0.3, "background_threshold": 0.3}
+
+    def run(x, y):
+        return d2k.pdmi_snippet(a.with_values(x), f, background_attention=b.with_values(y), **options).value
+
+    out = d2k.pdmi_snippet(a, f, background_attention=b, **options)
+    on, off = (f.values > 0.3) & f.row_mask(), (f.values < 0.3) & f.row_mask()
+    assert out.foreground_count.sum() == on.sum() and out.background_count.sum() == off.sum()
+    assert out.value.dtype == out.foreground_mean.dtype == of_rows
+    value, *grads = with_gradients(run, a.values, b.values)
+    assert torch.equal(value, out.value)
+    for grad, side in zip(grads, (on, off), strict=True):
+        assert grad.any() and not grad[~side].any()
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.integers(0, 300), max_size=6), st.integers(0, 3), st.integers(0, 99), st.booleans(),
+    st.sampled_from([0.0, 1e-10, 0.2]), st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+)  # fmt: skip
+def test_native_equals_the_reference(backend, lengths, gap, seed, joint, floor, dtype):
+    if not lengths:
+        return
+    a, b, f = batch(lengths, seed, gap, dtype)
+    args = a.values, b.values, f.values, a.offsets, a.lengths, 0.5, 0.4
+    got = schema.pdmi_snippet(*args, joint, floor, 1e-6)
+    want = reference.pdmi_snippet_forward(*args, joint, floor, 1e-6)
+    tight = {"rtol": 1e-9, "atol": 1e-9} if dtype == F64 else {}
+    torch.testing.assert_close(got[:5], want[:5], **tight)
+    torch.testing.assert_close(got[5:], want[5:], rtol=1e-9, atol=1e-9)
+    grad = torch.linspace(1, 2, len(lengths)).to(dtype)
+    saved = a.values, f.values, a.offsets, a.lengths, *want[5:], 0.5, 0.4
+    mine, theirs = schema.pdmi_snippet_backward(grad, *saved), reference.pdmi_snippet_backward(grad, *saved)
+    assert all(torch.equal(x, y) for x, y in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+def test_native_bits_depend_on_no_thread(backend):
+    a, b, f = batch([1000, 0, 3] * 500, dtype=torch.float32)
+
+    def run():
+        return with_gradients(
+            lambda x, y: d2k.pdmi_snippet(a.with_values(x), f, background_attention=b.with_values(y)).value,
+            a.values, b.values,
+        )  # fmt: skip
+
+    threads, one = torch.get_num_threads(), run()
+    try:
+        torch.set_num_threads(7)
+        many = run()
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(x, y) for x, y in zip(one, many, strict=True))
 
 
 def test_second_derivative_raises():

@@ -8,7 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import d2kernels as d2k
@@ -20,6 +20,15 @@ OPTIONS = [
     {}, {"normalize_rows": True}, {"label_normalization": "class"},
     {"relative_floor": 0.2, "normalize_rows": True, "label_normalization": "class", "atol": 1e-5},
 ]  # fmt: skip
+native_only = pytest.mark.skipif(not d2k.backends.can_run("pdmi", "native"), reason="no compiled extension")
+NATIVE = pytest.param("native", marks=native_only)
+
+
+@pytest.fixture(params=["reference", NATIVE], autouse=True)
+def backend(request):
+    with d2k.backends.use(request.param, "pdmi"):
+        yield request.param
+
 
 
 def batch(n=9, classes=6, seed=0, dtype=F64):
@@ -145,6 +154,31 @@ def test_gradcheck_and_the_reference(options):
 
     assert torch.autograd.gradcheck(ours, p.requires_grad_())
     torch.testing.assert_close(with_gradients(ours, p), with_gradients(plain, p), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@given(
+    st.integers(1, 12), st.integers(1, 12), st.integers(0, 99), st.sampled_from([None, 0.0, 0.3]), st.booleans(),
+    st.booleans(), st.sampled_from([0.0, 1e-5]), st.sampled_from([F64, torch.float32, torch.bfloat16]),
+)  # fmt: skip
+def test_native_equals_the_reference(backend, n, classes, seed, floor, normalize, per_class, atol, dtype):
+    p, labels, keep = batch(n, classes, seed, dtype)
+    labels[:, -1] = labels[:, 0]
+    args = p, labels, keep, floor, normalize, per_class, atol, 1e-12
+    got, want = schema.pdmi_video(*args), reference.pdmi_video_forward(*args)
+    torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-9 * (1 + want[2].abs().max().item()))
+
+
+@pytest.mark.parametrize(("n", "classes"), [(300, 130), (97, 97), (1, 1), (3, 200), (200, 3)])
+def test_sizes(n, classes):
+    p, labels, _ = batch(n, classes)
+    labels[:, 0] = torch.arange(n) == 0
+    got, grad = with_gradients(lambda x: d2k.pdmi_video(x, labels).value, p)
+    want, slope, rank = oracle(p, labels)
+    torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(grad, slope, rtol=1e-6, atol=1e-6 * max(slope.abs().max().item(), 1e-9))
+    assert d2k.pdmi_video(p, labels).rank == rank
 
 
 def test_second_derivative_raises():

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
+import mpmath
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import d2kernels as d2k
 from d2kernels.ops.svd import reference, schema
 
 SHAPES = [(3, 5, 3), (3, 3, 5), (2, 4, 4), (4, 1, 1), (2, 1, 6), (2, 6, 1), (1, 128, 128), (2, 128, 7)]
+native_only = pytest.mark.skipif(not d2k.backends.can_run("svd", "native"), reason="no compiled extension")
+NATIVE = pytest.param("native", marks=native_only)
+
+
+@pytest.fixture(params=["reference", NATIVE], autouse=True)
+def backend(request):
+    with d2k.backends.use(request.param, "svd"):
+        yield request.param
+
 
 
 def matrices(*shape, dtype=torch.float64, seed=0):
@@ -182,6 +195,75 @@ def test_nan_raises_and_infinity_is_not_silent(shape):
     with contextlib.suppress(torch.linalg.LinAlgError):
         s = d2k.svdvals(a)
         assert not s[1].isfinite().any() and s[0].isfinite().all()
+
+
+def hard(name, m=6, n=5):
+    """Matrices whose singular values are easy to get wrong."""
+    fall = torch.logspace(0, -14, min(m, n), dtype=torch.float64).tolist()
+    return {
+        "graded": torch.logspace(0, -12, m, dtype=torch.float64)[:, None] * matrices(m, n),
+        "ill-conditioned": with_singular_values(m, n, fall),
+        "deficient": matrices(m, 2) @ matrices(2, n, seed=1),
+        "repeated columns": matrices(m, 1).expand(m, n).clone(),
+        "zero": torch.zeros(m, n, dtype=torch.float64),
+        "repeated values": with_singular_values(m, n, [2.0, 2, 1, 1, 1][: min(m, n)]),
+        "denormal": matrices(m, n) * 2.0**-1060,
+        "huge": matrices(m, n) * 1e300,
+    }[name]
+
+
+HARD = ["graded", "ill-conditioned", "deficient", "repeated columns", "zero", "repeated values", "denormal", "huge"]
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("shape", [(6, 5), (5, 6), (5, 5), (1, 5), (5, 1), (2, 2), (70, 65)])
+def test_singular_values_of_hard_matrices_to_forty_digits(name, shape):
+    a = hard(name, *shape)
+    u, s, vh = d2k.svd(a)
+    largest = a.abs().max().item()
+    if min(shape) < 10:
+        with mpmath.workdps(40):
+            want = mpmath.svd_r(mpmath.matrix(a.tolist()), compute_uv=False)
+            want = sorted((float(x) for x in want[: min(shape)]), reverse=True)
+        assert s.tolist() == pytest.approx(want, rel=0, abs=1e-14 * want[0] + 2.0**-1073)
+    # Back in range, where the product neither overflows nor rounds to a denormal.
+    scale = 1.0 if largest == 0 else 2.0 ** -max(-1000, min(1000, math.frexp(largest)[1]))
+    product = (u * (s * scale)[None]) @ vh
+    rounding = 1e-14 * largest * scale + 2.0**-1074 * scale
+    assert (product - a * scale).abs().max() <= max(shape) * rounding
+    eye = torch.eye(min(shape), dtype=torch.float64)
+    torch.testing.assert_close((u.mT @ u, vh @ vh.mT), (eye, eye), rtol=0, atol=2e-14 * max(shape))
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(st.integers(1, 11), st.integers(1, 14), st.integers(1, 14), st.integers(0, 99), st.integers(0, 14))
+def test_native_factors_of_any_shape_and_rank(backend, batch, m, n, seed, rank):
+    a = matrices(batch, m, min(rank, m, n), seed=seed) @ matrices(batch, min(rank, m, n), n, seed=seed + 1)
+    u, s, vh = d2k.svd(a)
+    k = min(m, n)
+    eye = torch.eye(k, dtype=torch.float64).expand(batch, k, k)
+    got = ((u * s[:, None]) @ vh, u.mT @ u, vh @ vh.mT, s)
+    want = (a, eye, eye, torch.linalg.svdvals(a))
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-13 * max(1.0, s.abs().max().item()))
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize("shape", [(203, 2, 2), (203, 5, 3), (203, 4, 9), (37, 20, 20)])
+def test_native_bits_depend_on_no_neighbour_and_no_thread(backend, shape):
+    a = matrices(*shape)
+    a[5] = 0
+    a[11, :, 1] = a[11, :, 0]
+    whole = d2k.svd(a)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(7)
+        again = d2k.svd(a)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(x, y) for x, y in zip(whole, again, strict=True))
+    for rows in (slice(0, 1), slice(5, 6), slice(9, 12), slice(3, 12), slice(len(a) - 1, None)):
+        assert all(torch.equal(x, y[rows]) for x, y in zip(d2k.svd(a[rows]), whole, strict=True))
 
 
 @pytest.mark.parametrize(("op", "name"), [(d2k.svd, "svd"), (d2k.svdvals, "svdvals")])

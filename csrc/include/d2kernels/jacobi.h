@@ -102,18 +102,20 @@ D2K_DEVICE Real dot(const Group<Team>& group, const Real* x, const Real* y, int6
 // The same sums, four at a time.
 D2K_DEVICE double dot(const Group<HostTeam>&, const double* x, const double* y, int64_t from, int64_t to) {
     typedef double V __attribute__((vector_size(kParts * sizeof(double)), aligned(sizeof(double)), may_alias));
-    const auto four = [](const double* p) { return *reinterpret_cast<const V*>(p); };
     V low{}, high{};
     int64_t i = from / kParts * kParts;
     if (i < from && i < to) {
         for (int64_t row = from; row < i + kParts; ++row) low[row - i] = x[row] * y[row];
         i += kParts;
     }
+    const auto add = [&](V& sum, int64_t at) {
+        sum += *reinterpret_cast<const V*>(x + at) * *reinterpret_cast<const V*>(y + at);
+    };
     for (; i + kParts < to; i += 2 * kParts) {
-        low += four(x + i) * four(y + i);
-        high += four(x + i + kParts) * four(y + i + kParts);
+        add(low, i);
+        add(high, i + kParts);
     }
-    if (i < to) low += four(x + i) * four(y + i);
+    if (i < to) add(low, i);
     low += high;
     return (low[0] + low[2]) + (low[1] + low[3]);
 }

@@ -1,4 +1,4 @@
-"""pdmi_snippet and pdmi_video through csrc; joints that are larger than 128 both ways through torch.linalg."""
+"""pdmi_snippet and pdmi_video through csrc; joints of many videos and many classes through torch.linalg."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def pdmi_video_forward(
     atol: float,
     rtol: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if min(p.shape) > LARGEST:
+    if min(p.shape) > LARGEST[p.device.type]:
         return reference.pdmi_video_forward(
             p, labels, keep, relative_floor, normalize_rows, per_class, atol, rtol
         )

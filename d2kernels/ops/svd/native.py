@@ -1,4 +1,4 @@
-"""svd through csrc, in float64 for every dtype; the gradients are the reference's."""
+"""svd through csrc, in float64 for every dtype; on the CPU long matrices through torch.linalg."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from d2kernels import _native
+from d2kernels.ops.svd import reference
 from d2kernels.ops.svd.reference import svd_backward
 
 __all__ = ["svd_backward", "svd_forward", "why_not"]
+
+LARGEST = {"cpu": 64, "cuda": 128}  # past it blocked algorithms are faster than Jacobi's
 
 
 def why_not(device: str, dtype: object) -> str | None:
@@ -16,9 +19,11 @@ def why_not(device: str, dtype: object) -> str | None:
 
 
 def svd_forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    a = a.contiguous()
     batch, rows, columns = a.shape
     k = min(rows, columns)
+    if k > LARGEST[a.device.type]:
+        return reference.svd_forward(a)
+    a = a.contiguous()
     u, s, vh = a.new_empty((batch, rows, k)), a.new_empty((batch, k)), a.new_empty((batch, k, columns))
     inputs = _native.dtype_number(a.dtype), a.data_ptr(), batch, rows, columns
     problem = (*inputs, u.data_ptr(), s.data_ptr(), vh.data_ptr())
