@@ -29,7 +29,8 @@ def kernels(root: Path = ROOT) -> dict[str, str]:
     found = {}
     for folder in sorted(p for p in (root / "d2kernels/ops").iterdir() if p.is_dir()):
         cuda = root / "csrc/cuda" / f"{folder.name}.cu"
-        for backend, sources in (("native", [cuda, folder / "native.py"]), ("triton", [folder / "triton.py"])):
+        triton = [folder / "triton.py", *sorted(folder.glob("triton_*.py")), root / "d2kernels/ops/_triton.py"]
+        for backend, sources in (("native", [cuda, folder / "native.py"]), ("triton", triton)):
             if not sources[0].is_file():
                 continue
             files: dict[Path, bytes] = {}

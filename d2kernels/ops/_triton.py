@@ -1,0 +1,66 @@
+"""What the Triton kernels share: where sequences lie, and how each kernel is compiled with no GPU at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+POINTER = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+
+
+class Specialization(NamedTuple):
+    """One compiled form of a kernel, for the checks that need no GPU (scripts/aot.py).
+
+    Args:
+        name: what the form is for, as printed.
+        kernel: the jitted function.
+        types: argument to Triton type, "*bf16" or "i64"; pointers are taken as aligned to 16 bytes.
+        constants: tl.constexpr argument to value.
+        options: num_warps, num_stages.
+        instructions: SASS instruction that must be there, by compute capability.
+    """
+
+    name: str
+    kernel: Any
+    types: Mapping[str, str]
+    constants: Mapping[str, Any]
+    options: Mapping[str, int] = {}
+    instructions: Mapping[int, str] = {}
+
+
+def on_device(x: Tensor) -> AbstractContextManager[Any]:
+    """Makes x's GPU current where it is not: Triton launches on the current device's current stream."""
+    if x.device.type != "cuda" or x.device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(x.device)
+
+
+@triton.jit
+def sequence_of(offsets, n, total, rows, STEPS: tl.constexpr):
+    """The last sequence that starts at or before each row, by bisection; n ≥ 1, offsets (n + 1,), 2**STEPS > n."""
+    low = tl.zeros_like(rows)
+    high = low + (n - 1).to(low.dtype)
+    for _ in tl.static_range(STEPS):
+        middle = (low + high + 1) // 2
+        after = tl.load(offsets + middle) <= rows
+        low = tl.where(after, middle, low)
+        high = tl.where(after, high, tl.maximum(middle - 1, low))
+    return low
+
+
+@triton.jit
+def bounds_of(offsets, lengths, n, total, rows, STEPS: tl.constexpr):
+    """First row and end of each row's sequence, inside [0, total]; both 0 on gap rows and past the end."""
+    sequence = sequence_of(offsets, n, total, rows, STEPS)
+    first = tl.minimum(tl.maximum(tl.load(offsets + sequence), 0), total)
+    end = tl.minimum(first + tl.maximum(tl.load(lengths + sequence), 0), total)
+    inside = (rows >= first) & (rows < end)
+    return tl.where(inside, first, 0), tl.where(inside, end, 0)

@@ -1,0 +1,96 @@
+"""Compiles every Triton kernel ahead of time, with no GPU; exit 1 on a spill or a limit passed.
+
+python scripts/aot.py [--arch 80 90 100 120] [--op temporal_conv] [--sass FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB that one block may use
+USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+
+class Built(NamedTuple):
+    name: str
+    arch: int
+    registers: int
+    shared: int  # bytes a block
+    spilled: int  # bytes a thread, on the stack
+    wrong: str  # what is not as it must be, or ""
+
+
+def ops() -> list[str]:
+    return sorted(path.parent.name for path in (ROOT / "d2kernels/ops").glob("*/triton.py"))
+
+
+def build(op: str, arch: int, sass: Path | None) -> list[Built]:
+    """Every specialization of one op, compiled for one architecture."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
+    module = importlib.import_module(f"d2kernels.ops.{op}.triton")
+    found = []
+    for form in module.specializations(arch):
+        types: dict[str, str] = {}
+        aligned: dict[tuple[int], Any] = {}
+        for place, name in enumerate(form.kernel.arg_names):
+            types[name] = "constexpr" if name in form.constants else form.types[name]
+            if types[name].startswith("*"):
+                aligned[(place,)] = [["tt.divisibility", 16]]
+        source = ASTSource(form.kernel, types, dict(form.constants), aligned)
+        done = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(form.options))
+        with tempfile.TemporaryDirectory() as folder:
+            cubin = Path(folder) / "kernel.cubin"
+            cubin.write_bytes(done.asm["cubin"])
+            report = subprocess.run([tools / "cuobjdump", "-res-usage", cubin], capture_output=True, text=True)
+            registers, stack, static, local = map(int, USAGE.findall(report.stdout)[-1])
+            code = subprocess.run([tools / "nvdisasm", cubin], capture_output=True, text=True, check=True).stdout
+        if sass:
+            sass.mkdir(parents=True, exist_ok=True)
+            (sass / f"{op}-{form.name.replace(' ', '-')}-sm_{arch}.sass").write_text(code)
+        shared, spilled = max(static, done.metadata.shared), stack + local
+        wrong = []
+        if shared > SHARED[arch] * 1024:
+            wrong.append(f"shared memory past {SHARED[arch]} KiB")
+        if spilled:
+            wrong.append("spills")
+        if (wanted := form.instructions.get(arch)) and wanted not in code:
+            wrong.append(f"no {wanted} in its SASS")
+        found.append(Built(f"{op} {form.name}", arch, registers, shared, spilled, ", ".join(wrong)))
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition(";")[0])
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100, 120], choices=sorted(SHARED))
+    parser.add_argument("--op", nargs="+", default=ops(), choices=ops())
+    parser.add_argument("--sass", type=Path, help="folder for each kernel's disassembly")
+    options = parser.parse_args(arguments)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        parser.error("TRITON_INTERPRET=1 is set: interpreted kernels are not compiled; unset it")
+    sys.path.insert(0, str(ROOT))
+    print("registers  shared  spilled  arch  kernel")
+    wrong = 0
+    for op in options.op:
+        for arch in options.arch:
+            for one in build(op, arch, options.sass):
+                line = f"{one.registers:9} {one.shared:7} {one.spilled:8}  {one.arch:4}  {one.name}"
+                print(line + (f"  WRONG: {one.wrong}" if one.wrong else ""), flush=True)
+                wrong += bool(one.wrong)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
