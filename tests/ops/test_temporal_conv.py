@@ -260,7 +260,43 @@ def test_opcheck(options):
     for b in (bias, None):
         torch.library.opcheck(schema.temporal_conv, (x.values, weight, b, x.offsets, x.lengths, *rest))
     g = torch.randn(len(x.values), 4)
-    torch.library.opcheck(schema.temporal_conv_backward, (g, x.values, weight, x.offsets, x.lengths, g > 0, *rest))
+    problem = (g, x.values, weight, x.offsets, x.lengths, g > 0, *rest)
+    for need in ((True, True), (True, False), (False, True)):
+        torch.library.opcheck(schema.temporal_conv_backward, (*problem, *need))
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_gradients_that_nobody_needs_are_not_computed(backend, monkeypatch):
+    asked = []
+    run = schema.temporal_conv_backward
+    monkeypatch.setattr(schema, "temporal_conv_backward", lambda *a: asked.append(run(*a)) or asked[-1])
+    _, f, leaves = case([4, 7], CONFIGS[3], torch.float32)
+    with d2k.backends.use(backend, "temporal_conv"):
+        whole = torch.autograd.grad(f(*leaves).sum(), leaves)
+        for needed in ([0], [1, 2], [2]):
+            some = [t.detach().requires_grad_(i in needed) for i, t in enumerate(leaves)]
+            got = torch.autograd.grad(f(*some).sum(), [some[i] for i in needed])
+            assert all(torch.equal(g, whole[i]) for g, i in zip(got, needed, strict=True))
+            assert [t.numel() > 0 for t in asked[-1]] == [0 in needed, needed != [0], needed != [0]]
+
+
+# Past the sizes where weight gradients are convolutions, with chunks whose taps reach into the next, or past the end.
+@pytest.mark.parametrize(("lengths", "kernel", "dilation"), [([1500, 0, 700], 3, 1), ([300], 5, 160), ([1025], 5, 300)])
+def test_weight_gradients_of_many_rows(lengths, kernel, dilation):
+    options = {"dilation": dilation, "groups": 2}
+    x, seeds = (batch(lengths, 128, torch.float32, seed=s) for s in (0, 2))
+    weight, _ = parameters(128, 128, kernel, 2, torch.float32)
+
+    def gradient(make):
+        w = weight.double().requires_grad_() if make is oracle else weight.clone().requires_grad_()
+        if make is oracle:
+            return torch.autograd.grad((oracle(x.unpack(), w, **options) * seeds.values).sum(), w)[0]
+        with d2k.backends.use(make, "temporal_conv"):
+            return torch.autograd.grad((d2k.temporal_conv(x, w, **options).values * seeds.values).sum(), w)[0]
+
+    want = gradient(oracle)
+    error = {b: ((gradient(b) - want).norm() / want.norm()).item() for b in ("reference", "native")}
+    assert error["native"] <= 2 * error["reference"] + 1e-7, error
 
 
 @pytest.mark.parametrize("options", [CONFIGS[1], CONFIGS[3]])

@@ -36,8 +36,11 @@ class TemporalConv(torch.autograd.Function):
         x, weight, offsets, lengths, sign = ctx.saved_tensors
         if ctx.from_output:
             sign = sign > 0
-        grads = schema.temporal_conv_backward(grad, x, weight, offsets, lengths, sign, *ctx.options)
-        grad_x, grad_w, grad_b = (g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False))
+        need = ctx.needs_input_grad
+        grads = schema.temporal_conv_backward(
+            grad, x, weight, offsets, lengths, sign, *ctx.options, need[0], need[1] or need[2]
+        )
+        grad_x, grad_w, grad_b = (g if n else None for g, n in zip(grads, need, strict=False))
         return (grad_x, grad_w, grad_b if ctx.has_bias else None) + (None,) * 6
 
 

@@ -17,6 +17,7 @@ from d2kernels.ops.temporal_conv import reference
 from d2kernels.ops.temporal_conv.reference import grouped_transpose
 from d2kernels.ops.temporal_conv.schema import needs_sign
 
+_CHUNK = 1024  # rows whose taps are side by side at a time
 NEEDS_EXTENSION = False  # read by d2kernels.backends
 
 
@@ -99,6 +100,44 @@ def _convolve(buffer: Tensor, weight: Tensor, bias: Tensor | None, dilation: int
     return F.conv2d(image, across, bias, padding=padding, dilation=(1, dilation), groups=groups)[0, :, 0].t()
 
 
+def _by_convolution(inner: Tensor, image: Tensor, kernel: int, dilation: int) -> Tensor:
+    """(c_out, kernel, c_in): the product of inner (size, c_out) with image's taps as a convolution over c_in pixels.
+
+    In float32 the library's convolutions reach rates that its products do not on every CPU.
+    """
+    size, c_in = image.shape
+    out = image.new_zeros((inner.shape[1], kernel * c_in))
+    for start in range(0, size, _CHUNK):
+        rows = min(_CHUNK, size - start)
+        taps = image.new_zeros((rows, kernel * c_in))
+        for j in range(kernel):
+            shift = (j - kernel // 2) * dilation
+            low, high = max(start, -shift), min(start + rows, size - shift)
+            if low < high:
+                taps[low - start : high - start, j * c_in : (j + 1) * c_in] = image[low + shift : high + shift]
+        across = inner[start : start + rows].t().contiguous()[:, :, None, None]
+        out += F.conv2d(taps.view(1, rows, 1, -1), across)[0, :, 0]
+    return out.view(-1, kernel, c_in)
+
+
+def _weight_gradient(inner: Tensor, image: Tensor, weight: Tensor, dilation: int, groups: int) -> Tensor:
+    grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    (c_out, c_in, kernel), size = weight.shape, len(image)
+    c_out //= groups
+    for g in range(groups):
+        of_out, of_in = inner[:, g * c_out : (g + 1) * c_out], image[:, g * c_in : (g + 1) * c_in]
+        of_weight = grad[g * c_out : (g + 1) * c_out]
+        if image.dtype == torch.float32 and kernel > 1 and min(c_out, c_in) >= 64 and size >= 256:
+            of_weight.copy_(_by_convolution(of_out, of_in, kernel, dilation).transpose(1, 2))
+            continue
+        for j in range(kernel):
+            shift = (j - kernel // 2) * dilation
+            low, high = max(0, -shift), min(size, size - shift)
+            product = of_out[low:high].t() @ of_in[low + shift : high + shift] if low < high else 0
+            of_weight[:, :, j] = product
+    return grad
+
+
 def temporal_conv_forward(
     x: Tensor,
     weight: Tensor,
@@ -136,28 +175,25 @@ def temporal_conv_backward(
     groups: int,
     negative_slope: float | None,
     residual: bool,
+    need_x: bool,
+    need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     total, kernel = x.shape[0], weight.shape[2]
     places = layout(offsets, lengths, total, dilation * (kernel // 2))
     if places.size == 0 or weight.numel() == 0:
         return reference.temporal_conv_backward(
-            grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual
+            grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, need_x, need_weight
         )
     inner = grad if negative_slope is None else torch.where(sign, grad, grad * negative_slope)
     # Gap rows are zero in both buffers, so that no tap mixes sequences.
-    inner, image = places.spread(inner), places.spread(x)
-    grad_x = places.gather(_convolve(inner, grouped_transpose(weight, groups), None, dilation, groups), total)
-    grad_x = grad_x.contiguous()
-    if residual:
-        places.add(grad_x, grad)
-    grad_w = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    (c_out, c_in), size = (weight.shape[0] // groups, weight.shape[1]), len(image)
-    for g in range(groups):
-        of_out, of_in = inner[:, g * c_out : (g + 1) * c_out], image[:, g * c_in : (g + 1) * c_in]
-        for j in range(kernel):
-            shift = (j - kernel // 2) * dilation
-            low, high = max(0, -shift), min(size, size - shift)
-            product = of_out[low:high].t() @ of_in[low + shift : high + shift] if low < high else 0
-            grad_w[g * c_out : (g + 1) * c_out, :, j] = product
-    grad_b = inner.sum(0, dtype=accumulation_dtype(inner.dtype))
-    return grad_x, grad_w, grad_b.to(weight.dtype)
+    inner = places.spread(inner)
+    grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
+    if need_x:
+        grad_x = places.gather(_convolve(inner, grouped_transpose(weight, groups), None, dilation, groups), total)
+        grad_x = grad_x.contiguous()
+        if residual:
+            places.add(grad_x, grad)
+    if need_weight:
+        grad_w = _weight_gradient(inner, places.spread(x), weight, dilation, groups)
+        grad_b = inner.sum(0, dtype=accumulation_dtype(inner.dtype)).to(weight.dtype)
+    return grad_x, grad_w, grad_b

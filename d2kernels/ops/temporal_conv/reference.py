@@ -100,19 +100,24 @@ def temporal_conv_backward(
     groups: int,
     negative_slope: float | None,
     residual: bool,
+    need_x: bool,
+    need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; `sign` is where the activation passed its input unchanged."""
     c_out, c_in, kernel = weight.shape
     valid = rows(offsets, lengths, x.shape[0]).valid
     grad = torch.where(valid[:, None], grad, 0)
     inner = grad if negative_slope is None else torch.where(sign, grad, grad * negative_slope)
-    grad_x = _linear(inner, grouped_transpose(weight, groups), None, offsets, lengths, dilation, groups)
-    if residual:
-        grad_x = grad_x + grad
-    grad_x = torch.where(valid[:, None], grad_x, 0)
-    taps = _taps(x, offsets, lengths, kernel, dilation, groups)
-    by_group = inner.view(-1, groups, c_out // groups).transpose(0, 1)
-    grad_w = torch.bmm(taps.transpose(1, 2), by_group).view(groups, kernel, c_in, c_out // groups)
-    grad_w = grad_w.permute(0, 3, 2, 1).reshape(c_out, c_in, kernel)
-    grad_b = inner.sum(0, dtype=accumulation_dtype(inner.dtype))
-    return grad_x, grad_w.contiguous(), grad_b.to(weight.dtype)
+    grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
+    if need_x:
+        grad_x = _linear(inner, grouped_transpose(weight, groups), None, offsets, lengths, dilation, groups)
+        if residual:
+            grad_x = grad_x + grad
+        grad_x = torch.where(valid[:, None], grad_x, 0)
+    if need_weight:
+        taps = _taps(x, offsets, lengths, kernel, dilation, groups)
+        by_group = inner.view(-1, groups, c_out // groups).transpose(0, 1)
+        product = torch.bmm(taps.transpose(1, 2), by_group).view(groups, kernel, c_in, c_out // groups)
+        grad_w = product.permute(0, 3, 2, 1).reshape(c_out, c_in, kernel).contiguous()
+        grad_b = inner.sum(0, dtype=accumulation_dtype(inner.dtype)).to(weight.dtype)
+    return grad_x, grad_w, grad_b

@@ -29,6 +29,16 @@ def _fake(
     return out, x.new_empty((rows, weight.shape[0]), dtype=torch.bool)
 
 
+def _fake_backward(grad: Tensor, x: Tensor, weight: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients that are not needed are empty; those of weight and bias come together."""
+    need_x, need_weight = rest[-2:]
+    return (
+        torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else x.new_empty(0),
+        torch.empty_like(weight, memory_format=torch.contiguous_format) if need_weight else weight.new_empty(0),
+        weight.new_empty(weight.shape[0] if need_weight else 0),
+    )
+
+
 temporal_conv = define(
     "temporal_conv",
     "temporal_conv",
@@ -40,10 +50,7 @@ temporal_conv_backward = define(
     "temporal_conv",
     "temporal_conv_backward",
     "(Tensor grad, Tensor x, Tensor weight, Tensor offsets, Tensor lengths, Tensor sign, int dilation, int groups,"
-    " float? negative_slope, bool residual) -> (Tensor, Tensor, Tensor)",
-    lambda grad, x, weight, *_: (
-        torch.empty_like(x, memory_format=torch.contiguous_format),
-        torch.empty_like(weight, memory_format=torch.contiguous_format),
-        weight.new_empty(weight.shape[0]),
-    ),
+    " float? negative_slope, bool residual, bool need_x, bool need_weight)"
+    " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+    _fake_backward,
 )
