@@ -31,11 +31,9 @@ def test_nms(contest, device, full, count, groups):
 
     chosen, others = of(OP, device, ours, dtype=segments.dtype)
     plain = [t.cpu().numpy() for t in (segments, scores, group)]
-    peers = [
-        *others,
-        Side("Numba", lambda: by.numba_nms(plain[0], plain[1], THRESHOLD, plain[2])),
-        Side("Python sets", lambda: by.set_nms(plain[0], plain[1], THRESHOLD, plain[2])),
-    ]
+    peers = [*others, Side("Numba", lambda: by.numba_nms(plain[0], plain[1], THRESHOLD, plain[2]))]
+    if device.type == "cpu":
+        peers.append(Side("Python sets", lambda: by.set_nms(plain[0], plain[1], THRESHOLD, plain[2])))
     if reason := by.torchvision_missing():
         peers.append(Skipped("torchvision batched_nms", reason))
     else:
