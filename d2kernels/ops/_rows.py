@@ -26,7 +26,7 @@ def rows(offsets: Tensor, lengths: Tensor, total: int) -> Rows:
     row = torch.arange(total, device=offsets.device)
     if n == 0:
         return Rows(torch.zeros_like(row), row, torch.zeros_like(row, dtype=torch.bool))
-    sequence = torch.bucketize(row, offsets[1:], right=True).clamp_(max=n - 1)
+    sequence = torch.bucketize(row, offsets[1:], right=True).clamp(max=n - 1)
     place = row - offsets[sequence]
     return Rows(sequence, place, (place >= 0) & (place < lengths[sequence]))
 
@@ -50,7 +50,7 @@ def _chunks(offsets: Tensor, total: int) -> tuple[Tensor, Tensor]:
     count = (inside.diff() + (_CHUNK - 1)) // _CHUNK
     end = count.cumsum(0)
     chunk = torch.arange(total // _CHUNK + count.shape[0], device=offsets.device)
-    sequence = torch.bucketize(chunk, end, right=True).clamp_(max=count.shape[0] - 1)
+    sequence = torch.bucketize(chunk, end, right=True).clamp(max=count.shape[0] - 1)
     row = inside[sequence] + (chunk - (end - count)[sequence]) * _CHUNK
     return torch.minimum(row, inside[sequence + 1]), end - count
 

@@ -14,6 +14,7 @@ _PUBLIC = {
     "localize": "d2net.api",
     "train": "d2net.api",
     "evaluate": "d2net.evaluation",
+    "export_onnx": "d2net.export",
     "load_annotations": "d2net.data.annotations",
     "load_detections": "d2net.data.detections",
     "save_detections": "d2net.data.detections",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from d2net.data.detections import save_detections as save_detections
     from d2net.data.features import open_features as open_features
     from d2net.evaluation import evaluate as evaluate
+    from d2net.export import export_onnx as export_onnx
     from d2net.timing import Timing as Timing
 
 
