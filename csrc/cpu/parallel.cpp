@@ -8,14 +8,40 @@
 #include <vector>
 
 #ifdef __linux__
+#include <dlfcn.h>
 #include <sched.h>
+#include <unistd.h>
 #endif
 
 namespace d2k::cpu {
 namespace {
 
 constexpr double kThreadSteps = 250e3;  // starting and joining a thread costs 20 to 50 microseconds
+constexpr double kWakeSteps = 25e3;     // one that OpenMP keeps waiting, 2 to 5
 constexpr int kMostThreads = 64;
+
+#ifdef __linux__
+const pid_t kLoadedBy = getpid();
+#endif
+
+using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+// The OpenMP runtime that torch has brought, or null. Threads of our own would compete with its workers, which spin
+// for a while after each of torch's operations. We never link one: two runtimes in a process are trouble.
+Parallel openmp() {
+#ifdef __linux__
+    if (getpid() != kLoadedBy) return nullptr;  // no OpenMP runtime survives a fork
+    static std::atomic<Parallel> found{nullptr};
+    Parallel parallel = found.load(std::memory_order_relaxed);
+    if (!parallel) {
+        parallel = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+        found.store(parallel, std::memory_order_relaxed);
+    }
+    return parallel;
+#else
+    return nullptr;
+#endif
+}
 
 int usable_cores() {
 #ifdef __linux__
@@ -43,16 +69,25 @@ Status parallel_for(int64_t items, int64_t chunk, double steps, int threads,
         }
     };
 
+    // Who names a number of threads is torch's caller, or as good as one.
+    const Parallel parallel = threads > 1 ? openmp() : nullptr;
+    const double least = parallel ? kWakeSteps : kThreadSteps;
+    int64_t wanted = 1;
+    if (steps > 2 * least && threads != 1 && items > chunk)
+        wanted = std::min<int64_t>({threads > 0 ? threads : usable_cores(), kMostThreads,
+                                    static_cast<int64_t>(std::min(steps / least, 1e3)), (items + chunk - 1) / chunk});
+    if (parallel && wanted > 1) {
+        const auto* each = &work;
+        const auto call = [](void* body) { (**static_cast<decltype(each)*>(body))(); };
+        // All of torch's workers, since a smaller team would end the others.
+        parallel(call, &each, static_cast<unsigned>(threads), 0);
+        return status;
+    }
     std::vector<std::thread> helpers;
-    if (steps > 2 * kThreadSteps && threads != 1 && items > chunk) {
-        const int64_t wanted = std::min<int64_t>({threads > 0 ? threads : usable_cores(), kMostThreads,
-                                                  static_cast<int64_t>(std::min(steps / kThreadSteps, 1e3)),
-                                                  (items + chunk - 1) / chunk});
-        try {
-            for (int64_t i = 1; i < wanted; ++i) helpers.emplace_back(work);
-        } catch (const std::system_error&) {
-            // The threads there are do all the work.
-        }
+    try {
+        for (int64_t i = 1; i < wanted; ++i) helpers.emplace_back(work);
+    } catch (const std::system_error&) {
+        // The threads there are do all the work.
     }
     work();
     for (std::thread& helper : helpers) helper.join();

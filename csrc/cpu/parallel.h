@@ -1,4 +1,5 @@
-// Threads of one call: none outlives it, so a fork or an exit at any other time finds nothing to break.
+// Threads of one call: torch's own OpenMP workers where a number of threads is named and torch is there, else threads
+// that end with the call. Neither breaks after a fork.
 #pragma once
 
 #include <cstdint>
