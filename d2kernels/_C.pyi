@@ -81,6 +81,19 @@ def soft_nms_cpu(
     /,
 ) -> int: ...
 
+_Clusters = tuple[int, int, int, int]
+
+def nms_as_block_cpu(clusters: _Clusters, iou_threshold: float, inclusive: bool, left: int, /) -> None: ...
+def soft_nms_as_block_cpu(
+    clusters: _Clusters, sigma: float, score_threshold: float, score: int, taken: int, /
+) -> None: ...
+def nms_cuda(
+    clusters: _Clusters, iou_threshold: float, inclusive: bool, left: int, device: int, stream: int, /
+) -> None: ...
+def soft_nms_cuda(
+    clusters: _Clusters, sigma: float, score_threshold: float, score: int, taken: int, device: int, stream: int, /
+) -> None: ...
+
 _Instances = tuple[int, int, int, int, int]
 
 def average_precision_cpu(

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -148,7 +149,8 @@ def judge(kernels: dict[str, dict[str, Any]], tests: dict[str, str]) -> None:
     """A kernel has passed when the GPU tests that name it all did, and there is one."""
     for name, entry in kernels.items():
         op, backend = name.split("/")
-        of_it = [o for test, o in tests.items() if f"[{op}-{backend}" in test]
+        named = re.compile(rf"[\[-]{op}-{backend}[\]-]")
+        of_it = [o for test, o in tests.items() if named.search(test)]
         entry["passed"] = bool(of_it) and all(o == "passed" for o in of_it)
 
 
@@ -161,7 +163,8 @@ def sanitizer(limit: float, folder: Path) -> dict[str, Any]:
     binary = folder / "checks"
     sources = [*sorted((ROOT / "csrc/checks").glob("*.cu")), *sorted((ROOT / "csrc/cuda").glob("*.cu"))]
     made = command(
-        *("nvcc", "-O2", "-lineinfo", "-std=c++17", "-arch=native", "-DD2K_CUDA", f"-I{ROOT / 'csrc/include'}"),
+        *("nvcc", "-O2", "-lineinfo", "-std=c++17", "-arch=native", "--threads=0", "-DD2K_CUDA"),
+        f"-I{ROOT / 'csrc/include'}",
         *(*sources, *sorted((ROOT / "csrc/cpu").glob("*.cpp")), "-o", binary),
         limit=limit,
     )

@@ -50,7 +50,7 @@ def test_a_kernel_is_verified_until_a_source_of_it_changes(sources, tmp_path):
 
 def test_a_kernel_passes_by_tests_that_name_it():
     kernels = {"nms/native": {}, "nms/triton": {}, "svd/native": {}}
-    tests = {"a::t[nms-native]": "passed", "a::u[nms-native-3]": "passed", "a::t[nms-triton]": "failed"}
+    tests = {"a::t[nms-native]": "passed", "a::u[3-nms-native]": "passed", "a::t[nms-triton]": "failed"}
     gpu_check.judge(kernels, tests)
     assert {name: entry["passed"] for name, entry in kernels.items()} == {
         "nms/native": True,

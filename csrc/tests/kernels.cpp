@@ -8,6 +8,7 @@
 #include "check.h"
 #include "d2kernels/connected_components.h"
 #include "d2kernels/localize_block.h"
+#include "d2kernels/nms_block.h"
 #include "d2kernels/topk_pool.h"
 #include "thread_team.h"
 
@@ -186,11 +187,40 @@ void topk() {
             }
 }
 
+void suppression() {
+    constexpr int64_t kCount = 150;
+    std::mt19937 random(3);
+    std::vector<double> segments(2 * kCount), scores(kCount);
+    for (int64_t i = 0; i < kCount; ++i) {
+        segments[2 * i] = double(random() % 90);
+        segments[2 * i + 1] = segments[2 * i] + double(random() % 30);
+        scores[i] = double(kCount - i) / kCount;
+    }
+    std::vector<uint8_t> want(kCount), taken(kCount);
+    std::vector<double> decayed = scores;
+    NmsRound of_host;
+    HostTeam host;
+    suppress(host, segments.data(), kCount, {0.4, true}, of_host, want.data());
+    decay(host, segments.data(), kCount, 0.5, 0.1, decayed.data(), taken.data());
+    CHECK(std::count(want.begin(), want.end(), 1) > 5 && std::count(taken.begin(), taken.end(), 1) > 5);
+    for (const int size : {32, 64}) {
+        std::vector<uint8_t> left(kCount, 7), kept(kCount, 7);
+        std::vector<double> score = scores;
+        NmsRound round;
+        run_team(size, [&](ThreadTeam& team) {
+            suppress(team, segments.data(), kCount, {0.4, true}, round, left.data());
+            decay(team, segments.data(), kCount, 0.5, 0.1, score.data(), kept.data());
+        });
+        CHECK(left == want && kept == taken && score == decayed);
+    }
+}
+
 }  // namespace
 
 int main() {
     components();
     topk();
+    suppression();
     localization<float>(1, 1, 0, Relative::kNone);
     localization<float>(2, 1, 0, Relative::kNone);
     localization<float>(3, 5, 0, Relative::kMinMax);

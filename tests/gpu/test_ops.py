@@ -136,6 +136,20 @@ def test_nms(op, backend):
     assert torch.equal(got.cpu(), want)
 
 
+@pytest.mark.parametrize(("op", "backend"), cases(["nms"]))
+@pytest.mark.parametrize("count", [1, 64, 65, 5000])
+def test_nms_of_one_group_over_many_rounds(op, backend, count):
+    start = random(count, seed=13) * count
+    segments, scores = torch.stack([start, start + random(count, seed=14) * 30], 1), random(count, seed=15)
+    with d2k.backends.use("reference", op):
+        want, (kept, decayed) = d2k.nms(segments, scores, 0.5), d2k.soft_nms(segments, scores, 0.3)
+    with d2k.backends.use(backend, op):
+        got, soft = d2k.nms(segments.cuda(), scores.cuda(), 0.5), d2k.soft_nms(segments.cuda(), scores.cuda(), 0.3)
+    assert torch.equal(got.cpu(), want)
+    assert torch.equal(soft[0].cpu(), kept)
+    torch.testing.assert_close(soft[1].cpu(), decayed, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(("op", "backend"), cases(["lowest_attention"]))
 def test_lowest_attention(op, backend):
     want = d2k.lowest_attention(ragged_on("cpu")(ROWS))

@@ -138,6 +138,38 @@ def test_native_soft_nms_equals_reference(rows, sigma, floor):
 
 
 @native_only
+@given(many(), levels, st.booleans(), st.sampled_from([0.1, 0.5, 3.0]), st.sampled_from([-1.0, 0.0, 0.3]))
+def test_the_block_algorithm_equals_the_cpu_one(rows, threshold, inclusive, sigma, floor):
+    from d2kernels import _C
+
+    native = d2k.backends.module("nms", "native")
+    segments, scores, groups = (torch.from_numpy(np.ascontiguousarray(part)) for part in rows)
+    if not len(scores):
+        return
+    got = native.nms_by_clusters(_C.nms_as_block_cpu, segments, scores, groups, threshold, inclusive)
+    assert torch.equal(got, native.nms_forward(segments, scores, groups, threshold, inclusive))
+    got = native.soft_nms_by_clusters(_C.soft_nms_as_block_cpu, segments, scores, groups, sigma, floor)
+    want = native.soft_nms_forward(segments, scores, groups, sigma, floor)
+    assert torch.equal(got[0], want[0])
+    torch.testing.assert_close(got[1], want[1], rtol=1e-12, atol=0)
+
+
+@native_only
+def test_the_block_algorithm_over_many_rounds():
+    from d2kernels import _C
+
+    native = d2k.backends.module("nms", "native")
+    generator = torch.Generator().manual_seed(0)
+    start = torch.rand(700, generator=generator, dtype=torch.float64) * 300
+    segments = torch.stack([start, start + torch.rand(700, generator=generator) * 60], 1)
+    scores, groups = torch.rand(700, generator=generator), torch.zeros(700, dtype=torch.int64)
+    want = native.nms_forward(segments, scores, groups, 0.5, True)
+    assert len(want) > 64
+    got = native.nms_by_clusters(_C.nms_as_block_cpu, segments, scores, groups, 0.5, True)
+    assert torch.equal(got, want)
+
+
+@native_only
 def test_native_on_what_the_public_functions_refuse():
     spans = torch.tensor([[0, math.nan], [math.nan, 1], [3, 1], [math.inf, math.inf], [-math.inf, math.inf], [0, 4]])
     scores = torch.tensor([0.5, math.nan, 0.5, -math.nan, math.inf, -math.inf])

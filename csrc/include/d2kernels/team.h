@@ -7,7 +7,8 @@
 //   reduce(value, op)              over the team, the same result on every thread
 //   scan(value, op, carry)         inclusive over the ranks, continued from `carry`, which then includes this tile
 //   broadcast(value, from)         the value of the thread with rank `from`
-// and, in terms of these, for_each, any, all, compact and sort. Values are trivially copyable, of at most 16 bytes.
+// Each collective is a barrier too. In terms of these there are for_each, any, all, compact and sort. Values are
+// trivially copyable, of at most 16 bytes.
 #pragma once
 
 #include <algorithm>

@@ -1,9 +1,10 @@
-"""nms and soft_nms through csrc: CPU tensors, and NumPy arrays without torch."""
+"""nms and soft_nms through csrc: tensors, and NumPy arrays without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def why_not(device: str, dtype: object = None) -> str | None:
-    """Why this device is not served, or None."""
-    return None if device == "cpu" else "nms has no CUDA kernel"
-
-
 def _module() -> ModuleType:
     module, reason = _native.extension()
     if module is None:
@@ -25,7 +21,84 @@ def _module() -> ModuleType:
     return module
 
 
+def _cut(segments: Tensor, cluster: Tensor, order: Tensor) -> tuple[tuple[Any, ...], list[Tensor]]:
+    """The clusters for csrc, in `order`, and the tensors behind them. Nothing here waits for the device."""
+    import torch
+
+    m = len(order)
+    spans, ids = segments.double()[order], cluster[order]
+    new = torch.ones_like(ids, dtype=torch.bool)
+    new[1:] = ids[1:] != ids[:-1]
+    number = new.cumsum(0)
+    # The rows that begin no cluster are written to a last place that is dropped.
+    first = ids.new_full((m + 2,), m)
+    first.scatter_(0, (number - 1).where(new, m + 1), ids.new_ones(m).cumsum(0) - 1)
+    last = number[-1:].contiguous()
+    return (spans.data_ptr(), first.data_ptr(), last.data_ptr(), m), [spans, first, last]
+
+
+def _on_device(scores: Tensor) -> tuple[int, int]:
+    return _native.device_and_stream(scores.device)
+
+
+def nms_by_clusters(
+    run: Callable[..., None],
+    segments: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    iou_threshold: float,
+    inclusive: bool,
+    *where: int,
+) -> Tensor:
+    """nms on the tensors' device; run is nms_cuda, or on the CPU nms_as_block_cpu."""
+    import torch
+
+    from d2kernels.ops.nms.reference import clusters
+
+    by_score = scores.argsort(descending=True, stable=True)
+    cluster = clusters(segments.double(), groups) if iou_threshold > 0 or not inclusive else groups
+    order = by_score[cluster[by_score].argsort(stable=True)]
+    cut, kept = _cut(segments, cluster, order)
+    left, chosen = (torch.empty_like(order, dtype=t) for t in (torch.uint8, torch.bool))
+    run(cut, iou_threshold, inclusive, left.data_ptr(), *where)
+    del kept
+    chosen[order] = left != 0
+    return by_score[chosen[by_score]]
+
+
+def soft_nms_by_clusters(
+    run: Callable[..., None],
+    segments: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    sigma: float,
+    score_threshold: float,
+    *where: int,
+) -> tuple[Tensor, Tensor]:
+    """soft_nms on the tensors' device; run is soft_nms_cuda, or on the CPU soft_nms_as_block_cpu."""
+    import torch
+
+    from d2kernels.ops.nms.reference import clusters
+
+    cluster = clusters(segments.double(), groups)
+    order = cluster.argsort(stable=True)
+    cut, kept = _cut(segments, cluster, order)
+    decayed, taken = scores.double()[order], torch.empty_like(order, dtype=torch.uint8)
+    run(cut, sigma, score_threshold, decayed.data_ptr(), taken.data_ptr(), *where)
+    del kept
+    final = torch.empty_like(decayed)
+    final[order] = decayed.where(taken != 0, -float("inf"))
+    by_score = final.argsort(descending=True, stable=True)
+    by_score = by_score[(final > -float("inf"))[by_score]]
+    return by_score, final[by_score].to(scores.dtype)
+
+
 def nms_forward(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, inclusive: bool) -> Tensor:
+    if scores.device.type == "cuda":
+        if len(scores) == 0:
+            return groups.new_empty(0)
+        run = _module().nms_cuda
+        return nms_by_clusters(run, segments, scores, groups, iou_threshold, inclusive, *_on_device(scores))
     spans, values, groups = segments.double().contiguous(), scores.double().contiguous(), groups.contiguous()
     kept = groups.new_empty(values.shape[0])
     size = _module().nms_cpu(
@@ -37,6 +110,11 @@ def nms_forward(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold:
 def soft_nms_forward(
     segments: Tensor, scores: Tensor, groups: Tensor, sigma: float, score_threshold: float
 ) -> tuple[Tensor, Tensor]:
+    if scores.device.type == "cuda":
+        if len(scores) == 0:
+            return groups.new_empty(0), scores.clone()
+        run = _module().soft_nms_cuda
+        return soft_nms_by_clusters(run, segments, scores, groups, sigma, score_threshold, *_on_device(scores))
     spans, values, groups = segments.double().contiguous(), scores.double().contiguous(), groups.contiguous()
     kept, decayed = groups.new_empty(values.shape[0]), values.new_empty(values.shape[0])
     size = _module().soft_nms_cpu(

@@ -13,21 +13,22 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, both / torch.where(union > 0, union, 1), 0)
 
 
-def _clusters(segments: Tensor, groups: Tensor) -> Tensor:
+def clusters(segments: Tensor, groups: Tensor) -> Tensor:
     """(m,) finer groups: a group's segments that are connected by overlaps. Others cannot suppress each other."""
     # Ranks in place of times: with offsets that part the groups, times of very different size would round together.
-    times, place = segments.unique(return_inverse=True)
+    times = segments.reshape(-1).sort().values
+    place = torch.searchsorted(times, segments.contiguous())
     order = place[:, 0].argsort(stable=True)
     order = order[groups[order].argsort(stable=True)]
     g, (start, end) = groups[order], place[order].unbind(1)
-    _, group_index = torch.unique_consecutive(g, return_inverse=True)
+    new = torch.zeros_like(g, dtype=torch.bool)
+    new[1:] = g[1:] != g[:-1]
     # One running maximum serves all groups: each lies above the ends of those before it.
-    offset = group_index * times.shape[0]
+    offset = new.cumsum(0) * times.shape[0]
     reach = torch.cummax(end + offset, 0).values
-    new = torch.ones_like(g, dtype=torch.bool)
-    new[1:] = (start + offset)[1:] >= reach[:-1]
+    new[1:] |= (start + offset)[1:] >= reach[:-1]
     cluster = torch.empty_like(groups)
-    cluster[order] = new.cumsum(0) - 1
+    cluster[order] = new.cumsum(0)
     return cluster
 
 
@@ -44,7 +45,7 @@ def nms_forward(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold:
     segments = segments.double()
     by_score = scores.argsort(descending=True, stable=True)
     if iou_threshold > 0 or not inclusive:
-        groups = _clusters(segments, groups)
+        groups = clusters(segments, groups)
     left = by_score[groups[by_score].argsort(stable=True)]
     kept = []
     while left.shape[0]:
@@ -64,7 +65,7 @@ def soft_nms_forward(
     if scores.shape[0] == 0:
         return torch.empty_like(groups), scores.clone()
     segments, current = segments.double(), scores.double().clone()
-    groups = _clusters(segments, groups)
+    groups = clusters(segments, groups)
     left = torch.arange(scores.shape[0], device=scores.device)
     final = torch.full_like(current, float("-inf"))
     taken = torch.zeros_like(current, dtype=torch.bool)

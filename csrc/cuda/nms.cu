@@ -1,0 +1,57 @@
+#include "d2kernels/nms_block.h"
+
+#include <algorithm>
+
+#include "launch.h"
+
+namespace d2k::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int64_t kMostBlocks = 1 << 14;  // blocks stride over more clusters than this
+
+using Team = BlockTeam<kThreads>;
+
+int blocks(int64_t count) { return static_cast<int>(std::min(count, kMostBlocks)); }
+
+__global__ void __launch_bounds__(kThreads) nms_kernel(NmsClusters clusters, NmsRules rules, uint8_t* left) {
+    __shared__ typename Team::Storage storage;
+    __shared__ NmsRound round;
+    Team team(storage);
+    clusters.each(blockIdx.x, gridDim.x, [&](int64_t begin, int64_t size) {
+        suppress(team, clusters.segments + 2 * begin, size, rules, round, left + begin);
+    });
+}
+
+__global__ void __launch_bounds__(kThreads) soft_nms_kernel(NmsClusters clusters, double sigma, double score_threshold,
+                                                            double* score, uint8_t* taken) {
+    __shared__ typename Team::Storage storage;
+    Team team(storage);
+    clusters.each(blockIdx.x, gridDim.x, [&](int64_t begin, int64_t size) {
+        decay(team, clusters.segments + 2 * begin, size, sigma, score_threshold, score + begin, taken + begin);
+    });
+}
+
+}  // namespace
+
+Status nms(const NmsClusters& clusters, const NmsRules& rules, uint8_t* left, int device, void* stream) {
+    if (clusters.count == 0) return kOk;
+    const DeviceGuard guard(device);
+    D2K_TRY(guard.status);
+    nms_kernel<<<blocks(clusters.count), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(clusters, rules, left);
+    D2K_TRY(cudaGetLastError());
+    return kOk;
+}
+
+Status soft_nms(const NmsClusters& clusters, double sigma, double score_threshold, double* score, uint8_t* taken,
+                int device, void* stream) {
+    if (clusters.count == 0) return kOk;
+    const DeviceGuard guard(device);
+    D2K_TRY(guard.status);
+    soft_nms_kernel<<<blocks(clusters.count), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+        clusters, sigma, score_threshold, score, taken);
+    D2K_TRY(cudaGetLastError());
+    return kOk;
+}
+
+}  // namespace d2k::cuda
