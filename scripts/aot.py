@@ -47,7 +47,7 @@ def build(op: str, arch: int, sass: Path | None) -> list[Built]:
         aligned: dict[tuple[int], Any] = {}
         for place, name in enumerate(form.kernel.arg_names):
             types[name] = "constexpr" if name in form.constants else form.types[name]
-            if types[name].startswith("*"):
+            if types[name].startswith("*") or name in form.multiples:
                 aligned[(place,)] = [["tt.divisibility", 16]]
         source = ASTSource(form.kernel, types, dict(form.constants), aligned)
         done = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(form.options))

@@ -1,0 +1,68 @@
+"""Ahead-of-time compilation: a GPU's code without one, and what the report says of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+AOT = Path(__file__).parents[2] / "scripts/aot.py"
+
+FAKE = """
+import sys
+sys.path.insert(0, {scripts!r})
+import aot, triton, triton.language as tl
+from types import SimpleNamespace
+from d2kernels.ops._triton import Specialization
+
+@triton.jit
+def double(x, n, B: tl.constexpr):
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    tl.store(x + i, tl.load(x + i, mask=i < n) * 2, mask=i < n)
+
+@triton.jit
+def outer(x, n, B: tl.constexpr):
+    i = tl.arange(0, B)
+    a, b = tl.load(x + i[:, None] + i[None, :]), tl.load(x + i[:, None] * i[None, :])
+    tl.store(x + i[:, None] * B + i[None, :], tl.dot(a, b))
+
+def forms(arch):
+    types = {{"x": "*fp32", "n": "i32"}}
+    return [
+        Specialization("fine", double, types, {{"B": 128}}, options={{"num_warps": 4}}),
+        Specialization("lacks", double, types, {{"B": 128}}, instructions={{arch: "HGMMA"}}),
+        Specialization("spills", outer, types, {{"B": 256}}, options={{"num_warps": 2, "maxnreg": 64}}),
+    ]
+
+aot.importlib = SimpleNamespace(import_module=lambda name: SimpleNamespace(specializations=forms))
+aot.ops = lambda: ["fake"]
+sys.exit(aot.main(["--arch", "90"]))
+"""
+
+
+def python(*arguments):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=300)
+
+
+def test_spills_and_missing_instructions_are_found(tmp_path):
+    file = tmp_path / "fake.py"  # the compiler reads a kernel's source from its file
+    file.write_text(FAKE.format(scripts=str(AOT.parent)))
+    done = python(file)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1 and len(lines) == 4, done.stderr
+    assert re.search(r"fake fine$", lines[1]), done.stdout
+    assert lines[2].endswith("fake lacks  WRONG: no HGMMA in its SASS")
+    assert "spills" in lines[3].partition("WRONG: ")[2]
+
+
+def test_interpreted_kernels_are_refused():
+    done = subprocess.run(
+        [sys.executable, AOT], capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"}
+    )
+    assert done.returncode == 2 and "unset it" in done.stderr
