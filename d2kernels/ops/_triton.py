@@ -66,3 +66,30 @@ def bounds_of(offsets, lengths, n, total, rows, STEPS: tl.constexpr):
     end = tl.minimum(first + tl.maximum(tl.load(lengths + sequence), 0), total)
     inside = (rows >= first) & (rows < end)
     return tl.where(inside, first, 0), tl.where(inside, end, 0)
+
+
+@triton.jit
+def chunk_of(offsets, lengths, n, total, slot, CHUNK: tl.constexpr, STEPS: tl.constexpr):
+    """The sequence of a slot, and the first and the last row + 1 of its chunk; none where that sequence is shorter.
+
+    Chunks begin at each sequence's start. Sequence i has the slots from offsets[i] // CHUNK + i on, which always
+    suffice, so that where a chunk lies follows from the slot and the offsets alone.
+    """
+    low = tl.zeros_like(slot)
+    high = low + (n - 1).to(low.dtype)
+    for _ in tl.static_range(STEPS):
+        middle = (low + high + 1) // 2
+        base = tl.minimum(tl.maximum(tl.load(offsets + middle), 0), total) // CHUNK + middle
+        after = base <= slot
+        low = tl.where(after, middle, low)
+        high = tl.where(after, high, tl.maximum(middle - 1, low))
+    first = tl.minimum(tl.maximum(tl.load(offsets + low), 0), total)
+    end = tl.minimum(first + tl.maximum(tl.load(lengths + low), 0), total)
+    begin = first + (slot - (first // CHUNK + low)) * CHUNK
+    begin = tl.maximum(begin, first)
+    return low, begin, tl.minimum(begin + CHUNK, end)
+
+
+def slots(total: int, n: int, chunk: int) -> int:
+    """How many slots `chunk_of` may need."""
+    return total // chunk + n
