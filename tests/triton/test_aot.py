@@ -8,9 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("triton")
 AOT = Path(__file__).parents[2] / "scripts/aot.py"
 
 FAKE = """

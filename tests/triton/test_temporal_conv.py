@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 
 import d2kernels as d2k
 
-pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = [
-    pytest.mark.skipif(
-        not d2k.backends.can_run("temporal_conv", "triton", DEVICE), reason="no GPU, and Triton is not interpreted"
-    ),
-    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # the interpreter's own
-]
 NAN = float("nan")
 
 

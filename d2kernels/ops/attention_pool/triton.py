@@ -37,6 +37,10 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 
+def _spread_rows(x: torch.dtype) -> int:
+    return _ROWS if x.itemsize == 2 else _ROWS // 2
+
+
 def _steps(n: int) -> int:
     return max(1, n.bit_length())
 
@@ -104,10 +108,11 @@ def attention_pool_backward(
     grad_attention = torch.zeros_like(attention) if need_attention else attention.new_empty(0)
     each = x.new_empty((total, columns) if need_attention else 0, dtype=dtype)
     with on_device(x):
-        spread[(triton.cdiv(total, _ROWS),)](
+        rows = _spread_rows(x.dtype)
+        spread[(triton.cdiv(total, rows),)](
             grad, mass, x, attention, levels, offsets, lengths, grad_x, each, n, total, width, x.stride(0), columns,
             COLUMNS=columns, INCLUSIVE=inclusive, NORMALIZE=normalize, NEED_X=need_x, NEED_ATTENTION=need_attention,
-            ACC=_ACC[dtype], STEPS=_steps(n), ROWS=_ROWS, BLOCK=_block(width), num_warps=_WARPS,
+            ACC=_ACC[dtype], STEPS=_steps(n), ROWS=rows, BLOCK=_block(width), num_warps=_WARPS,
         )  # fmt: skip
         if need_attention:
             through_mass[(n, columns)](
@@ -134,7 +139,7 @@ def specializations(arch: int) -> list[Specialization]:
         for kernel, constants in (
             (pool_chunks, {"TWO": True, "CHUNK": _CHUNK}),
             (add_chunks, {"CHUNK": _CHUNK}),
-            (spread, {"COLUMNS": 2, "NEED_X": True, "NEED_ATTENTION": True}),
+            (spread, {"ROWS": _spread_rows(dtype), "COLUMNS": 2, "NEED_X": True, "NEED_ATTENTION": True}),
         ):
             wanted = {k: v for k, v in {**shape, **inner, **constants}.items() if k in kernel.arg_names}
             found.append(Specialization(f"{kernel.__name__} {name}", kernel, types, wanted, multiples, options))

@@ -107,7 +107,8 @@ def spread(
                 scale = tl.full((ROWS,), 1.0, ACC)
             if NEED_X:
                 mask = on[:, None] & (at < width)[None, :]
-                g = tl.load(grad + (sequence * columns + a)[:, None] * width + at[None, :], mask=mask, other=0.0).to(ACC)
+                of_grad = (sequence * columns + a)[:, None] * width + at[None, :]
+                g = tl.load(grad + of_grad, mask=mask, other=0.0).to(ACC)
                 total_x += tl.where(on[:, None], (weight * scale)[:, None] * g, 0.0)
         if NEED_X:
             live = (rows < total)[:, None] & (at < width)[None, :]
@@ -120,7 +121,8 @@ def spread(
             for block in range(0, tl.cdiv(width, BLOCK)):
                 at = block * BLOCK + tl.arange(0, BLOCK)
                 mask = on[:, None] & (at < width)[None, :]
-                g = tl.load(grad + (sequence * columns + a)[:, None] * width + at[None, :], mask=mask, other=0.0).to(ACC)
+                of_grad = (sequence * columns + a)[:, None] * width + at[None, :]
+                g = tl.load(grad + of_grad, mask=mask, other=0.0).to(ACC)
                 v = tl.load(x + rows[:, None] * x_stride + at[None, :], mask=mask, other=0.0).to(ACC)
                 dots += tl.sum(g * v, 1)
             if NORMALIZE:
@@ -156,5 +158,5 @@ def through_mass(
         weight = tl.load(attention + rows * columns + a, mask=rows < end, other=0.0).to(ACC)
         on = passes(weight, level, INCLUSIVE) & (rows < end)
         dots = tl.load(each + rows * columns + a, mask=on, other=0.0)
-        tl.store(grad_attention + rows * columns + a, tl.where(on, dots + through, 0.0).to(grad_attention.dtype.element_ty),
-                 mask=rows < end)  # fmt: skip
+        made = tl.where(on, dots + through, 0.0).to(grad_attention.dtype.element_ty)
+        tl.store(grad_attention + rows * columns + a, made, mask=rows < end)
