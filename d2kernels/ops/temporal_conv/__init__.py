@@ -25,8 +25,9 @@ class TemporalConv(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.has_bias = bias is not None
         # Without residual the output's sign is the activation's branch.
-        ctx.from_output = sign.shape[0] != out.shape[0]
-        ctx.save_for_backward(x, weight, offsets, lengths, out if ctx.from_output else sign)
+        slope, residual = ctx.options[2:]
+        from_output = slope is not None and not schema.needs_sign(slope, residual)
+        ctx.save_for_backward(x, weight, offsets, lengths, out if from_output else sign)
 
     @staticmethod
     @once
@@ -34,8 +35,6 @@ class TemporalConv(torch.autograd.Function):
         if grad is None:
             return (None,) * 9
         x, weight, offsets, lengths, sign = ctx.saved_tensors
-        if ctx.from_output:
-            sign = sign > 0
         grads = schema.temporal_conv_backward(grad, x, weight, offsets, lengths, sign, *ctx.options)
         grad_x, grad_w, grad_b = (g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False))
         return (grad_x, grad_w, grad_b if ctx.has_bias else None) + (None,) * 6
