@@ -209,6 +209,14 @@ def test_bits(channels):
     assert bits.pack(flags[:0]).shape == (0, packed.shape[1]) and bits.unpack(packed[:0], channels).shape[0] == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_before_the_activation(dtype):
+    grad, flags = normal(6, 24, seed=1).to(dtype), normal(6, 24, seed=2) > 0
+    for sign in (bits.pack(flags), flags.to(dtype) - 0.5):
+        got = bits.before_activation(grad, sign, 0.2)
+        assert torch.equal(got, torch.where(flags, grad, grad * 0.2))
+
+
 def test_saved_bits_are_the_references():
     layer = Layer([20, 3], 32, 32, 3, gap=0)
     arguments = (layer.x.values, layer.weight, layer.bias, layer.x.offsets, layer.x.lengths, 1, 1, 0.2, True)

@@ -143,9 +143,7 @@ def temporal_conv_backward(
         return reference.temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual
         )
-    inner = grad
-    if negative_slope is not None:
-        inner = torch.where(bits.passed(sign, grad.shape[1]), grad, grad * negative_slope)
+    inner = grad if negative_slope is None else bits.before_activation(grad, sign, negative_slope)
     # Gap rows are zero in both buffers, so that no tap mixes sequences.
     inner, image = places.spread(inner), places.spread(x)
     grad_x = places.gather(_convolve(inner, grouped_transpose(weight, groups), None, dilation, groups), total)

@@ -133,7 +133,8 @@ def _convolve(
     how, (arch, processors) = precision(x.dtype), _of(x)
 
     def launch(chosen: Config) -> None:
-        by_descriptor = described(arch, c_in, inner, x.element_size(), chosen.block_k)
+        aligned = by_tap.data_ptr() % 16 == 0
+        by_descriptor = aligned and described(arch, c_in, inner, x.element_size(), chosen.block_k)
         tiles = triton.cdiv(total, chosen.block_m) * triton.cdiv(c_out, chosen.block_n) * groups
         block = [chosen.block_k, chosen.block_n] if backward else [chosen.block_n, chosen.block_k]
         flat = by_tap.view(taps * outer, inner)

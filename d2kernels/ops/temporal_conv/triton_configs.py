@@ -39,12 +39,12 @@ _CONVOLVE = {
 }
 _WEIGHT = {
     (80, "half"): Config(128, 64, 32, 8, 3),
-    (90, "half"): Config(128, 64, 64, 8, 3),
-    (100, "half"): Config(128, 64, 64, 8, 3),
+    (90, "half"): Config(128, 64, 64, 8, 4),
+    (100, "half"): Config(128, 64, 64, 8, 4),
     (120, "half"): Config(128, 64, 32, 8, 3),
     (80, "tf32"): Config(64, 64, 32, 8, 3),
-    (90, "tf32"): Config(64, 64, 32, 8, 3),
-    (100, "tf32"): Config(64, 64, 32, 8, 3),
+    (90, "tf32"): Config(128, 64, 32, 8, 4),
+    (100, "tf32"): Config(128, 64, 32, 8, 4),
     (120, "tf32"): Config(64, 64, 32, 8, 2),
 }
 _IEEE = Config(64, 64, 16, 8, 2)  # fused multiply-adds: the tile only has to keep loads apart
@@ -76,6 +76,8 @@ def config(
         if narrow < found.block_n:
             # A classifier: few outputs and long sums, so shorter tiles to fill the GPU.
             found = found._replace(block_m=min(found.block_m, 64), block_n=narrow, warps=4, waves=0)
+        if c_in % found.block_k and found.block_n >= 128:
+            found = found._replace(block_n=found.block_n // 2)  # masks of both operands need registers too
         return found._replace(block_k=min(found.block_k, max(_power(c_in), 16)))
     if together == 1:
         found = found._replace(block_n=2 * found.block_n)
