@@ -8,6 +8,8 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import d2kernels as d2k
 from d2kernels.ops.temporal_conv import bits, reference
@@ -101,15 +103,36 @@ def test_values_and_gradients(name, dtype):
     assert not layer.run()[0][~layer.inside].any() and not layer.run()[1][~layer.inside].any()
 
 
+@settings(max_examples=12)
+@given(
+    st.lists(st.integers(0, 20), min_size=1, max_size=5),
+    st.integers(0, 3),
+    st.sampled_from([1, 3, 5]),
+    st.integers(1, 5),
+    st.sampled_from([1, 2]),
+    st.sampled_from([None, 0.25, 0.0, -0.5]),
+    st.booleans(),
+)
+def test_any_layer(lengths, gap, kernel, dilation, groups, slope, residual):
+    assume(any(lengths))
+    options = {"dilation": dilation, "groups": groups, "negative_slope": slope, "residual": residual}
+    layer = Layer(lengths, 20, 20 if residual else 16, kernel, gap=gap, **options)
+    for got, want in zip(layer.run(), layer.exact(), strict=True):
+        assert (got.double() - want).norm() <= 1e-6 * want.norm()
+
+
 @pytest.mark.parametrize("chosen", [SMALL, SMALL._replace(waves=1), SMALL._replace(block_n=256)])
 @pytest.mark.parametrize("arch", [80, 90])
 def test_tiles_and_tensor_descriptors(monkeypatch, chosen, arch):
     monkeypatch.setattr(kernels, "config", lambda *_: chosen)
     monkeypatch.setattr(kernels, "_device", lambda _: (arch, 3))
+    described, make = [], kernels.TensorDescriptor
+    monkeypatch.setattr(kernels, "TensorDescriptor", lambda *a: described.append(a) or make(*a))
     # float32 sums of whole numbers are exact whatever their order.
     layer = Layer([20, 0, 11], 64, 64, 3, negative_slope=0.25, residual=True, groups=2)
     for got, want in zip(layer.run(), layer.exact(), strict=True):
         assert (got.double() - want).norm() <= 1e-6 * want.norm()
+    assert len(described) == (2 if arch == 90 else 0)
 
 
 def test_rows_of_the_weight_gradient_are_split_in_a_fixed_order(monkeypatch):

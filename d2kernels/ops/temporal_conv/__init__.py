@@ -94,7 +94,9 @@ def temporal_conv(
         residual: adds x to the result; needs c_in == c_out.
         offsets, lengths, mask: see `Ragged`; dense rows take exactly one of lengths and mask.
 
-    Under autocast, x, weight and bias are cast as F.conv1d casts them.
+    Under autocast, x, weight and bias are cast as F.conv1d casts them. On a GPU, float32 products are full float32
+    unless torch.backends.cuda.matmul.fp32_precision (or allow_tf32) says tf32; the weights are read without a copy
+    where they lie by tap, as `weight.permute(2, 0, 1).contiguous().permute(1, 2, 0)` does.
 
     Returns:
         (total, c_out) in the form and dtype of x, accumulated in float32 or better; gap rows are zero.
