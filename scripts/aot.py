@@ -1,6 +1,6 @@
 """Compiles every Triton kernel ahead of time, with no GPU; exit 1 on a spill or a limit passed.
 
-python scripts/aot.py [--arch 80 90 100 120] [--op temporal_conv] [--sass FOLDER]
+python scripts/aot.py [--arch 80 90 100 120] [--op temporal_conv] [--form bf16] [--sass FOLDER]
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def ops() -> list[str]:
     return sorted(path.parent.name for path in (ROOT / "d2kernels/ops").glob("*/triton.py"))
 
 
-def build(op: str, arch: int, sass: Path | None) -> list[Built]:
-    """Every specialization of one op, compiled for one architecture."""
+def build(op: str, arch: int, sass: Path | None, form_of: str = "") -> list[Built]:
+    """Every specialization of one op whose name holds `form_of`, compiled for one architecture."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -43,6 +43,8 @@ def build(op: str, arch: int, sass: Path | None) -> list[Built]:
     module = importlib.import_module(f"d2kernels.ops.{op}.triton")
     found = []
     for form in module.specializations(arch):
+        if form_of not in form.name:
+            continue
         types: dict[str, str] = {}
         aligned: dict[tuple[int], Any] = {}
         for place, name in enumerate(form.kernel.arg_names):
@@ -76,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(";")[0])
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100, 120], choices=sorted(SHARED))
     parser.add_argument("--op", nargs="+", default=ops(), choices=ops())
+    parser.add_argument("--form", default="", help="only forms whose name holds this")
     parser.add_argument("--sass", type=Path, help="folder for each kernel's disassembly")
     options = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -85,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     wrong = 0
     for op in options.op:
         for arch in options.arch:
-            for one in build(op, arch, options.sass):
+            for one in build(op, arch, options.sass, options.form):
                 line = f"{one.registers:9} {one.shared:7} {one.spilled:8}  {one.arch:4}  {one.name}"
                 print(line + (f"  WRONG: {one.wrong}" if one.wrong else ""), flush=True)
                 wrong += bool(one.wrong)

@@ -24,18 +24,18 @@ class Specialization(NamedTuple):
         kernel: the jitted function.
         types: argument to Triton type, "*bf16" or "i64"; pointers are taken as aligned to 16 bytes.
         constants: tl.constexpr argument to value, and None for a pointer that is not given.
-        multiples: integer arguments that are multiples of 16, as they are on the shapes of this form.
         options: num_warps, num_stages.
         instructions: SASS instruction that must be there, by compute capability.
+        multiples: integer arguments that are multiples of 16, as they are on the shapes of this form.
     """
 
     name: str
     kernel: Any
     types: Mapping[str, str]
     constants: Mapping[str, Any]
-    multiples: frozenset[str] = frozenset()
     options: Mapping[str, int] = {}
     instructions: Mapping[int, str] = {}
+    multiples: frozenset[str] = frozenset()
 
 
 def on_device(x: Tensor) -> AbstractContextManager[Any]:

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import d2kernels as d2k
-from d2kernels.ops.temporal_conv import reference, schema
+from d2kernels.ops.temporal_conv import bits, reference, schema
 
 NAN = float("nan")
 
@@ -260,7 +260,7 @@ def test_opcheck(options):
     for b in (bias, None):
         torch.library.opcheck(schema.temporal_conv, (x.values, weight, b, x.offsets, x.lengths, *rest))
     g = torch.randn(len(x.values), 4)
-    problem = (g, x.values, weight, x.offsets, x.lengths, g > 0, *rest)
+    problem = (g, x.values, weight, x.offsets, x.lengths, bits.pack(g > 0), *rest)
     for need in ((True, True), (True, False), (False, True)):
         torch.library.opcheck(schema.temporal_conv_backward, (*problem, *need))
 

@@ -63,3 +63,9 @@ def test_interpreted_kernels_are_refused():
         [sys.executable, AOT], capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"}
     )
     assert done.returncode == 2 and "unset it" in done.stderr
+
+
+def test_temporal_conv_compiles_for_hopper():
+    done = python(AOT, "--op", "temporal_conv", "--arch", "90", "--form", "conv bf16")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("  temporal_conv ") == 3

@@ -142,5 +142,5 @@ def specializations(arch: int) -> list[Specialization]:
             (spread, {"ROWS": _spread_rows(dtype), "COLUMNS": 2, "NEED_X": True, "NEED_ATTENTION": True}),
         ):
             wanted = {k: v for k, v in {**shape, **inner, **constants}.items() if k in kernel.arg_names}
-            found.append(Specialization(f"{kernel.__name__} {name}", kernel, types, wanted, multiples, options))
+            found.append(Specialization(f"{kernel.__name__} {name}", kernel, types, wanted, options, {}, multiples))
     return found

@@ -97,5 +97,5 @@ def specializations(arch: int) -> list[Specialization]:
             constants = {k: v for k, v in shape.items() if k in kernel.arg_names}
             name = f"{kernel.__name__} {str(dtype).removeprefix('torch.')}"
             multiples, options = frozenset({"width", "x_stride"}), {"num_warps": _WARPS}
-            found.append(Specialization(name, kernel, types | floats, constants, multiples, options))
+            found.append(Specialization(name, kernel, types | floats, constants, options, {}, multiples))
     return found

@@ -25,8 +25,9 @@ class TemporalConv(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.has_bias = bias is not None
         # Without residual the output's sign is the activation's branch.
-        ctx.from_output = sign.shape[0] != out.shape[0]
-        ctx.save_for_backward(x, weight, offsets, lengths, out if ctx.from_output else sign)
+        slope, residual = ctx.options[2:]
+        from_output = slope is not None and not schema.needs_sign(slope, residual)
+        ctx.save_for_backward(x, weight, offsets, lengths, out if from_output else sign)
 
     @staticmethod
     @once
@@ -34,8 +35,6 @@ class TemporalConv(torch.autograd.Function):
         if grad is None:
             return (None,) * 9
         x, weight, offsets, lengths, sign = ctx.saved_tensors
-        if ctx.from_output:
-            sign = sign > 0
         need = ctx.needs_input_grad
         grads = schema.temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, *ctx.options, need[0], need[1] or need[2]
@@ -98,7 +97,9 @@ def temporal_conv(
         residual: adds x to the result; needs c_in == c_out.
         offsets, lengths, mask: see `Ragged`; dense rows take exactly one of lengths and mask.
 
-    Under autocast, x, weight and bias are cast as F.conv1d casts them.
+    Under autocast, x, weight and bias are cast as F.conv1d casts them. On a GPU, float32 products are full float32
+    unless torch.backends.cuda.matmul.fp32_precision (or allow_tf32) says tf32; the weights are read without a copy
+    where they lie by tap, as `weight.permute(2, 0, 1).contiguous().permute(1, 2, 0)` does.
 
     Returns:
         (total, c_out) in the form and dtype of x, accumulated in float32 or better; gap rows are zero.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype
-from d2kernels.ops.temporal_conv import reference
+from d2kernels.ops.temporal_conv import bits, reference
 from d2kernels.ops.temporal_conv.reference import grouped_transpose
 from d2kernels.ops.temporal_conv.schema import needs_sign
 
@@ -156,7 +156,7 @@ def temporal_conv_forward(
             x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual
         )
     y = places.gather(_convolve(places.spread(x), weight, bias, dilation, groups), total).contiguous()
-    sign = y > 0 if needs_sign(negative_slope, residual) else y.new_empty((0, y.shape[1]), dtype=torch.bool)
+    sign = bits.pack(y > 0 if needs_sign(negative_slope, residual) else y[:0] > 0)
     if negative_slope is not None:
         F.leaky_relu_(y, negative_slope)
     if residual:
@@ -184,7 +184,7 @@ def temporal_conv_backward(
         return reference.temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, need_x, need_weight
         )
-    inner = grad if negative_slope is None else torch.where(sign, grad, grad * negative_slope)
+    inner = grad if negative_slope is None else bits.before_activation(grad, sign, negative_slope)
     # Gap rows are zero in both buffers, so that no tap mixes sequences.
     inner = places.spread(inner)
     grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype, rows
+from d2kernels.ops.temporal_conv import bits
 
 
 def _taps(x: Tensor, offsets: Tensor, lengths: Tensor, kernel: int, dilation: int, groups: int) -> Tensor:
@@ -80,7 +81,7 @@ def temporal_conv_forward(
     from d2kernels.ops.temporal_conv.schema import needs_sign
 
     y = _linear(x, weight, bias, offsets, lengths, dilation, groups)
-    sign = y > 0 if needs_sign(negative_slope, residual) else y.new_empty((0, y.shape[1]), dtype=torch.bool)
+    sign = bits.pack(y > 0 if needs_sign(negative_slope, residual) else y[:0] > 0)
     if negative_slope is not None:
         y = F.leaky_relu(y, negative_slope)
     if residual:
@@ -103,11 +104,13 @@ def temporal_conv_backward(
     need_x: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias; `sign` is where the activation passed its input unchanged."""
+    """Gradients of x, weight and bias; `sign` as schema.py says."""
     c_out, c_in, kernel = weight.shape
     valid = rows(offsets, lengths, x.shape[0]).valid
     grad = torch.where(valid[:, None], grad, 0)
-    inner = grad if negative_slope is None else torch.where(sign, grad, grad * negative_slope)
+    inner = grad
+    if negative_slope is not None:
+        inner = torch.where(bits.passed(sign, c_out), grad, grad * negative_slope)
     grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
     if need_x:
         grad_x = _linear(inner, grouped_transpose(weight, groups), None, offsets, lengths, dilation, groups)

@@ -1,4 +1,8 @@
-"""Schema and fake kernels of temporal_conv."""
+"""Schema and fake kernels of temporal_conv.
+
+`sign` says where the activation passed its input: one bit an element (bits.py), saved where the output cannot tell.
+The backward takes that, or the output itself where its sign serves, or anything where there is no activation.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import torch
 from torch import Tensor
 
 from d2kernels.ops._library import define
+from d2kernels.ops.temporal_conv import bits
 
 
 def needs_sign(negative_slope: float | None, residual: bool) -> bool:
@@ -26,7 +31,7 @@ def _fake(
 ) -> tuple[Tensor, Tensor]:
     out = x.new_empty((x.shape[0], weight.shape[0]))
     rows = x.shape[0] if needs_sign(negative_slope, residual) else 0
-    return out, x.new_empty((rows, weight.shape[0]), dtype=torch.bool)
+    return out, x.new_empty((rows, bits.width(weight.shape[0])), dtype=torch.uint8)
 
 
 def _fake_backward(grad: Tensor, x: Tensor, weight: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:

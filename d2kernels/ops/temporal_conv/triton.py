@@ -1,94 +1,177 @@
-"""temporal_conv by Triton: one launch a direction for all groups, then weight and bias gradients in a fixed order.
+"""temporal_conv by Triton: every tap of a tile of rows is the same tile shifted, all groups in one launch.
 
-float32 products follow torch.get_float32_matmul_precision(): "highest" is IEEE, anything else TF32.
+float32 products are ieee, or tf32 where torch.backends.cuda.matmul allows it; D2K_FLOAT32=ieee|tf32|tf32x3 overrides.
 """
 
 from __future__ import annotations
 
+import math
+import os
+from functools import cache
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from d2kernels.ops._triton import INTERPRETED, on_device
-from d2kernels.ops.temporal_conv import reference
+from d2kernels.ops._triton import on_device
+from d2kernels.ops.temporal_conv import bits
 from d2kernels.ops.temporal_conv.schema import needs_sign
+from d2kernels.ops.temporal_conv.triton_configs import (
+    BITS,
+    BYTES,
+    NO_SIGN,
+    Config,
+    choose,
+    config,
+    described,
+    layout_of,
+)
 from d2kernels.ops.temporal_conv.triton_forms import specializations
 from d2kernels.ops.temporal_conv.triton_kernels import (
-    add_parts,
-    column_parts,
-    convolve,
-    row_bounds,
-    weight_parts,
+    convolve_kernel,
+    gradient_kernel,
+    repack_kernel,
+    sum_kernel,
+    weight_gradient_kernel,
 )
-from d2kernels.ops.temporal_conv.triton_tiles import tile_of, weight_tile
 
 __all__ = ["specializations", "temporal_conv_backward", "temporal_conv_forward", "why_not"]
-
-_BOUNDS_ROWS, _ADDED, _COLUMNS = 256, 1024, 64
-_LEAST_ROWS = 512  # of one split of the weight gradient
+_CHUNK, _CHUNKS = 64, 256  # rows added in one program of the bias gradient, at least; programs, at most
+_PROGRAMS = 264  # what the weight gradient's rows are split for: two programs on each of 132 multiprocessors
+_PRECISIONS = ("ieee", "tf32", "tf32x3")
 
 
 def why_not(device: str, dtype: torch.dtype | None) -> str | None:
-    return None if dtype is None or dtype in (torch.float32, torch.bfloat16, torch.float16) else f"no {dtype} kernel"
+    if dtype in (None, torch.float32, torch.bfloat16, torch.float16):
+        return None
+    return f"its products accumulate in float32, which is too little for {dtype}"
 
 
 def precision(dtype: torch.dtype) -> str:
-    return "ieee" if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest" else "tf32"
+    """tl.dot's name for how float32 is multiplied; 16-bit products are exact in float32."""
+    if dtype.itemsize == 2:
+        return "ieee"
+    asked = os.environ.get("D2K_FLOAT32")
+    if asked:
+        if asked not in _PRECISIONS:
+            raise ValueError(f"D2K_FLOAT32 must be one of {', '.join(_PRECISIONS)}, got {asked!r}")
+        return asked
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
-def _arch(x: Tensor) -> int:
-    if x.device.type != "cuda":
-        return 90
-    major, minor = torch.cuda.get_device_capability(x.device)
-    return 10 * major + minor
+@cache
+def _device(index: int | None) -> tuple[int, int]:
+    """Compute capability, 90 for 9.0, and multiprocessors; the pointer path's where the kernels are interpreted."""
+    if index is None:
+        return 80, 1
+    found = torch.cuda.get_device_properties(index)
+    return found.major * 10 + found.minor, found.multi_processor_count
+
+
+def _of(x: Tensor) -> tuple[int, int]:
+    return _device(x.device.index if x.device.type == "cuda" else None)
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+    """x with channels next to each other; rows may lie apart."""
+    return x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous()
+
+
+def _by_tap(weight: Tensor) -> Tensor:
+    """(k, c_out, c_in) with inputs next to each other: weight itself where it lies so, else a copy."""
+    taps = weight.shape[2]
+    by_tap = weight.permute(2, 0, 1)
+    if by_tap.is_contiguous():
+        return by_tap
+    if not weight.is_contiguous():
+        return by_tap.contiguous()
+    out = torch.empty(by_tap.shape, dtype=weight.dtype, device=weight.device)
+    size, block = weight.numel() // taps, 1024
+    repack_kernel[(triton.cdiv(size, block),)](weight, out, size, TAPS=taps, BLOCK=block)
+    return out
 
 
 def _steps(n: int) -> int:
-    return max(1, n.bit_length())
+    return n.bit_length()
 
 
-def _packed(weight: Tensor) -> Tensor:
-    """(k, c_out, c_in): either direction reads it along whole lines."""
-    return weight.permute(2, 0, 1).contiguous()
+def _tuned(kind: str, x: Tensor, shipped: Config, key: tuple, launch: Any) -> Config:
+    if os.environ.get("D2K_AUTOTUNE") != "1":
+        return shipped
+
+    def milliseconds(chosen: Config) -> float:
+        try:
+            return triton.testing.do_bench(lambda: launch(chosen), return_mode="median")
+        except (triton.runtime.errors.OutOfResources, triton.runtime.errors.PTXASError):
+            return math.inf
+
+    tuning = x.device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+    name = torch.cuda.get_device_name(x.device) if x.device.type == "cuda" else "cpu"
+    return choose(" ".join(map(str, (kind, name, x.dtype, *key))), shipped, tuning, milliseconds)
 
 
-def _launch(
+def _convolve(
     x: Tensor,
-    packed: Tensor,
+    by_tap: Tensor,
     bias: Tensor | None,
-    sign: Tensor | None,
-    added: Tensor | None,
+    residual: Tensor | None,
     offsets: Tensor,
     lengths: Tensor,
-    *,
     dilation: int,
     groups: int,
     slope: float | None,
-    back: bool,
+    backward: bool,
+    sign: Tensor | None = None,
 ) -> Tensor:
-    """sign is written forward and read on the way back."""
-    total, (kernel, outputs, inner) = x.shape[0], packed.shape
-    c_in, c_out = (outputs // groups, inner) if back else (inner, outputs // groups)
-    out = x.new_empty((total, c_out * groups))
-    mode = precision(x.dtype)
-    tile = tile_of(_arch(x), x.dtype, mode, c_in, c_out)
-    grid = (triton.cdiv(total, tile.rows) * triton.cdiv(c_out, tile.out), groups)
-    n = lengths.shape[0]
-    with on_device(x):
-        convolve[grid](
-            x, packed, bias, sign if back else None, added, out, None if back else sign, offsets, lengths,
-            n, total, c_in, c_out, x.stride(0), added.stride(0) if added is not None else 0, dilation,
-            1.0 if slope is None else slope,
-            KERNEL=kernel, BACK=back, ACTIVATION=slope is not None, BIAS=bias is not None, ADD=added is not None,
-            SIGN=sign is not None and not back, EVEN=c_in % tile.inner == 0, PRECISION=mode,
-            UPCAST=INTERPRETED and x.dtype.itemsize == 2, STEPS=_steps(n), HALVES=tile.out == 256,
-            BLOCK_ROWS=tile.rows, BLOCK_OUT=tile.out, BLOCK_IN=tile.inner, BAND=8,
-            num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
+    """(total, channels) of one product over taps; `sign` is filled, a byte an element or a bit by its width."""
+    taps, outer, inner = by_tap.shape
+    layout = layout_of(outer // groups, inner, taps, groups, backward)
+    total, n, c_in, c_out = x.shape[0], lengths.shape[0], layout["C_IN"], layout["C_OUT"]
+    out = torch.empty((total, groups * c_out), dtype=x.dtype, device=x.device)
+    how, (arch, processors) = precision(x.dtype), _of(x)
+
+    def launch(chosen: Config) -> None:
+        aligned = by_tap.data_ptr() % 16 == 0
+        by_descriptor = aligned and described(arch, c_in, inner, x.element_size(), chosen.block_k)
+        tiles = triton.cdiv(total, chosen.block_m) * triton.cdiv(c_out, chosen.block_n) * groups
+        block = [chosen.block_k, chosen.block_n] if backward else [chosen.block_n, chosen.block_k]
+        flat = by_tap.view(taps * outer, inner)
+        convolve_kernel[(min(tiles, processors * chosen.waves) if chosen.waves else tiles,)](
+            x,
+            TensorDescriptor(flat, list(flat.shape), [inner, 1], block) if by_descriptor else by_tap,
+            x if bias is None else bias,
+            x if residual is None else residual,
+            out,
+            x if sign is None else sign,
+            offsets,
+            lengths,
+            n,
+            total,
+            0.0 if slope is None else slope,
+            **layout,
+            DILATION=dilation,
+            X_STRIDE=x.stride(0),
+            RESIDUAL_STRIDE=0 if residual is None else residual.stride(0),
+            BIAS=bias is not None,
+            ACTIVATION=slope is not None,
+            RESIDUAL=residual is not None,
+            SIGN=NO_SIGN if sign is None else BYTES if sign.shape[1] == groups * c_out else BITS,
+            DESCRIPTOR=by_descriptor,
+            PRECISION=how,
+            STEPS=_steps(n),
+            BLOCK_M=chosen.block_m,
+            BLOCK_N=chosen.block_n,
+            BLOCK_K=chosen.block_k,
+            GROUP_M=chosen.group_m,
+            num_warps=chosen.warps,
+            num_stages=chosen.stages,
+        )
+
+    shipped = config("convolve", arch, x.dtype, how, c_in, c_out)
+    kind = "dgrad" if backward else "forward"
+    launch(_tuned(kind, x, shipped, (how, c_in, c_out, taps, groups, dilation), launch))
     return out
 
 
@@ -103,24 +186,96 @@ def temporal_conv_forward(
     negative_slope: float | None,
     residual: bool,
 ) -> tuple[Tensor, Tensor]:
-    if x.shape[0] == 0 or weight.numel() == 0 or lengths.shape[0] == 0:
+    total, c_out = x.shape[0], weight.shape[0]
+    signs = needs_sign(negative_slope, residual)
+    # Groups that end within a byte would share it: their flags are packed afterwards.
+    straddles = c_out // groups % 8 != 0
+    width = c_out if straddles else bits.width(c_out)
+    sign = torch.empty((total if signs else 0, width), dtype=torch.uint8, device=x.device)
+    if total == 0 or lengths.shape[0] == 0 or weight.numel() == 0:
+        from d2kernels.ops.temporal_conv import reference
+
         return reference.temporal_conv_forward(
             x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual
         )
-    x = _rows(x)
-    rows = x.shape[0] if needs_sign(negative_slope, residual) else 0
-    sign = x.new_empty((rows, weight.shape[0]), dtype=torch.bool)
-    out = _launch(
-        x, _packed(weight), bias, sign.view(torch.uint8) if rows else None, x if residual else None,
-        offsets.contiguous(), lengths.contiguous(),
-        dilation=dilation, groups=groups, slope=negative_slope, back=False,
-    )  # fmt: skip
+    with on_device(x):
+        x, bias = _rows(x), None if bias is None else bias.contiguous()
+        out = _convolve(
+            x,
+            _by_tap(weight),
+            bias,
+            x if residual else None,
+            offsets.contiguous(),
+            lengths.contiguous(),
+            dilation,
+            groups,
+            negative_slope,
+            False,
+            sign if signs else None,
+        )
+        if straddles:
+            sign = bits.pack(sign)
     return out, sign
 
 
-def _splits(total: int, tiles: int, arch_blocks: int = 264) -> int:
-    """How many parts of the rows are summed apart, so that a few tiles fill a large GPU; from shapes alone."""
-    return max(1, min(triton.cdiv(arch_blocks, tiles), triton.cdiv(total, _LEAST_ROWS)))
+def _sum(parts: Tensor, out: Tensor) -> Tensor:
+    """out (size,) = parts (p, size) summed in order."""
+    size = out.numel()
+    block = 128 if parts.shape[0] > 8 else 1024
+    rows = 32 if parts.shape[0] > 8 else 1
+    sum_kernel[(triton.cdiv(size, block),)](parts, out, parts.shape[0], size, BLOCK_P=rows, BLOCK_S=block)
+    return out
+
+
+def _split(total: int, tiles: int, block_k: int) -> tuple[int, int]:
+    """Rows of each part of the weight gradient's sum, whole blocks, and the number of parts."""
+    parts = max(1, min(_PROGRAMS // tiles, triton.cdiv(total, 256)))
+    rows = triton.cdiv(triton.cdiv(total, parts), block_k) * block_k
+    return rows, triton.cdiv(total, rows)
+
+
+def _weight_gradient(
+    inner: Tensor, x: Tensor, reach: tuple[Tensor, ...], weight: Tensor, dilation: int, groups: int
+) -> Tensor:
+    c_out, c_in, taps = weight.shape[0] // groups, weight.shape[1], weight.shape[2]
+    out = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    total, how, together = x.shape[0], precision(x.dtype), 3 if taps % 3 == 0 else 1
+    arch, _ = _of(x)
+
+    def launch(chosen: Config) -> None:
+        tiles = triton.cdiv(c_out, chosen.block_m) * triton.cdiv(c_in, chosen.block_n) * groups * taps // together
+        rows, parts = _split(total, tiles, chosen.block_k)
+        partial = out
+        if parts > 1:
+            partial = torch.empty((parts, out.numel()), dtype=torch.float32, device=out.device)
+        weight_gradient_kernel[(tiles, parts)](
+            inner,
+            x,
+            partial,
+            *reach,
+            total,
+            rows,
+            GROUPS=groups,
+            C_IN=c_in,
+            C_OUT=c_out,
+            TAPS=taps,
+            DILATION=dilation,
+            INNER_STRIDE=inner.stride(0),
+            X_STRIDE=x.stride(0),
+            TOGETHER=together,
+            PRECISION=how,
+            BLOCK_M=chosen.block_m,
+            BLOCK_N=chosen.block_n,
+            BLOCK_K=chosen.block_k,
+            num_warps=chosen.warps,
+            num_stages=chosen.stages,
+        )
+        if parts > 1:
+            _sum(partial, out)
+
+    shipped = config("weight", arch, x.dtype, how, c_in, c_out, together)
+    launch(_tuned("wgrad", x, shipped, (how, c_in, c_out, taps, groups, dilation), launch))
+    return out
 
 
 def temporal_conv_backward(
@@ -137,65 +292,58 @@ def temporal_conv_backward(
     need_x: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if x.shape[0] == 0 or weight.numel() == 0 or lengths.shape[0] == 0:
+    total, c_out = grad.shape
+    if total == 0 or lengths.shape[0] == 0 or weight.numel() == 0:
+        from d2kernels.ops.temporal_conv import reference
+
         return reference.temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, need_x, need_weight
         )
-    grad, x, offsets, lengths = _rows(grad), _rows(x), offsets.contiguous(), lengths.contiguous()
-    passed = sign.contiguous().view(torch.uint8) if negative_slope is not None else None
     grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
-    if need_x:
-        grad_x = _launch(
-            grad, _packed(weight), None, passed, grad if residual else None, offsets, lengths,
-            dilation=dilation, groups=groups, slope=negative_slope, back=True,
-        )  # fmt: skip
-    if need_weight:
-        grad_w, grad_b = _of_weight(grad, x, weight, offsets, lengths, passed, dilation, groups, negative_slope)
-    return grad_x, grad_w, grad_b
-
-
-def _of_weight(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    offsets: Tensor,
-    lengths: Tensor,
-    sign: Tensor | None,
-    dilation: int,
-    groups: int,
-    slope: float | None,
-) -> tuple[Tensor, Tensor]:
-    total, (outputs, c_in, kernel), n = x.shape[0], weight.shape, lengths.shape[0]
-    c_out, mode = outputs // groups, precision(x.dtype)
-    tile = weight_tile(_arch(x), x.dtype, mode)
-    tiles = triton.cdiv(c_out, tile.out) * triton.cdiv(c_in, tile.inner)
-    splits = _splits(total, tiles * groups * kernel)
-    per_split = triton.cdiv(triton.cdiv(total, splits), tile.rows) * tile.rows
-    first, end = offsets.new_empty((2, total)).unbind()
-    parts = x.new_empty((splits, kernel, outputs, c_in), dtype=torch.float32)
-    grad_w = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    sums_splits = _splits(total, triton.cdiv(outputs, _COLUMNS))
-    sums_rows = triton.cdiv(total, sums_splits)
-    sums = x.new_empty((sums_splits, 1, outputs, 1), dtype=torch.float32)
-    grad_b = weight.new_empty(outputs)
-    activation, factor = slope is not None, 1.0 if slope is None else slope
     with on_device(x):
-        row_bounds[(triton.cdiv(total, _BOUNDS_ROWS),)](
-            offsets, lengths, first, end, n, total, STEPS=_steps(n), ROWS=_BOUNDS_ROWS
+        grad, x, n = _rows(grad), _rows(x), lengths.shape[0]
+        offsets, lengths = offsets.contiguous(), lengths.contiguous()
+        kind = NO_SIGN if negative_slope is None else BYTES if sign.is_floating_point() else BITS
+        # Products that transformed their operand on the way would do so once a tap and a tile, in registers.
+        inner = grad if kind == NO_SIGN else torch.empty((total, c_out), dtype=grad.dtype, device=x.device)
+        rows = triton.cdiv(triton.cdiv(total, _CHUNKS), _CHUNK) * _CHUNK
+        sums = torch.empty((triton.cdiv(total, rows), c_out), dtype=torch.float32, device=x.device)
+        reach = torch.empty((2, total), dtype=torch.int32, device=x.device).unbind()
+        block = min(triton.next_power_of_2(c_out), 128)
+        gradient_kernel[(sums.shape[0], triton.cdiv(c_out, block))](
+            grad,
+            grad if kind == NO_SIGN else sign.contiguous(),
+            inner,
+            sums,
+            *reach,
+            offsets,
+            lengths,
+            n,
+            total,
+            rows,
+            negative_slope or 0.0,
+            CHANNELS=c_out,
+            GRAD_STRIDE=grad.stride(0),
+            SIGN=kind,
+            STEPS=_steps(n),
+            BLOCK_R=32,
+            BLOCK_C=block,
+            num_warps=4,
         )
-        weight_parts[(tiles, groups * kernel, splits)](
-            grad, x, sign, first, end, parts,
-            total, c_in, c_out, grad.stride(0), x.stride(0), dilation, factor, per_split,
-            KERNEL=kernel, ACTIVATION=activation, PRECISION=mode, UPCAST=INTERPRETED and x.dtype.itemsize == 2,
-            BLOCK_OUT=tile.out, BLOCK_IN=tile.inner, BLOCK_ROWS=tile.rows,
-            num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
-        add_parts[(triton.cdiv(outputs * c_in, _ADDED), kernel)](
-            parts, grad_w, splits, outputs, c_in, KERNEL=kernel, BLOCK=_ADDED
-        )
-        column_parts[(triton.cdiv(outputs, _COLUMNS), sums_splits)](
-            grad, sign, first, end, sums, total, outputs, grad.stride(0), factor, sums_rows,
-            ACTIVATION=activation, BLOCK_ROWS=64, BLOCK=_COLUMNS,
-        )  # fmt: skip
-        add_parts[(triton.cdiv(outputs, _ADDED), 1)](sums, grad_b, sums_splits, outputs, 1, KERNEL=1, BLOCK=_ADDED)
-    return grad_w, grad_b
+        if need_x:
+            grad_x = _convolve(
+                inner,
+                _by_tap(weight),
+                None,
+                grad if residual else None,
+                offsets,
+                lengths,
+                dilation,
+                groups,
+                None,
+                True,
+            )
+        if need_weight:
+            grad_b = _sum(sums, torch.empty(c_out, dtype=weight.dtype, device=x.device))
+            grad_w = _weight_gradient(inner, x, reach, weight, dilation, groups)
+    return grad_x, grad_w, grad_b

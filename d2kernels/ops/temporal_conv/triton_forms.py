@@ -1,64 +1,98 @@
-"""The compiled forms of temporal_conv that training on THUMOS and ActivityNet launches, for checks without a GPU."""
+"""The compiled forms of temporal_conv's kernels that are checked with no GPU (scripts/aot.py)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
 from d2kernels.ops._triton import POINTER, Specialization
-from d2kernels.ops.temporal_conv.triton_kernels import convolve, weight_parts
-from d2kernels.ops.temporal_conv.triton_tiles import tile_of, weight_tile
-
-# Name, channels in and out of a group, kernel.
-LAYERS = (("hidden", 1024, 1024, 3), ("dilated", 1024, 1024, 5), ("classes", 1024, 20, 1))
-PRODUCT = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}  # the tensor cores' instruction
-
-
-def of_16(**sizes: int) -> set[str]:
-    return {name for name, size in sizes.items() if size % 16 == 0}
+from d2kernels.ops.temporal_conv.triton_configs import BITS, NO_SIGN, Config, config, described, layout_of
+from d2kernels.ops.temporal_conv.triton_kernels import convolve_kernel, weight_gradient_kernel
 
 
 def specializations(arch: int) -> list[Specialization]:
-    product = PRODUCT.get(arch, "")
-    found = []
-    for dtype, mode in ((torch.bfloat16, "tf32"), (torch.float32, "tf32"), (torch.float32, "ieee")):
-        kind = f"{str(dtype).removeprefix('torch.')} {mode}" if dtype == torch.float32 else "bfloat16"
-        wanted = {} if mode == "ieee" else {arch: product}
-        p = POINTER[dtype]
-        for layer, c_in, c_out, kernel in LAYERS:
-            for back in (False, True):
-                inner, outs = (c_out, c_in) if back else (c_in, c_out)
-                tile, hidden = tile_of(arch, dtype, mode, inner, outs), layer != "classes"
-                types = {
-                    **{"x": p, "weight": p, "bias": p, "sign_in": "*u8", "added": p, "out": p, "sign_out": "*u8"},
-                    **{"offsets": "*i64", "lengths": "*i64", "slope": "fp32"},
-                    **dict.fromkeys(("n", "total", "c_in", "c_out", "x_stride", "added_stride", "dilation"), "i32"),
-                }
-                constants = {
-                    **{"KERNEL": kernel, "BACK": back, "ACTIVATION": hidden, "BIAS": not back, "ADD": hidden},
-                    **{"SIGN": hidden and not back, "EVEN": inner % tile.inner == 0, "PRECISION": mode},
-                    **{"UPCAST": False, "STEPS": 4, "HALVES": tile.out == 256, "BAND": 8},
-                    **{"BLOCK_ROWS": tile.rows, "BLOCK_OUT": tile.out, "BLOCK_IN": tile.inner},
-                    **({"bias": None, "sign_out": None} if back else {"sign_in": None}),
-                    **({} if hidden else {"sign_in": None, "sign_out": None, "added": None}),
-                }
-                multiples = {"x_stride", "added_stride", *of_16(c_in=inner, c_out=outs)}
-                options = {"num_warps": tile.warps, "num_stages": tile.stages}
-                name = f"{layer} {'back' if back else 'forward'} {kind}"
-                found.append(Specialization(name, convolve, types, constants, frozenset(multiples), options, wanted))
-            tile = weight_tile(arch, dtype, mode)
-            types = {
-                **{"grad": p, "x": p, "sign": "*u8", "parts": "*fp32", "slope": "fp32"},
-                **{"first": "*i64", "end": "*i64"},
-                **dict.fromkeys(("total", "c_in", "c_out", "grad_stride", "x_stride", "dilation"), "i32"),
-                "rows_per_split": "i32",
-            }
-            constants = {
-                **{"KERNEL": kernel, "ACTIVATION": layer != "classes", "PRECISION": mode, "UPCAST": False},
-                **{"BLOCK_OUT": tile.out, "BLOCK_IN": tile.inner, "BLOCK_ROWS": tile.rows},
-                **({} if layer != "classes" else {"sign": None}),
-            }
-            multiples = {"grad_stride", "x_stride", "rows_per_split", *of_16(c_in=c_in, c_out=c_out)}
-            options = {"num_warps": tile.warps, "num_stages": tile.stages}
-            name = f"{layer} weight {kind}"
-            found.append(Specialization(name, weight_parts, types, constants, frozenset(multiples), options, wanted))
-    return found
+    """The forms that the target shapes use: Full and THUMOS, ActivityNet, and the classifier layers."""
+    half = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
+    forms = []
+    for dtype, how in (
+        (torch.bfloat16, "ieee"),
+        (torch.float16, "ieee"),
+        (torch.float32, "tf32"),
+        (torch.float32, "ieee"),
+        (torch.float32, "tf32x3"),
+    ):
+        wanted = {} if how == "ieee" and dtype == torch.float32 else half
+        kind = POINTER[dtype]
+        name = f"{kind[1:]} {how}" if dtype == torch.float32 else kind[1:]
+        for layer, c_out, taps, dilation in (
+            ("conv", 1024, 3, 1),
+            ("ActivityNet", 1024, 5, 2),
+            ("classifier 20", 20, 3, 1),
+            ("classifier 100", 100, 5, 2),
+        ):
+            if layer != "conv" and (dtype == torch.float16 or (dtype == torch.float32 and how != "tf32")):
+                continue
+            for backward in (False, True):
+                shipped = config("convolve", arch, dtype, how, *((c_out, 1024) if backward else (1024, c_out)))
+                forms.append(
+                    _form(f"{'dgrad' if backward else 'forward'} {layer} {name}", arch, dtype, how, c_out, taps,
+                          dilation, backward, shipped, wanted)
+                )  # fmt: skip
+            together = 3 if taps % 3 == 0 else 1
+            shipped = config("weight", arch, dtype, how, 1024, c_out, together)
+            types = {"inner": kind, "x": kind, "out": "*fp32", "before_of": "*i32", "after_of": "*i32"}
+            constants: dict[str, Any] = {"GROUPS": 2, "C_IN": 1024, "C_OUT": c_out, "TAPS": taps, "DILATION": dilation}
+            constants |= {"INNER_STRIDE": 2 * c_out, "X_STRIDE": 2048, "TOGETHER": together, "PRECISION": how}
+            constants |= {"BLOCK_M": shipped.block_m, "BLOCK_N": shipped.block_n, "BLOCK_K": shipped.block_k}
+            forms.append(
+                Specialization(
+                    f"wgrad {layer} {name}",
+                    weight_gradient_kernel,
+                    types | {"total": "i32", "split": "i32"},
+                    constants,
+                    {"num_warps": shipped.warps, "num_stages": shipped.stages},
+                    wanted,
+                )
+            )
+    return forms
+
+
+def _form(
+    name: str,
+    arch: int,
+    dtype: torch.dtype,
+    how: str,
+    c_out: int,
+    taps: int,
+    dilation: int,
+    backward: bool,
+    chosen: Config,
+    wanted: dict[int, str],
+) -> Specialization:
+    layout, kind = layout_of(c_out, 1024, taps, 2, backward), POINTER[dtype]
+    by_descriptor = described(arch, layout["C_IN"], 1024, dtype.itemsize, chosen.block_k)
+    block = [chosen.block_k, chosen.block_n] if backward else [chosen.block_n, chosen.block_k]
+    types = dict.fromkeys(("x", "weight", "bias", "residual", "out"), kind)
+    if by_descriptor:
+        types["weight"] = f"tensordesc<{kind[1:]}{block}>"
+    types |= {"sign": "*u8", "offsets": "*i64", "lengths": "*i64", "n": "i32", "total": "i32", "slope": "fp32"}
+    activation = not backward and c_out == 1024
+    constants = layout | {
+        "DILATION": dilation,
+        "X_STRIDE": 2 * layout["C_IN"],
+        "RESIDUAL_STRIDE": 2048,
+        "BIAS": not backward,
+        "ACTIVATION": activation,
+        "RESIDUAL": c_out == 1024,
+        "SIGN": BITS if activation else NO_SIGN,
+        "DESCRIPTOR": by_descriptor,
+        "PRECISION": how,
+        "STEPS": 4,
+        "BLOCK_M": chosen.block_m,
+        "BLOCK_N": chosen.block_n,
+        "BLOCK_K": chosen.block_k,
+        "GROUP_M": chosen.group_m,
+    }
+    options = {"num_warps": chosen.warps, "num_stages": chosen.stages}
+    return Specialization(name, convolve_kernel, types, constants, options, wanted)

@@ -1,212 +1,323 @@
-"""Triton kernels of temporal_conv: convolution and its way back, weight gradients, column sums.
-
-Rows are time-major and packed. A tap is the same tile of rows, shifted; what falls outside a row's own sequence is
-masked where it is loaded, so that padding is neither read nor computed and gap rows may hold anything.
-"""
+"""Kernels of temporal_conv: a product over taps, its transpose over rows, and what the two share."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from d2kernels.ops._triton import bounds_of
+from d2kernels.ops._triton import INTERPRETED, bounds_of
+
+WIDEN = tl.constexpr(INTERPRETED)  # the interpreter multiplies bfloat16's bits as whole numbers
 
 
 @triton.jit
-def through_activation(grad, sign, slope):
-    """The gradient before LeakyReLU; sign says where it passed its input unchanged."""
-    return tl.where(sign != 0, grad, (grad.to(tl.float32) * slope).to(grad.dtype))
+def _product(a, b, acc, PRECISION: tl.constexpr):
+    if WIDEN:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
 @triton.jit
-def row_bounds(offsets, lengths, first, end, n, total, STEPS: tl.constexpr, ROWS: tl.constexpr):
-    """first, end (total,) int64: the bounds of each row's sequence, both 0 on gap rows."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    low, high = bounds_of(offsets, lengths, n, total, rows, STEPS)
-    tl.store(first + rows, low, mask=rows < total)
-    tl.store(end + rows, high, mask=rows < total)
-
-
-@triton.jit
-def finish(
-    accumulator, rows, outs, live, bias, added, out, sign_out, group, groups, total, c_out, added_stride, slope,
-    BACK: tl.constexpr, ACTIVATION: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, SIGN: tl.constexpr,
-):  # fmt: skip
-    """Bias, activation, what is added, and zero gap rows, on the way to device memory."""
-    columns = group * c_out + outs
-    mask = (rows < total)[:, None] & (outs < c_out)[None, :]
-    place = rows[:, None] * (groups * c_out) + columns[None, :]
-    if BIAS:
-        accumulator += tl.load(bias + columns, mask=outs < c_out, other=0.0).to(tl.float32)[None, :]
-    if ACTIVATION and not BACK:
-        passed = accumulator > 0
-        if SIGN:
-            tl.store(sign_out + place, passed.to(tl.uint8), mask=mask)
-        accumulator = tl.where(passed, accumulator, accumulator * slope)
-    if ADD:
-        of_added = rows[:, None] * added_stride + columns[None, :]
-        # Rounded before adding, as in two operations.
-        rounded = accumulator.to(out.dtype.element_ty).to(tl.float32)
-        accumulator = rounded + tl.load(added + of_added, mask=mask & live[:, None], other=0.0).to(tl.float32)
-    tl.store(out + place, tl.where(live[:, None], accumulator, 0.0).to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def convolve(
-    x, weight, bias, sign_in, added, out, sign_out, offsets, lengths,
-    n, total, c_in, c_out, x_stride, added_stride, dilation, slope,
-    KERNEL: tl.constexpr,
-    BACK: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    BIAS: tl.constexpr,
-    ADD: tl.constexpr,
-    SIGN: tl.constexpr,
-    EVEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-    STEPS: tl.constexpr,
-    HALVES: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
-    BLOCK_IN: tl.constexpr,
-    BAND: tl.constexpr,
-):  # fmt: skip
-    """out[t] = Σ_j W_j x[t + (j − ⌊k/2⌋)·dilation] (+ bias, LeakyReLU, + added); BACK: the gradient's way back.
-
-    x (total, groups · c_in), weight (k, groups · co, ci) packed, where forward co = c_out and ci = c_in, and BACK the
-    other way round, with taps mirrored and x through the activation's gradient first. c_in, c_out: of one group.
-    """
-    row_tiles, out_tiles = tl.cdiv(total, BLOCK_ROWS), tl.cdiv(c_out, BLOCK_OUT)
-    group, tile = tl.program_id(1), tl.program_id(0)
-    # Bands of row tiles share the weights that they read.
-    band = tile // (BAND * out_tiles)
-    in_band = tl.minimum(row_tiles - band * BAND, BAND)
-    row_tile = band * BAND + tile % (BAND * out_tiles) % in_band
-    out_tile = tile % (BAND * out_tiles) // in_band
-
-    rows = row_tile.to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    outs = out_tile * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    ins = tl.arange(0, BLOCK_IN)
+def _reach(offsets, lengths, n, total, rows, STEPS: tl.constexpr):
+    """Rows of its own sequence before and after each row, −1 on gap rows; int32, cut at 2³⁰."""
     first, end = bounds_of(offsets, lengths, n, total, rows, STEPS)
-    groups = tl.num_programs(1)
-    in_steps = tl.cdiv(c_in, BLOCK_IN)
-    accumulator = tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32)
-    for step in range(0, in_steps * KERNEL):
-        tap, channel = step % KERNEL, step // KERNEL * BLOCK_IN + ins
-        shift = (tap - KERNEL // 2) * dilation
-        source = rows - shift if BACK else rows + shift
-        inside = ((source >= first) & (source < end))[:, None]
-        wanted = (outs < c_out)[None, :]
-        if not EVEN:
-            inside = inside & (channel < c_in)[None, :]
-            wanted = wanted & (channel < c_in)[:, None]
-        place = source[:, None] * x_stride + (group * c_in + channel)[None, :]
-        a = tl.load(x + place, mask=inside, other=0.0)
-        if BACK and ACTIVATION:
-            at = source[:, None] * (groups * c_in) + (group * c_in + channel)[None, :]
-            a = through_activation(a, tl.load(sign_in + at, mask=inside, other=0), slope)
-        if BACK:  # (k, groups · c_in, c_out)
-            of_weight = ((tap * groups + group) * c_in + channel[:, None]) * c_out + outs[None, :]
-        else:  # (k, groups · c_out, c_in)
-            of_weight = ((tap * groups + group) * c_out + outs[None, :]) * c_in + channel[:, None]
-        b = tl.load(weight + of_weight, mask=wanted, other=0.0)
-        if UPCAST:
-            a, b = a.to(tl.float32), b.to(tl.float32)
-        accumulator = tl.dot(a, b, accumulator, input_precision=PRECISION)
-
-    live = first < end
-    if HALVES:  # half the outputs at a time need half the registers
-        left, right = tl.split(tl.permute(tl.reshape(accumulator, (BLOCK_ROWS, 2, BLOCK_OUT // 2)), (0, 2, 1)))
-        start = out_tile * BLOCK_OUT + tl.arange(0, BLOCK_OUT // 2)
-        finish(
-            left, rows, start, live, bias, added, out, sign_out, group, groups, total, c_out, added_stride, slope,
-            BACK, ACTIVATION, BIAS, ADD, SIGN,
-        )  # fmt: skip
-        finish(
-            right, rows, start + BLOCK_OUT // 2, live, bias, added, out, sign_out, group, groups, total, c_out,
-            added_stride, slope, BACK, ACTIVATION, BIAS, ADD, SIGN,
-        )  # fmt: skip
-    else:
-        finish(
-            accumulator, rows, outs, live, bias, added, out, sign_out, group, groups, total, c_out, added_stride,
-            slope, BACK, ACTIVATION, BIAS, ADD, SIGN,
-        )  # fmt: skip
+    inside = end > 0
+    before = tl.where(inside, tl.minimum(rows - first, 1 << 30), -1)
+    after = tl.where(inside, tl.minimum(end - 1 - rows, 1 << 30), -1)
+    return before.to(tl.int32), after.to(tl.int32)
 
 
 @triton.jit
-def weight_parts(
-    grad, x, sign, first, end, parts,
-    total, c_in, c_out, grad_stride, x_stride, dilation, slope, rows_per_split,
-    KERNEL: tl.constexpr,
+def _finish(
+    acc,
+    bias,
+    residual,
+    out,
+    sign,
+    rows,
+    valid,
+    total,
+    slope,
+    group,
+    first,
+    GROUPS: tl.constexpr,
+    C_OUT: tl.constexpr,
+    RESIDUAL_STRIDE: tl.constexpr,
+    BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    SIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Bias, activation and residual on a tile of sums, and its way out; `first` is its column within the group."""
+    columns = first + tl.arange(0, BLOCK_N)
+    place = group * C_OUT + columns
+    exists = (columns < C_OUT)[None, :] & (rows < total)[:, None]
+    if BIAS:
+        acc += tl.load(bias + place, mask=columns < C_OUT, other=0).to(tl.float32)[None, :]
+    if SIGN == 1:
+        tl.store(sign + rows[:, None] * (GROUPS * C_OUT) + place[None, :], (acc > 0).to(tl.uint8), mask=exists)
+    if SIGN == 2:
+        bit = (acc > 0).to(tl.int32).reshape(BLOCK_M, BLOCK_N // 8, 8)
+        packed = tl.sum(bit << tl.arange(0, 8)[None, None, :], 2)
+        byte = first // 8 + tl.arange(0, BLOCK_N // 8)
+        byte_at = sign + rows[:, None] * (GROUPS * C_OUT // 8) + (group * (C_OUT // 8) + byte)[None, :]
+        tl.store(byte_at, packed.to(tl.uint8), mask=(byte < C_OUT // 8)[None, :] & (rows < total)[:, None])
+    if ACTIVATION:
+        acc = tl.where(acc > 0, acc, acc * slope)
+    if RESIDUAL:
+        more = residual + rows[:, None] * RESIDUAL_STRIDE + place[None, :]
+        acc += tl.load(more, mask=exists & valid[:, None], other=0).to(tl.float32)
+    acc = tl.where(valid[:, None], acc, 0)
+    tl.store(out + rows[:, None] * (GROUPS * C_OUT) + place[None, :], acc.to(out.dtype.element_ty), mask=exists)
+
+
+@triton.jit(do_not_specialize=["n", "total"])
+def convolve_kernel(
+    x,
+    weight,
+    bias,
+    residual,
+    out,
+    sign,
+    offsets,
+    lengths,
+    n,
+    total,
+    slope,
+    GROUPS: tl.constexpr,
+    C_IN: tl.constexpr,
+    C_OUT: tl.constexpr,
+    TAPS: tl.constexpr,
+    DILATION: tl.constexpr,
+    X_STRIDE: tl.constexpr,
+    RESIDUAL_STRIDE: tl.constexpr,
+    W_TAP: tl.constexpr,
+    W_GROUP: tl.constexpr,
+    W_OUT: tl.constexpr,
+    W_IN: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    SIGN: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
-    BLOCK_IN: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-):  # fmt: skip
-    """parts (splits, k, groups · c_out, c_in): Σ of grad[t, o] x[t + shift, i] over each split's rows."""
-    in_tiles = tl.cdiv(c_in, BLOCK_IN)
-    tile, split = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    group, tap = tl.program_id(1) // KERNEL, tl.program_id(1) % KERNEL
-    groups = tl.num_programs(1) // KERNEL
-    outs = tile // in_tiles * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    ins = tile % in_tiles * BLOCK_IN + tl.arange(0, BLOCK_IN)
-    shift = (tap - KERNEL // 2) * dilation
-    begin = split * rows_per_split
-    stop = tl.minimum(begin + rows_per_split, total)
-    accumulator = tl.zeros((BLOCK_OUT, BLOCK_IN), tl.float32)
-    for start in range(begin, stop, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        here = rows < stop
-        low = tl.load(first + rows, mask=here, other=0)
-        high = tl.load(end + rows, mask=here, other=0)
-        source = rows + shift
-        inside = (source >= low) & (source < high) & (low < high)
-        wanted = inside[:, None] & (outs < c_out)[None, :]
-        g = tl.load(grad + rows[:, None] * grad_stride + (group * c_out + outs)[None, :], mask=wanted, other=0.0)
-        if ACTIVATION:
-            at = rows[:, None] * (groups * c_out) + (group * c_out + outs)[None, :]
-            g = through_activation(g, tl.load(sign + at, mask=wanted, other=0), slope)
-        read = inside[:, None] & (ins < c_in)[None, :]
-        b = tl.load(x + source[:, None] * x_stride + (group * c_in + ins)[None, :], mask=read, other=0.0)
-        if UPCAST:
-            g, b = g.to(tl.float32), b.to(tl.float32)
-        accumulator = tl.dot(tl.trans(g), b, accumulator, input_precision=PRECISION)
-    place = (((split * KERNEL + tap) * groups + group) * c_out + outs)[:, None] * c_in + ins[None, :]
-    tl.store(parts + place, accumulator, mask=(outs < c_out)[:, None] & (ins < c_in)[None, :])
+    STEPS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    """out[r] = activation(Σ_j x[r + (j − TAPS // 2) · DILATION] W_j + bias) + residual[r], channels C_* per group.
+
+    BACKWARD takes taps in falling order. SIGN: 0 none, 1 a byte an element, 2 a bit. DESCRIPTOR: weight is a tensor
+    descriptor of (TAPS · outer, inner) instead of a pointer.
+    """
+    tiles_m = tl.cdiv(total, BLOCK_M)
+    tiles_n = tl.cdiv(C_OUT, BLOCK_N) * GROUPS
+    wide = GROUP_M * tiles_n
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0)):
+        # Tiles that run at the same time share rows and weights in the L2.
+        start = tile // wide * GROUP_M
+        high = tl.minimum(tiles_m - start, GROUP_M)
+        tile_m = start + tile % wide % high
+        tile_n = tile % wide // high
+        group = tile_n // tl.cdiv(C_OUT, BLOCK_N)
+        first = tile_n % tl.cdiv(C_OUT, BLOCK_N) * BLOCK_N
+        origin = tile_m.to(tl.int64) * BLOCK_M
+        local = tl.arange(0, BLOCK_M)
+        rows = origin + local
+        before, after = _reach(offsets, lengths, n, total, rows, STEPS)
+        inner = tl.arange(0, BLOCK_K)
+        columns = first + tl.arange(0, BLOCK_N)
+        x_rows = x + group * C_IN + (local[:, None] * X_STRIDE + inner[None, :])
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        # Taps change fastest, so that a row comes from device memory once.
+        for step in range(TAPS * tl.cdiv(C_IN, BLOCK_K)):
+            tap = step % TAPS
+            at = step // TAPS * BLOCK_K
+            shift = (tap - TAPS // 2) * DILATION
+            inside = ((before + shift >= 0) & (after >= shift))[:, None]
+            if C_IN % BLOCK_K:
+                inside = inside & (at + inner < C_IN)[None, :]
+            a = tl.load(x_rows + ((origin + shift) * X_STRIDE + at), mask=inside, other=0)
+            j = TAPS - 1 - tap if BACKWARD else tap
+            if DESCRIPTOR:
+                if BACKWARD:
+                    b = weight.load([(j * GROUPS + group) * C_IN + at, first])
+                else:
+                    b = weight.load([(j * GROUPS + group) * C_OUT + first, at]).T
+            else:
+                from_ = weight + j * W_TAP + group * W_GROUP
+                b_at = from_ + (at + inner)[:, None] * W_IN + columns[None, :] * W_OUT
+                known = (columns < C_OUT)[None, :]
+                if C_IN % BLOCK_K:
+                    known = known & (at + inner < C_IN)[:, None]
+                b = tl.load(b_at, mask=known, other=0)
+            acc = _product(a, b, acc, PRECISION)
+        valid = before >= 0
+        if BLOCK_N >= 128:
+            # In quarters, whose addresses fit in registers beside the sums.
+            left, right = acc.reshape(BLOCK_M, 2, BLOCK_N // 2).permute(0, 2, 1).split()
+            quarter: tl.constexpr = BLOCK_N // 4
+            for half in tl.static_range(2):
+                part = left if half == 0 else right
+                one, two = part.reshape(BLOCK_M, 2, quarter).permute(0, 2, 1).split()
+                at_half = first + half * 2 * quarter
+                _finish(one, bias, residual, out, sign, rows, valid, total, slope, group, at_half, GROUPS, C_OUT,
+                        RESIDUAL_STRIDE, BIAS, ACTIVATION, RESIDUAL, SIGN, BLOCK_M, quarter)  # fmt: skip
+                _finish(two, bias, residual, out, sign, rows, valid, total, slope, group, at_half + quarter, GROUPS,
+                        C_OUT, RESIDUAL_STRIDE, BIAS, ACTIVATION, RESIDUAL, SIGN, BLOCK_M, quarter)  # fmt: skip
+        else:
+            _finish(acc, bias, residual, out, sign, rows, valid, total, slope, group, first, GROUPS, C_OUT,
+                    RESIDUAL_STRIDE, BIAS, ACTIVATION, RESIDUAL, SIGN, BLOCK_M, BLOCK_N)  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["n", "total", "chunk"])
+def gradient_kernel(
+    grad,
+    sign,
+    inner,
+    sums,
+    before_of,
+    after_of,
+    offsets,
+    lengths,
+    n,
+    total,
+    chunk,
+    slope,
+    CHANNELS: tl.constexpr,
+    GRAD_STRIDE: tl.constexpr,
+    SIGN: tl.constexpr,
+    STEPS: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """The gradient before the activation, its sum over each chunk of rows, and every row's reach.
+
+    SIGN: 0 no activation and `inner` is not written, 1 by the sign of the output, 2 by packed bits.
+    """
+    start = tl.program_id(0).to(tl.int64) * chunk
+    columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    known = (columns < CHANNELS)[None, :]
+    acc = tl.zeros((BLOCK_C,), tl.float32)
+    for at in range(0, chunk, BLOCK_R):
+        rows = start + at + tl.arange(0, BLOCK_R)
+        before, after = _reach(offsets, lengths, n, total, rows, STEPS)
+        valid = (before >= 0)[:, None]
+        g = tl.load(grad + rows[:, None] * GRAD_STRIDE + columns[None, :], mask=valid & known, other=0).to(tl.float32)
+        if SIGN != 0:
+            if SIGN == 1:
+                value = tl.load(sign + rows[:, None] * CHANNELS + columns[None, :], mask=valid & known, other=0)
+                passed = value.to(tl.float32) > 0
+            else:
+                byte_at = sign + rows[:, None] * ((CHANNELS + 7) // 8) + (columns // 8)[None, :]
+                byte = tl.load(byte_at, mask=valid & known, other=0).to(tl.int32)
+                passed = ((byte >> (columns % 8)[None, :]) & 1) != 0
+            rounded = tl.where(passed, g, g * slope).to(inner.dtype.element_ty)
+            exists = (rows < total)[:, None] & known
+            tl.store(inner + rows[:, None] * CHANNELS + columns[None, :], rounded, mask=exists)
+            g = rounded.to(tl.float32)
+        acc += tl.sum(g, 0)
+        if tl.program_id(1) == 0:
+            tl.store(before_of + rows, before, mask=rows < total)
+            tl.store(after_of + rows, after, mask=rows < total)
+    tl.store(sums + tl.program_id(0).to(tl.int64) * CHANNELS + columns, acc, mask=columns < CHANNELS)
 
 
 @triton.jit
-def add_parts(parts, out, splits, outputs, c_in, KERNEL: tl.constexpr, BLOCK: tl.constexpr):
-    """out (outputs, c_in, k) = Σ over the splits, in order, of parts (splits, k, outputs, c_in)."""
-    tap = tl.program_id(1)
-    size = outputs.to(tl.int64) * c_in
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for split in range(0, splits):
-        total += tl.load(parts + (split * KERNEL + tap) * size + at, mask=at < size, other=0.0)
-    tl.store(out + at * KERNEL + tap, total.to(out.dtype.element_ty), mask=at < size)
+def _tap(x, x_at, rows, before, after, tap, at, columns, TAPS, DILATION, X_STRIDE, C_IN):
+    """(rows, columns) of x at one tap, zero outside each row's sequence."""
+    shift = (tap - TAPS // 2) * DILATION
+    inside = (before + shift >= 0) & (after >= shift) & (before >= 0) & (tap < TAPS)
+    mask = inside[:, None] & (columns < C_IN)[None, :]
+    return tl.load(x_at + ((at + shift) * X_STRIDE), mask=mask, other=0)
+
+
+@triton.jit(do_not_specialize=["total", "split"])
+def weight_gradient_kernel(
+    inner,
+    x,
+    out,
+    before_of,
+    after_of,
+    total,
+    split,
+    GROUPS: tl.constexpr,
+    C_IN: tl.constexpr,
+    C_OUT: tl.constexpr,
+    TAPS: tl.constexpr,
+    DILATION: tl.constexpr,
+    INNER_STRIDE: tl.constexpr,
+    X_STRIDE: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """out[s, o, c, j] = Σ_r inner[r, o] x[r + (j − TAPS // 2) · DILATION, c] over the rows of split s.
+
+    TOGETHER taps, 1 or 3, share each load of `inner`. Channels C_* per group.
+    """
+    tiles_n: tl.constexpr = (C_IN + BLOCK_N - 1) // BLOCK_N
+    tiles_m: tl.constexpr = (C_OUT + BLOCK_M - 1) // BLOCK_M
+    tile = tl.program_id(0)
+    tap = tile // (tiles_m * tiles_n * GROUPS) * TOGETHER
+    group = tile // (tiles_m * tiles_n) % GROUPS
+    outputs = tile // tiles_n % tiles_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    inputs = tile % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    start = tl.program_id(1).to(tl.int64) * split
+    local = tl.arange(0, BLOCK_K)
+    a_at = inner + local[:, None] * INNER_STRIDE + (group * C_OUT + outputs)[None, :]
+    x_at = x + local[:, None] * X_STRIDE + (group * C_IN + inputs)[None, :]
+    acc0 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if TOGETHER == 3:
+        acc1 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        acc2 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(0, split, BLOCK_K):
+        at = start + step
+        rows = at + local
+        exists = rows < total
+        before = tl.load(before_of + rows, mask=exists, other=-1)
+        after = tl.load(after_of + rows, mask=exists, other=-1)
+        mask = (before >= 0)[:, None] & (outputs < C_OUT)[None, :]
+        a = tl.trans(tl.load(a_at + at * INNER_STRIDE, mask=mask, other=0))
+        b = _tap(x, x_at, rows, before, after, tap, at, inputs, TAPS, DILATION, X_STRIDE, C_IN)
+        acc0 = _product(a, b, acc0, PRECISION)
+        if TOGETHER == 3:
+            b = _tap(x, x_at, rows, before, after, tap + 1, at, inputs, TAPS, DILATION, X_STRIDE, C_IN)
+            acc1 = _product(a, b, acc1, PRECISION)
+            b = _tap(x, x_at, rows, before, after, tap + 2, at, inputs, TAPS, DILATION, X_STRIDE, C_IN)
+            acc2 = _product(a, b, acc2, PRECISION)
+    known = (outputs < C_OUT)[:, None] & (inputs < C_IN)[None, :]
+    place = ((group * C_OUT + outputs).to(tl.int64)[:, None] * C_IN + inputs[None, :]) * TAPS + tap
+    out_at = out + tl.program_id(1).to(tl.int64) * (GROUPS * C_OUT * C_IN * TAPS) + place
+    tl.store(out_at, acc0.to(out.dtype.element_ty), mask=known)
+    if TOGETHER == 3:
+        tl.store(out_at + 1, acc1.to(out.dtype.element_ty), mask=known)
+        tl.store(out_at + 2, acc2.to(out.dtype.element_ty), mask=known)
+
+
+@triton.jit(do_not_specialize=["parts", "size"])
+def sum_kernel(part, out, parts, size, BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr):
+    """out[i] = Σ_p part[p, i], in one order."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK_S + tl.arange(0, BLOCK_S)
+    acc = tl.zeros((BLOCK_S,), tl.float32)
+    for first in range(0, parts, BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)
+        mask = (p < parts)[:, None] & (place < size)[None, :]
+        acc += tl.sum(tl.load(part + p.to(tl.int64)[:, None] * size + place[None, :], mask=mask, other=0), 0)
+    tl.store(out + place, acc.to(out.dtype.element_ty), mask=place < size)
 
 
 @triton.jit
-def column_parts(
-    grad, sign, first, end, parts, total, columns, grad_stride, slope, rows_per_split,
-    ACTIVATION: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """parts (splits, columns): Σ of grad over each split's rows, through the activation's gradient."""
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    split = tl.program_id(1).to(tl.int64)
-    begin = split * rows_per_split
-    stop = tl.minimum(begin + rows_per_split, total)
-    sums = tl.zeros((BLOCK,), tl.float32)
-    for start in range(begin, stop, BLOCK_ROWS):
-        rows = start + tl.arange(0, BLOCK_ROWS)
-        here = rows < stop
-        live = tl.load(first + rows, mask=here, other=0) < tl.load(end + rows, mask=here, other=0)
-        mask = live[:, None] & (at < columns)[None, :]
-        g = tl.load(grad + rows[:, None] * grad_stride + at[None, :], mask=mask, other=0.0)
-        if ACTIVATION:
-            g = through_activation(g, tl.load(sign + rows[:, None] * columns + at[None, :], mask=mask, other=0), slope)
-        sums += tl.sum(g.to(tl.float32), 0)
-    tl.store(parts + split * columns + at, sums, mask=at < columns)
+def repack_kernel(weight, out, size, TAPS: tl.constexpr, BLOCK: tl.constexpr):
+    """(TAPS, size) of (size, TAPS): every line is read from device memory once."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    for j in tl.static_range(TAPS):
+        value = tl.load(weight + place * TAPS + j, mask=place < size)
+        tl.store(out + j * size + place, value, mask=place < size)

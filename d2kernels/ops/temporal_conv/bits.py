@@ -1,0 +1,57 @@
+"""One bit per element in plain PyTorch: along channels, eight to a byte, the first in the lowest bit."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from d2kernels.ops._rows import accumulation_dtype
+
+# One product gathers eight 0/1 bytes of a little-endian word in its top byte, without carries.
+_GATHER = 0x0102040810204080
+_SPREAD = 0x0101010101010101
+_SELECT = 0x8040201008040201 - (1 << 64)  # byte i keeps bit i
+
+
+def width(channels: int) -> int:
+    """Bytes a row."""
+    return (channels + 7) // 8
+
+
+def pack(flags: Tensor) -> Tensor:
+    """(total, ceil(c / 8)) uint8 of (total, c) bool."""
+    total, channels = flags.shape
+    if channels % 8:
+        flags = F.pad(flags, (0, -channels % 8))
+    words = flags.contiguous().view(torch.uint8).view(-1).view(torch.int64)
+    gathered = (words * _GATHER).view(torch.uint8).view(total, width(channels), 8)
+    return gathered[:, :, 7].clone(memory_format=torch.contiguous_format)
+
+
+def unpack(bits: Tensor, channels: int) -> Tensor:
+    """(total, channels) bool of what `pack` made."""
+    words = (bits.to(torch.int64) * _SPREAD).bitwise_and_(_SELECT)
+    return words.reshape(-1).view(torch.uint8).view(len(bits), 8 * bits.shape[1])[:, :channels] != 0
+
+
+def passed(sign: Tensor, channels: int) -> Tensor:
+    """(total, channels) bool: where the activation passed its input, by packed bits or by the output's own sign."""
+    return sign > 0 if sign.is_floating_point() else unpack(sign, channels)
+
+
+def before_activation(grad: Tensor, sign: Tensor, slope: float) -> Tensor:
+    """grad where the activation passed its input, elsewhere grad · slope: as `torch.where` on `passed`, on the CPU.
+
+    A table's row for each byte of flags takes a seventh of what `where` takes there.
+    """
+    if sign.is_floating_point():
+        return torch.ops.aten.leaky_relu_backward(grad, sign, slope, False)
+    total, channels = grad.shape
+    if channels % 8 or not total:
+        return torch.where(passed(sign, channels), grad, grad * slope)
+    bit = unpack(torch.arange(256, dtype=torch.uint8)[:, None], 8)
+    # In float32 for 16-bit gradients: the slope itself must not be rounded.
+    table = torch.ones((), dtype=accumulation_dtype(grad.dtype)).where(bit, slope)
+    factor = table.index_select(0, sign.reshape(-1).to(torch.int32)).view(total, channels)
+    return factor.mul_(grad).to(grad.dtype)
