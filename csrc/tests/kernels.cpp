@@ -151,40 +151,41 @@ void topk() {
     const int64_t ks[] = {1, 1, 5, 20};
     const TopkPool<float> problem{{kOffsets, kLengths, kSequences, kTotal}, values.data(), kClasses, ks};
     constexpr int kGroup = 2;
-    for (const bool cached : {false, true})
-        for (int64_t i = 0; i < kSequences; ++i)
-            for (int64_t label = 0; label < kClasses; label += kGroup) {
-                std::vector<float> mean(kSequences * kClasses, -1), threshold(mean);
-                std::vector<int32_t> above(mean.size(), -1), tied(above);
-                const TopkPoolOut<float> out{mean.data(), threshold.data(), above.data(), tied.data()};
-                TopkShared<kGroup> shared;
-                std::vector<KeyOf<float>> cache(cached ? kTotal * kGroup : 0);
-                run_team(32, [&](ThreadTeam& team) {
+    const auto falls = [](float a, float b) { return (a != a) > (b != b) || (b == b && a > b); };
+    for (const bool cached : {false, true}) {
+        std::vector<float> mean(kSequences * kClasses, -1), threshold(mean);
+        std::vector<int32_t> above(mean.size(), -1), tied(above);
+        const TopkPoolOut<float> out{mean.data(), threshold.data(), above.data(), tied.data()};
+        TopkShared<kGroup> shared;
+        std::vector<KeyOf<float>> cache(cached ? kTotal * kGroup : 0);
+        // As a block does: one team and its memory for item after item.
+        run_team(32, [&](ThreadTeam& team) {
+            for (int64_t i = 0; i < kSequences; ++i)
+                for (int64_t label = 0; label < kClasses; label += kGroup)
                     topk_pool<kGroup>(team, problem, out, i, label, shared, cache.data(), int64_t(cache.size()));
-                });
-                for (int64_t c = label; c < std::min(label + kGroup, kClasses); ++c) {
-                    std::vector<float> column;
-                    for (int64_t t = 0; t < kLengths[i]; ++t) column.push_back(values[(kOffsets[i] + t) * kClasses + c]);
-                    const auto falls = [](float a, float b) { return (a != a) > (b != b) || (b == b && a > b); };
-                    std::sort(column.begin(), column.end(), falls);
-                    const int64_t at = i * kClasses + c, k = ks[i];
-                    if (column.empty()) {
-                        CHECK(mean[at] == 0 && above[at] == 0);
-                        continue;
-                    }
-                    const float edge = column[k - 1];
-                    CHECK(threshold[at] == edge || (edge != edge && threshold[at] != threshold[at]));
-                    int64_t higher = 0, equal = 0;
-                    double sum = 0;
-                    for (int64_t j = 0; j < int64_t(column.size()); ++j) {
-                        higher += falls(column[j], edge);
-                        equal += !falls(column[j], edge) && !falls(edge, column[j]);
-                        if (j < k) sum += column[j];
-                    }
-                    CHECK(above[at] == higher && tied[at] == equal);
-                    CHECK(std::abs(mean[at] - sum / double(k)) < 1e-6 || sum != sum);
-                }
+        });
+        for (int64_t at = 0; at < kSequences * kClasses; ++at) {
+            const int64_t i = at / kClasses, c = at % kClasses, k = ks[i];
+            std::vector<float> column;
+            for (int64_t t = 0; t < kLengths[i]; ++t) column.push_back(values[(kOffsets[i] + t) * kClasses + c]);
+            std::sort(column.begin(), column.end(), falls);
+            if (column.empty()) {
+                CHECK(mean[at] == 0 && above[at] == 0);
+                continue;
             }
+            const float edge = column[k - 1];
+            CHECK(threshold[at] == edge || (edge != edge && threshold[at] != threshold[at]));
+            int64_t higher = 0, equal = 0;
+            double sum = 0;
+            for (int64_t j = 0; j < int64_t(column.size()); ++j) {
+                higher += falls(column[j], edge);
+                equal += !falls(column[j], edge) && !falls(edge, column[j]);
+                if (j < k) sum += column[j];
+            }
+            CHECK(above[at] == higher && tied[at] == equal);
+            CHECK(std::abs(mean[at] - sum / double(k)) < 1e-6 || sum != sum);
+        }
+    }
 }
 
 void suppression() {
@@ -208,6 +209,7 @@ void suppression() {
         std::vector<double> score = scores;
         NmsRound round;
         run_team(size, [&](ThreadTeam& team) {
+            suppress(team, segments.data(), kCount, {0.4, true}, round, left.data());
             suppress(team, segments.data(), kCount, {0.4, true}, round, left.data());
             decay(team, segments.data(), kCount, 0.5, 0.1, score.data(), kept.data());
         });

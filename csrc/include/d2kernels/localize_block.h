@@ -203,7 +203,7 @@ private:
         const double level = problem_.thresholds[i];
         if (rules_.relative == Relative::kNone) return static_cast<T>(level);
         if (rules_.relative == Relative::kMax) return static_cast<T>(level * (high_ > 0 ? high_ : 0.0));
-        return static_cast<T>(low_ + level * (high_ - low_));
+        return static_cast<T>(low_ + times(level, high_ - low_));
     }
 
     template <class Team>
@@ -273,7 +273,6 @@ private:
                 m_.level[i] = level;
             });
         });
-        team.barrier();
         return carry;
     }
 
@@ -307,7 +306,6 @@ private:
             m_.decision[i] = kUndecided;
             m_.outer[i] = around(static_cast<int32_t>(i));
         });
-        team.barrier();
     }
 
     // Moves the listed runs for which keep(i) holds to the front of `to`, in order; returns how many.
@@ -416,10 +414,7 @@ private:
         });
         int32_t* const sorted =
             merge_sort(team, own, other, count, [&](int32_t a, int32_t b) { return written_before(a, b); });
-        if (sorted != own) {
-            for_each(team, count, [&](int64_t k) { own[k] = sorted[k]; });
-            team.barrier();
-        }
+        if (sorted != own) for_each(team, count, [&](int64_t k) { own[k] = sorted[k]; });
         return count;
     }
 

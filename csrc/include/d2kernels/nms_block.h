@@ -117,10 +117,8 @@ D2K_DEVICE void decay(Team& team, const double* segments, int64_t count, double 
         for_each(team, count, [&](int64_t i) {
             if (i == best.place) taken[i] = 1;
             if (taken[i]) return;
-            if (score[i] > 0) {
-                const double iou = overlap(start, end, segments[2 * i], segments[2 * i + 1]);
-                score[i] *= exp(-(iou * iou) / sigma);
-            }
+            const double iou = overlap(start, end, segments[2 * i], segments[2 * i + 1]);
+            if (score[i] > 0 && iou > 0) score[i] *= exp(-(iou * iou) / sigma);
             consider(i);
         });
     }

@@ -260,7 +260,6 @@ D2K_DEVICE void topk_pool(Team& team, const TopkPool<T>& problem, const TopkPool
         const double all = team.reduce(own == g ? static_cast<double>(sum) : 0.0, Sum{});
         if (rank == g) total = all;
     }
-    team.barrier();
     if (rank < width) {
         const Bracket<uint64_t> found = shared.next[rank];
         const T threshold = score_of<T>(static_cast<K>(found.low));
@@ -270,7 +269,6 @@ D2K_DEVICE void topk_pool(Team& team, const TopkPool<T>& problem, const TopkPool
         out.above[at + rank] = static_cast<int32_t>(k - found.rank);
         out.tied[at + rank] = static_cast<int32_t>(found.size);
     }
-    team.barrier();  // the shared memory is free again
 }
 
 namespace cpu {
