@@ -10,6 +10,8 @@
 
 #include <cuda_runtime.h>
 
+#include "d2kernels/dtype.h"
+
 #define CHECK(expression)                                                                         \
     do {                                                                                          \
         const int d2k_status = static_cast<int>(expression);                                      \
@@ -21,12 +23,18 @@
 
 namespace checks {
 
-// An allocation of its own, so that memcheck sees each step past its end.
+// An allocation of its own, so that memcheck sees each step past its end. Results are compared where nothing was written,
+// too: what they hold before is no result of any kernel. A workspace is left as it is, for initcheck.
+enum class Holds { kJunk, kNothing };
+
 template <class T>
 class Device {
 public:
-    explicit Device(size_t size) : size_(size) { CHECK(cudaMalloc(&data_, size * sizeof(T) + (size == 0))); }
-    explicit Device(const std::vector<T>& values) : Device(values.size()) {
+    explicit Device(size_t size, Holds holds = Holds::kJunk) : size_(size) {
+        CHECK(cudaMalloc(&data_, size * sizeof(T) + (size == 0)));
+        if (holds == Holds::kJunk) CHECK(cudaMemset(data_, 0xa5, size * sizeof(T)));
+    }
+    explicit Device(const std::vector<T>& values) : Device(values.size(), Holds::kNothing) {
         CHECK(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
     }
     Device(const Device&) = delete;
@@ -51,7 +59,7 @@ std::vector<T> uniform(size_t size, unsigned seed) {
     std::mt19937 random(seed);
     std::uniform_real_distribution<double> of(0, 1);
     std::vector<T> values(size);
-    for (T& x : values) x = static_cast<T>(of(random));
+    for (T& x : values) x = d2k::stored<T>(static_cast<d2k::ArithmeticOf<T>>(of(random)));
     return values;
 }
 
@@ -81,6 +89,13 @@ inline int report(const char* what, bool fine) {
 struct Batch {
     std::vector<int64_t> offsets, lengths;
     int64_t total;
+
+    // Whether no row is of two sequences, so that a gradient's rows are defined.
+    bool apart() const {
+        for (size_t i = 0; i < lengths.size(); ++i)
+            if (offsets[i] + lengths[i] > offsets[i + 1]) return false;
+        return true;
+    }
 };
 
 inline std::vector<Batch> batches() {

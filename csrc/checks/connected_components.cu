@@ -38,7 +38,7 @@ int differences(int64_t classes, const std::vector<int64_t>& offsets, const std:
     there.thresholds = there_levels.get();
     size_t bytes = 0;
     CHECK(d2k::cuda::connected_components_workspace(items, 0, &bytes));
-    const Device<char> workspace(bytes);
+    const Device<char> workspace(bytes, checks::Holds::kNothing);
     CHECK(d2k::cuda::connected_components_count(there, places.get(), workspace.get(), bytes, 0, nullptr));
     CHECK(d2k::cuda::connected_components_fill(there, places.get(), d2k::Segments::in(found.get(), size), 0, nullptr));
     CHECK(cudaDeviceSynchronize());

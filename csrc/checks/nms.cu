@@ -14,7 +14,9 @@ int differences(int64_t count, const std::vector<int64_t>& first, int64_t number
         segments[2 * i + 1] = segments[2 * i] + std::floor(segments[2 * i + 1] * 30);
     }
     const std::vector<int64_t> numbers{number};
-    std::vector<uint8_t> left(count), taken(count);
+    // What lies in no cluster stays as it was.
+    const std::vector<uint8_t> before(count, 7);
+    std::vector<uint8_t> left = before, taken = before;
     std::vector<double> score = scores;
     const d2k::NmsClusters clusters{segments.data(), first.data(), numbers.data(), count};
     CHECK(d2k::cpu::nms_as_block(clusters, {0.4, true}, left.data()));
@@ -22,7 +24,7 @@ int differences(int64_t count, const std::vector<int64_t>& first, int64_t number
 
     const Device<double> there_segments(segments), decayed(scores);
     const Device<int64_t> there_first(first), there_number(numbers);
-    const Device<uint8_t> lefts(left), takens(taken);
+    const Device<uint8_t> lefts(before), takens(before);
     const d2k::NmsClusters there{there_segments.get(), there_first.get(), there_number.get(), count};
     CHECK(d2k::cuda::nms(there, {0.4, true}, lefts.get(), 0, nullptr));
     CHECK(d2k::cuda::soft_nms(there, 0.5, 0.1, decayed.get(), takens.get(), 0, nullptr));

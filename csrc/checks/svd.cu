@@ -20,7 +20,7 @@ int differences(int64_t batch, int64_t rows, int64_t columns) {
                                           d2k::Floats(vhs.get(), kDouble)};
     size_t bytes = 0;
     CHECK(d2k::cuda::svd_workspace(problem, 0, &bytes));
-    const Device<char> workspace(bytes);
+    const Device<char> workspace(bytes, checks::Holds::kNothing);
     CHECK(d2k::cuda::svd(problem, workspace.get(), bytes, 0, nullptr));
     CHECK(cudaDeviceSynchronize());
     // Vectors have a sign each: they are compared through the product.

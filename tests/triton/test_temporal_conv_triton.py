@@ -148,14 +148,14 @@ def test_neighbours_do_not_matter_to_the_bit():
     sequences, weight = [normal(s, 16, seed=s).float().to(DEVICE) for s in (70, 9, 33)], normal(16, 16, 3, seed=3)
     weight = weight.float().to(DEVICE)
     if DEVICE == "cpu":
-        # NumPy's products, which the interpreter takes, round a row differently at another place.
+        # NumPy's products, which the interpreter takes, round a row differently at another place: exact ones do not.
         sequences, weight = [s.round() for s in sequences], weight.round()
 
     def run(order):
         x = d2k.Ragged.pack([sequences[i] for i in order])
         values = x.values.clone().requires_grad_()
         with d2k.backends.use("triton", "temporal_conv"):
-            out = d2k.temporal_conv(x.with_values(values), weight, negative_slope=0.2, residual=True)
+            out = d2k.temporal_conv(x.with_values(values), weight, negative_slope=0.25, residual=True)
         (g,) = torch.autograd.grad(out.values.square().sum(), values)
         made = zip(order, out.unpack(), x.with_values(g).unpack(), strict=True)
         return {i: torch.cat([y.detach(), dx]) for i, y, dx in made}
