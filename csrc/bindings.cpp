@@ -9,6 +9,7 @@ PYBIND11_MODULE(_C, m) {
     bind_average_precision(m);
     bind_condition_number(m);
     bind_connected_components(m);
+    bind_dropout(m);
     bind_foreground_score(m);
     bind_localize(m);
     bind_lowest_attention(m);

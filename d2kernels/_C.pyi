@@ -24,6 +24,9 @@ def attention_pool_cpu(problem: _Pool, embedding: int, mass: int, threads: int, 
 def attention_pool_backward_cpu(
     problem: _Pool, grad: int, grad_mass: int, mass: int, grad_x: int, grad_attention: int, threads: int, /
 ) -> None: ...
+def dropout_cpu(
+    x: int, dtype: int, rows: int, channels: int, seed: int, threshold: int, scale: float, y: int, threads: int, /
+) -> None: ...
 def foreground_score_cpu(problem: _Score, score: int, threads: int, /) -> None: ...
 def foreground_score_backward_cpu(
     problem: _Score, grad: int, grad_x: int, grad_reference: int, threads: int, /

@@ -13,7 +13,7 @@ from d2kernels.ragged import Ragged
 class TemporalConv1d(nn.Module):
     """`temporal_conv` with parameters named, shaped and initialised as nn.Conv1d's; state dicts are exchangeable.
 
-    Unlike nn.Conv1d, rows come as (time, channels) and sequences are ragged.
+    Unlike nn.Conv1d, rows come as (time, channels) and sequences are ragged. `dropout` acts while training.
     """
 
     def __init__(
@@ -27,22 +27,25 @@ class TemporalConv1d(nn.Module):
         bias: bool = True,
         negative_slope: float | None = None,
         residual: bool = False,
+        dropout: float = 0.0,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"TemporalConv1d: kernel_size must be odd, got {kernel_size}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"TemporalConv1d: dropout must be at least 0 and below 1, got {dropout}")
         if residual and in_channels != out_channels:
             raise ValueError(f"TemporalConv1d: residual needs equal channels, got {in_channels} and {out_channels}")
         conv = nn.Conv1d(in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype)
         self.weight, self.bias = conv.weight, conv.bias
         self.dilation, self.groups = dilation, groups
-        self.negative_slope, self.residual = negative_slope, residual
+        self.negative_slope, self.residual, self.dropout = negative_slope, residual, dropout
 
     @classmethod
     def from_conv1d(
-        cls, conv: nn.Conv1d, *, negative_slope: float | None = None, residual: bool = False
+        cls, conv: nn.Conv1d, *, negative_slope: float | None = None, residual: bool = False, dropout: float = 0.0
     ) -> TemporalConv1d:
         """Shares the parameters of a length-preserving nn.Conv1d (stride 1, zero padding of dilation·(k − 1)/2)."""
         (k,), (dilation,), (stride,) = conv.kernel_size, conv.dilation, conv.stride
@@ -58,6 +61,7 @@ class TemporalConv1d(nn.Module):
             bias=conv.bias is not None,
             negative_slope=negative_slope,
             residual=residual,
+            dropout=dropout,
             device="meta",  # type: ignore[arg-type]
         )
         new.weight, new.bias = conv.weight, conv.bias
@@ -79,6 +83,7 @@ class TemporalConv1d(nn.Module):
             groups=self.groups,
             negative_slope=self.negative_slope,
             residual=self.residual,
+            dropout=self.dropout if self.training else 0.0,
             offsets=offsets,
             lengths=lengths,
             mask=mask,
@@ -89,7 +94,8 @@ class TemporalConv1d(nn.Module):
         text = f"{c_in * self.groups}, {c_out}, kernel_size={k}, dilation={self.dilation}, groups={self.groups}"
         if self.negative_slope is not None:
             text += f", negative_slope={self.negative_slope}"
-        return text + (", residual=True" if self.residual else "")
+        text += ", residual=True" if self.residual else ""
+        return text + (f", dropout={self.dropout}" if self.dropout else "")
 
 
 class TopkPool(nn.Module):

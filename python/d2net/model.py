@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import d2kernels as d2k
@@ -45,7 +44,7 @@ class D2Net(nn.Module):
             residual=config.residual,
         )
         self.conv1 = TemporalConv1d(width, width, **hidden)
-        self.conv2 = TemporalConv1d(width, width, **hidden)
+        self.conv2 = TemporalConv1d(width, width, **hidden, dropout=config.dropout)
         self.classifier = TemporalConv1d(
             width,
             streams * classes,
@@ -68,7 +67,6 @@ class D2Net(nn.Module):
                 f"D2Net: features must have width {self.width}, got rows of shape {tuple(features.shape[1:])}"
             )
         z = self.conv2(self.conv1(features))
-        z = z.with_values(F.dropout(z.values, self.config.dropout, self.training))
         logits = self.classifier(z).values.unflatten(1, (self.streams, self.classes))
         activations = torch.sigmoid(logits).mean(1)
         x = z.values.unflatten(1, (self.streams, -1)).mean(1)

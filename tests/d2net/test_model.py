@@ -183,6 +183,29 @@ def test_dropout_only_while_training_and_by_seed():
     torch.testing.assert_close(out.logits.values[..., 0].mean(1), out.embeddings.values.sum(1))
 
 
+@pytest.mark.parametrize("recipe", ["release", "paper"])
+def test_a_step_keeps_one_activation_and_a_bit_an_element_of_each_layer(recipe):
+    config = make_config("thumos14", recipe)
+    net = D2Net(512, CLASSES, 2, config.model)
+    ragged = d2k.Ragged.pack([torch.randn(s, 512) for s in (300, 20, 90)])
+    labels = torch.eye(CLASSES, dtype=torch.bool)[[0, 1, 1]]
+    order = torch.arange(3)
+    pairs, kept = Permutations(order.roll(1), order.roll(2), order, order.roll(1)), {}
+
+    def keeping(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keeping, lambda t: t):
+        out = net(ragged)
+        losses = compute_losses(*out[:2], labels, net.reference, config.loss, iteration=2000, permutations=pairs)
+    assert losses.total.requires_grad
+    for held in (ragged.values, *net.parameters()):
+        kept.pop(held.untyped_storage().data_ptr(), None)
+    layers = 2 * ragged.values.numel() + out.embeddings.values.numel()
+    assert sum(kept.values()) <= 1.1 * layers * (4 + 1 / 8)
+
+
 def test_state_dict_round_trip():
     net, other = network(), network(seed_free := "release")
     assert seed_free

@@ -25,6 +25,8 @@ def layer(dtype, lengths=LENGTHS, width=2048, c_out=None, kernel=3, groups=2, se
 
 
 def step(leaves, offsets, seed, backend="triton", **options):
+    if "dropout" in options:
+        options["seed"] = torch.tensor([7], device="cuda")
     with d2k.backends.use(backend, "temporal_conv"):
         out = d2k.temporal_conv(*leaves, offsets=offsets, **options)
         return [out.detach(), *torch.autograd.grad(out, leaves, seed.to(out.dtype))]
@@ -34,6 +36,8 @@ LAYERS = [
     ({}, {"groups": 2, "negative_slope": 0.2, "residual": True}),
     ({"kernel": 5}, {"groups": 2, "negative_slope": 0.2, "dilation": 2}),
     ({"c_out": 40}, {"groups": 2}),
+    ({}, {"groups": 2, "residual": True, "dropout": 0.5}),
+    ({"c_out": 20}, {"groups": 2, "dropout": 0.7}),
     ({"c_out": 200, "kernel": 5}, {"groups": 2, "dilation": 2}),
     ({"width": 520, "c_out": 264, "groups": 1}, {"negative_slope": -0.1}),
 ]

@@ -12,6 +12,7 @@ import d2kernels as d2k
 from d2kernels.ops.temporal_conv import bits, reference, schema
 
 NAN = float("nan")
+SEED = torch.tensor([1 - 2**60])
 
 
 def batch(lengths, channels=4, dtype=torch.float64, seed=0, gap=0, fill=0.0):
@@ -50,6 +51,8 @@ CONFIGS = [
     {"negative_slope": 0.2, "residual": True, "dilation": 2, "groups": 2},
     {"negative_slope": -0.3, "dilation": 3},
     {"negative_slope": 0.0, "groups": 4},
+    {"negative_slope": 0.2, "dropout": 0.3, "seed": SEED},
+    {"negative_slope": 0.2, "residual": True, "groups": 2, "dropout": 0.5, "seed": SEED},
 ]
 
 
@@ -139,7 +142,7 @@ def test_low_precision_accumulates_in_float32(dtype, options):
 @pytest.mark.parametrize("options", CONFIGS)
 def test_gradcheck_backward_and_reference(options):
     x, f, leaves = case([5, 2], options, gap=1)
-    linear = {**options, "negative_slope": None, "residual": False}
+    linear = {**options, "negative_slope": None, "residual": False, "dropout": 0.0}
     assert d2k.temporal_conv(x, *leaves[1:], **linear).values[x.row_mask()].abs().min() > 1e-4
     assert torch.autograd.gradcheck(f, leaves)
     g = torch.randn(x.values.shape, dtype=torch.float64)
@@ -188,15 +191,17 @@ def test_neighbours_do_not_matter_and_runs_repeat():
     st.sampled_from([1, 2]),
     st.sampled_from([None, 0.2]),
     st.booleans(),
+    st.sampled_from([0.0, 0.5]),
     st.booleans(),
 )
 def test_every_backend_in_training_precision(
-    backend, dtype, lengths, gap, kernel, dilation, groups, slope, residual, dense
+    backend, dtype, lengths, gap, kernel, dilation, groups, slope, residual, dropout, dense
 ):
     if not d2k.backends.can_run("temporal_conv", backend, "cpu", dtype):
         pytest.skip(d2k.backends.explain("temporal_conv", "cpu", dtype)[backend])
     assume(any(lengths))
     options = {"dilation": dilation, "groups": groups, "negative_slope": slope, "residual": residual}
+    options |= {"dropout": dropout, "seed": SEED}
     # Whole numbers: exact sums, so that rounding cannot choose the activation's branch.
     x = batch(lengths, 16, dtype, gap=gap, fill=NAN)
     x = x.with_values(x.values.round())
@@ -252,11 +257,12 @@ def test_second_derivative_raises():
         (g.square().sum() + x.sum()).backward()
 
 
-@pytest.mark.parametrize("options", CONFIGS[:4])
+@pytest.mark.parametrize("options", CONFIGS[:4] + CONFIGS[-1:])
 def test_opcheck(options):
     x, _, (_, weight, bias) = case([4, 7], options, torch.float32, gap=1)
     weight, bias = weight.detach(), bias.detach()
-    rest = ({"dilation": 1, "groups": 1, "negative_slope": None, "residual": False} | options).values()
+    plain = {"dilation": 1, "groups": 1, "negative_slope": None, "residual": False, "dropout": 0.0, "seed": None}
+    rest = (plain | options).values()
     for b in (bias, None):
         torch.library.opcheck(schema.temporal_conv, (x.values, weight, b, x.offsets, x.lengths, *rest))
     g = torch.randn(len(x.values), 4)

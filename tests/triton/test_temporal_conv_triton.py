@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import d2kernels as d2k
 from d2kernels.ops.temporal_conv import bits, reference
+from d2kernels.ops.temporal_conv.dropout import keep
 
 kernels = importlib.import_module("d2kernels.ops.temporal_conv.triton")
 configs = importlib.import_module("d2kernels.ops.temporal_conv.triton_configs")
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.skipif(
     DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1", reason="neither a GPU nor TRITON_INTERPRET=1"
 )
 NAN = float("nan")
+SEED = torch.tensor([7 - 2**63], device=DEVICE)
 SMALL = configs.Config(16, 16, 16, 4, 2, group_m=2)  # many tiles of few rows
 
 
@@ -58,6 +60,7 @@ class Layer:
     def exact(self):
         leaves, options = self.leaves(torch.float64), dict(self.options)
         slope, residual = options.pop("negative_slope", None), options.pop("residual", False)
+        p, seed = options.pop("dropout", 0.0), options.pop("seed", None)
         options["padding"] = options.get("dilation", 1) * (self.weight.shape[2] // 2)
         outs, x = [], self.x.with_values(leaves[0])
         for s in (s for s in x.unpack() if len(s)):
@@ -65,6 +68,8 @@ class Layer:
             y = y if slope is None else F.leaky_relu(y, slope)
             outs.append(y + s if residual else y)
         out = torch.cat(outs)
+        if p:
+            out = out * keep(seed, *self.seed.shape, p)[self.inside] / (1 - p)
         grads = torch.autograd.grad(out, leaves, self.seed[self.inside].double())
         full = torch.zeros(self.seed.shape, dtype=torch.float64, device=DEVICE)
         full[self.inside] = out.detach()
@@ -88,6 +93,13 @@ LAYERS = {
     "dilation beyond the sequence": (([4, 9], 16, 16, 5), {"dilation": 6, "residual": True}),
     "slope 0": (([30], 40, 24, 1), {"negative_slope": 0.0}),
     "classifier": (([17, 6], 48, 40, 3), {"groups": 2}),
+    "dropout, packed bits": (
+        ([20, 3], 32, 32, 3),
+        {"negative_slope": 0.2, "residual": True, "groups": 2, "dropout": 0.5, "seed": SEED},
+    ),
+    "dropout, output's sign": (([9, 0, 8], 20, 48, 3), {"negative_slope": 0.3, "dropout": 0.5, "seed": SEED}),
+    "dropout, groups end within four": (([17, 6], 16, 22, 3), {"groups": 2, "dropout": 0.2, "seed": SEED}),
+    "dropout, two channels": (([9], 16, 2, 1), {"dropout": 0.5, "seed": SEED}),
     "no bias": (([17, 6], 16, 7, 3), {"bias": False, "gap": 0, "dilation": 2}),
 }
 
@@ -112,24 +124,26 @@ def test_values_and_gradients(name, dtype):
     st.sampled_from([1, 2]),
     st.sampled_from([None, 0.25, 0.0, -0.5]),
     st.booleans(),
+    st.sampled_from([0.0, 0.5]),
 )
-def test_any_layer(lengths, gap, kernel, dilation, groups, slope, residual):
+def test_any_layer(lengths, gap, kernel, dilation, groups, slope, residual, dropout):
     assume(any(lengths))
     options = {"dilation": dilation, "groups": groups, "negative_slope": slope, "residual": residual}
+    options |= {"dropout": dropout, "seed": SEED}
     layer = Layer(lengths, 20, 20 if residual else 16, kernel, gap=gap, **options)
     for got, want in zip(layer.run(), layer.exact(), strict=True):
         assert (got.double() - want).norm() <= 1e-6 * want.norm()
 
 
 @pytest.mark.parametrize("chosen", [SMALL, SMALL._replace(waves=1), SMALL._replace(block_n=256)])
-@pytest.mark.parametrize("arch", [80, 90])
-def test_tiles_and_tensor_descriptors(monkeypatch, chosen, arch):
+@pytest.mark.parametrize(("arch", "dropout"), [(80, 0.0), (90, 0.0), (90, 0.5)])
+def test_tiles_and_tensor_descriptors(monkeypatch, chosen, arch, dropout):
     monkeypatch.setattr(kernels, "config", lambda *_: chosen)
     monkeypatch.setattr(kernels, "_device", lambda _: (arch, 3))
     described, make = [], kernels.TensorDescriptor
     monkeypatch.setattr(kernels, "TensorDescriptor", lambda *a: described.append(a) or make(*a))
     # float32 sums of whole numbers are exact whatever their order.
-    layer = Layer([20, 0, 11], 64, 64, 3, negative_slope=0.25, residual=True, groups=2)
+    layer = Layer([20, 0, 11], 64, 64, 3, negative_slope=0.25, residual=True, groups=2, dropout=dropout, seed=SEED)
     for got, want in zip(layer.run(), layer.exact(), strict=True):
         assert (got.double() - want).norm() <= 1e-6 * want.norm()
     assert len(described) == (2 if arch == 90 else 0)
@@ -179,7 +193,7 @@ def test_bad_offsets_never_reach_other_memory(offsets, lengths):
     x[10:24] = 1
     x, weight = x[10:24], torch.ones(16, 16, 3, device=DEVICE)
     offsets, lengths = (torch.tensor(t, device=DEVICE) for t in (offsets, lengths))
-    options = (1, 1, 0.2, True)
+    options = (1, 1, 0.2, True, 0.0, None)
     out, sign = kernels.temporal_conv_forward(x, weight, None, offsets, lengths, *options)
     grads = kernels.temporal_conv_backward(out, x, weight, offsets, lengths, sign, *options, True, True)
     assert all(t.isfinite().all() for t in (out, *grads))
@@ -242,7 +256,7 @@ def test_gradient_before_the_activation(dtype):
 
 def test_saved_bits_are_the_references():
     layer = Layer([20, 3], 32, 32, 3, gap=0)
-    arguments = (layer.x.values, layer.weight, layer.bias, layer.x.offsets, layer.x.lengths, 1, 1, 0.2, True)
+    arguments = (layer.x.values, layer.weight, layer.bias, layer.x.offsets, layer.x.lengths, 1, 1, 0.2, True, 0.0, None)
     mine, theirs = (b.temporal_conv_forward(*arguments)[1] for b in (kernels, reference))
     assert torch.equal(mine, theirs)
 

@@ -19,28 +19,28 @@ class TemporalConv(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, weight, bias, offsets, lengths, *ctx.options = inputs
+        x, weight, bias, offsets, lengths, *ctx.options, seed = inputs
         out, sign = output
         ctx.mark_non_differentiable(sign)
         ctx.set_materialize_grads(False)
         ctx.has_bias = bias is not None
         # Without residual the output's sign is the activation's branch.
-        slope, residual = ctx.options[2:]
+        slope, residual, _ = ctx.options[2:]
         from_output = slope is not None and not schema.needs_sign(slope, residual)
-        ctx.save_for_backward(x, weight, offsets, lengths, out if from_output else sign)
+        ctx.save_for_backward(x, weight, offsets, lengths, out if from_output else sign, seed)
 
     @staticmethod
     @once
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple:
         if grad is None:
-            return (None,) * 9
-        x, weight, offsets, lengths, sign = ctx.saved_tensors
+            return (None,) * 11
+        x, weight, offsets, lengths, sign, seed = ctx.saved_tensors
         need = ctx.needs_input_grad
         grads = schema.temporal_conv_backward(
-            grad, x, weight, offsets, lengths, sign, *ctx.options, need[0], need[1] or need[2]
+            grad, x, weight, offsets, lengths, sign, *ctx.options, seed, need[0], need[1] or need[2]
         )
         grad_x, grad_w, grad_b = (g if n else None for g, n in zip(grads, need, strict=False))
-        return (grad_x, grad_w, grad_b if ctx.has_bias else None) + (None,) * 6
+        return (grad_x, grad_w, grad_b if ctx.has_bias else None) + (None,) * 8
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int, residual: bool) -> None:
@@ -69,6 +69,21 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups
         raise ValueError(f"temporal_conv: residual needs as many channels out as in, got {c_in} in and {c_out} out")
 
 
+def _seed(x: Tensor, dropout: float, seed: Tensor | None) -> Tensor | None:
+    if not 0 <= dropout < 1:
+        raise ValueError(f"temporal_conv: dropout must be at least 0 and below 1, got {dropout}")
+    if dropout == 0:
+        return None
+    if seed is None:
+        return torch.randint(-(1 << 63), (1 << 63) - 1, (1,), device=x.device)
+    if seed.dtype != torch.int64 or seed.shape != (1,) or seed.device != x.device:
+        raise ValueError(
+            f"temporal_conv: seed must be (1,) torch.int64 on {x.device}, got {tuple(seed.shape)} {seed.dtype} "
+            f"on {seed.device}"
+        )
+    return seed
+
+
 def temporal_conv(
     x: Tensor | Ragged,
     weight: Tensor,
@@ -78,14 +93,16 @@ def temporal_conv(
     groups: int = 1,
     negative_slope: float | None = None,
     residual: bool = False,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
     offsets: Tensor | None = None,
     lengths: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor | Ragged:
     """Convolution along time, each sequence zero-padded to keep its length (a TC layer of Sec. 3).
 
-    out[t] = Σ_j W[:, :, j] x[t + (j − ⌊k/2⌋)·dilation] + bias, then LeakyReLU, then + x; as nn.Conv1d on every
-    sequence alone with padding dilation·(k − 1)/2.
+    out[t] = Σ_j W[:, :, j] x[t + (j − ⌊k/2⌋)·dilation] + bias, then LeakyReLU, then + x, then dropout; as nn.Conv1d on
+    every sequence alone with padding dilation·(k − 1)/2.
 
     Args:
         x: (total, c_in) rows as Ragged or packed, or dense (n, s, c_in); float. Time comes before channels.
@@ -95,6 +112,10 @@ def temporal_conv(
         groups: blocks of channels that are convolved apart.
         negative_slope: of a LeakyReLU on the result; None for none.
         residual: adds x to the result; needs c_in == c_out.
+        dropout: probability p with which an element becomes zero; the others are divided by 1 − p. No mask is kept: the
+            backward makes it again from the seed.
+        seed: (1,) int64 on x's device, by which the same elements are dropped on every backend; drawn from torch's
+            generator when None.
         offsets, lengths, mask: see `Ragged`; dense rows take exactly one of lengths and mask.
 
     Under autocast, x, weight and bias are cast as F.conv1d casts them. On a GPU, float32 products are full float32
@@ -115,5 +136,8 @@ def temporal_conv(
         bias = None if bias is None else bias.to(dtype)
     _check(rows, weight, bias, dilation, groups, residual)
     slope = None if negative_slope is None else float(negative_slope)
-    out, _ = apply(TemporalConv, rows, weight, bias, form.offsets, form.lengths, dilation, groups, slope, residual)
+    seed = _seed(rows, dropout, seed)
+    out, _ = apply(
+        TemporalConv, rows, weight, bias, form.offsets, form.lengths, dilation, groups, slope, residual, dropout, seed
+    )
     return form.restore(out)

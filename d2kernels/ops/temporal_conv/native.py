@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from d2kernels import _native
 from d2kernels.ops._rows import accumulation_dtype
 from d2kernels.ops.temporal_conv import bits, reference
+from d2kernels.ops.temporal_conv.dropout import drop, threshold
 from d2kernels.ops.temporal_conv.reference import grouped_transpose
 from d2kernels.ops.temporal_conv.schema import needs_sign
 
@@ -138,6 +140,28 @@ def _weight_gradient(inner: Tensor, image: Tensor, weight: Tensor, dilation: int
     return grad
 
 
+def _drop(x: Tensor, p: float, seed: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """`drop` into `out`, or a new tensor."""
+    if p == 0:
+        return x
+    if _native.extension()[0] is None:
+        return drop(x, p, seed)
+    assert seed is not None
+    x = x.contiguous()
+    out = torch.empty_like(x) if out is None else out
+    _native.module().dropout_cpu(
+        x.data_ptr(),
+        _native.dtype_number(x.dtype),
+        *x.shape,
+        int(seed),
+        threshold(p),
+        1 / (1 - p),
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return out
+
+
 def temporal_conv_forward(
     x: Tensor,
     weight: Tensor,
@@ -148,12 +172,14 @@ def temporal_conv_forward(
     groups: int,
     negative_slope: float | None,
     residual: bool,
+    dropout: float,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     total = x.shape[0]
     places = layout(offsets, lengths, total, dilation * (weight.shape[2] // 2))
     if places.size == 0 or weight.numel() == 0:
         return reference.temporal_conv_forward(
-            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual
+            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
         )
     y = places.gather(_convolve(places.spread(x), weight, bias, dilation, groups), total).contiguous()
     sign = bits.pack(y > 0 if needs_sign(negative_slope, residual) else y[:0] > 0)
@@ -161,7 +187,7 @@ def temporal_conv_forward(
         F.leaky_relu_(y, negative_slope)
     if residual:
         places.add(y, x)
-    return y, sign
+    return _drop(y, dropout, seed, y), sign
 
 
 def temporal_conv_backward(
@@ -175,6 +201,8 @@ def temporal_conv_backward(
     groups: int,
     negative_slope: float | None,
     residual: bool,
+    dropout: float,
+    seed: Tensor | None,
     need_x: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,8 +210,10 @@ def temporal_conv_backward(
     places = layout(offsets, lengths, total, dilation * (kernel // 2))
     if places.size == 0 or weight.numel() == 0:
         return reference.temporal_conv_backward(
-            grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, need_x, need_weight
+            grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed,
+            need_x, need_weight,
         )
+    grad = _drop(grad, dropout, seed)
     inner = grad if negative_slope is None else bits.before_activation(grad, sign, negative_slope)
     # Gap rows are zero in both buffers, so that no tap mixes sequences.
     inner = places.spread(inner)

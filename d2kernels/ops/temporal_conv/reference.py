@@ -8,6 +8,7 @@ from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype, rows
 from d2kernels.ops.temporal_conv import bits
+from d2kernels.ops.temporal_conv.dropout import drop
 
 
 def _taps(x: Tensor, offsets: Tensor, lengths: Tensor, kernel: int, dilation: int, groups: int) -> Tensor:
@@ -57,6 +58,8 @@ def temporal_conv(
     groups: int = 1,
     negative_slope: float | None = None,
     residual: bool = False,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
 ) -> Tensor:
     """(total, c_out), differentiable; zero on gap rows."""
     y = _linear(x, weight, bias, offsets, lengths, dilation, groups)
@@ -64,7 +67,7 @@ def temporal_conv(
         y = F.leaky_relu(y, negative_slope)
     if residual:
         y = y + x
-    return torch.where(rows(offsets, lengths, x.shape[0]).valid[:, None], y, 0)
+    return torch.where(rows(offsets, lengths, x.shape[0]).valid[:, None], drop(y, dropout, seed), 0)
 
 
 def temporal_conv_forward(
@@ -77,6 +80,8 @@ def temporal_conv_forward(
     groups: int,
     negative_slope: float | None,
     residual: bool,
+    dropout: float,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     from d2kernels.ops.temporal_conv.schema import needs_sign
 
@@ -87,7 +92,7 @@ def temporal_conv_forward(
     if residual:
         y = y + x
     valid = rows(offsets, lengths, x.shape[0]).valid
-    return torch.where(valid[:, None], y, 0), sign
+    return torch.where(valid[:, None], drop(y, dropout, seed), 0), sign
 
 
 def temporal_conv_backward(
@@ -101,13 +106,15 @@ def temporal_conv_backward(
     groups: int,
     negative_slope: float | None,
     residual: bool,
+    dropout: float,
+    seed: Tensor | None,
     need_x: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; `sign` as schema.py says."""
     c_out, c_in, kernel = weight.shape
     valid = rows(offsets, lengths, x.shape[0]).valid
-    grad = torch.where(valid[:, None], grad, 0)
+    grad = drop(torch.where(valid[:, None], grad, 0), dropout, seed)
     inner = grad
     if negative_slope is not None:
         inner = torch.where(bits.passed(sign, c_out), grad, grad * negative_slope)

@@ -1,7 +1,8 @@
 """Schema and fake kernels of temporal_conv.
 
 `sign` says where the activation passed its input: one bit an element (bits.py), saved where the output cannot tell.
-The backward takes that, or the output itself where its sign serves, or anything where there is no activation.
+The backward takes that, or the output itself where its sign serves, or anything where there is no activation. Dropped
+elements have no sign, and need none. `seed` is one int64 number, and not None where dropout is not 0.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def _fake(
     groups: int,
     negative_slope: float | None,
     residual: bool,
+    dropout: float,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     out = x.new_empty((x.shape[0], weight.shape[0]))
     rows = x.shape[0] if needs_sign(negative_slope, residual) else 0
@@ -48,14 +51,14 @@ temporal_conv = define(
     "temporal_conv",
     "temporal_conv",
     "(Tensor x, Tensor weight, Tensor? bias, Tensor offsets, Tensor lengths, int dilation, int groups,"
-    " float? negative_slope, bool residual) -> (Tensor out, Tensor sign)",
+    " float? negative_slope, bool residual, float dropout, Tensor? seed) -> (Tensor out, Tensor sign)",
     _fake,
 )
 temporal_conv_backward = define(
     "temporal_conv",
     "temporal_conv_backward",
     "(Tensor grad, Tensor x, Tensor weight, Tensor offsets, Tensor lengths, Tensor sign, int dilation, int groups,"
-    " float? negative_slope, bool residual, bool need_x, bool need_weight)"
+    " float? negative_slope, bool residual, float dropout, Tensor? seed, bool need_x, bool need_weight)"
     " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
     _fake_backward,
 )

@@ -17,6 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from d2kernels.ops._triton import on_device
 from d2kernels.ops.temporal_conv import bits
+from d2kernels.ops.temporal_conv.dropout import threshold
 from d2kernels.ops.temporal_conv.schema import needs_sign
 from d2kernels.ops.temporal_conv.triton_configs import (
     BITS,
@@ -124,6 +125,8 @@ def _convolve(
     slope: float | None,
     backward: bool,
     sign: Tensor | None = None,
+    dropout: float = 0.0,
+    seed: Tensor | None = None,
 ) -> Tensor:
     """(total, channels) of one product over taps; `sign` is filled, a byte an element or a bit by its width."""
     taps, outer, inner = by_tap.shape
@@ -150,6 +153,8 @@ def _convolve(
             n,
             total,
             0.0 if slope is None else slope,
+            x if seed is None else seed,
+            1 / (1 - dropout),
             **layout,
             DILATION=dilation,
             X_STRIDE=x.stride(0),
@@ -158,6 +163,8 @@ def _convolve(
             ACTIVATION=slope is not None,
             RESIDUAL=residual is not None,
             SIGN=NO_SIGN if sign is None else BYTES if sign.shape[1] == groups * c_out else BITS,
+            DROPOUT=0 if dropout == 0 else 2 if backward else 1,
+            LEAST=threshold(dropout),
             DESCRIPTOR=by_descriptor,
             PRECISION=how,
             STEPS=_steps(n),
@@ -185,6 +192,8 @@ def temporal_conv_forward(
     groups: int,
     negative_slope: float | None,
     residual: bool,
+    dropout: float,
+    seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     total, c_out = x.shape[0], weight.shape[0]
     signs = needs_sign(negative_slope, residual)
@@ -196,7 +205,7 @@ def temporal_conv_forward(
         from d2kernels.ops.temporal_conv import reference
 
         return reference.temporal_conv_forward(
-            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual
+            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
         )
     with on_device(x):
         x, bias = _rows(x), None if bias is None else bias.contiguous()
@@ -212,6 +221,8 @@ def temporal_conv_forward(
             negative_slope,
             False,
             sign if signs else None,
+            dropout,
+            seed,
         )
         if straddles:
             sign = bits.pack(sign)
@@ -289,6 +300,8 @@ def temporal_conv_backward(
     groups: int,
     negative_slope: float | None,
     residual: bool,
+    dropout: float,
+    seed: Tensor | None,
     need_x: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -297,7 +310,8 @@ def temporal_conv_backward(
         from d2kernels.ops.temporal_conv import reference
 
         return reference.temporal_conv_backward(
-            grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, need_x, need_weight
+            grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed,
+            need_x, need_weight,
         )
     grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
     with on_device(x):
@@ -305,7 +319,8 @@ def temporal_conv_backward(
         offsets, lengths = offsets.contiguous(), lengths.contiguous()
         kind = NO_SIGN if negative_slope is None else BYTES if sign.is_floating_point() else BITS
         # Products that transformed their operand on the way would do so once a tap and a tile, in registers.
-        inner = grad if kind == NO_SIGN else torch.empty((total, c_out), dtype=grad.dtype, device=x.device)
+        changes = kind != NO_SIGN or dropout > 0
+        inner = torch.empty((total, c_out), dtype=grad.dtype, device=x.device) if changes else grad
         rows = triton.cdiv(triton.cdiv(total, _CHUNKS), _CHUNK) * _CHUNK
         sums = torch.empty((triton.cdiv(total, rows), c_out), dtype=torch.float32, device=x.device)
         reach = torch.empty((2, total), dtype=torch.int32, device=x.device).unbind()
@@ -322,9 +337,13 @@ def temporal_conv_backward(
             total,
             rows,
             negative_slope or 0.0,
+            grad if seed is None else seed,
+            1 / (1 - dropout),
             CHANNELS=c_out,
             GRAD_STRIDE=grad.stride(0),
             SIGN=kind,
+            DROPOUT=dropout > 0,
+            LEAST=threshold(dropout),
             STEPS=_steps(n),
             BLOCK_R=32,
             BLOCK_C=block,
@@ -342,6 +361,9 @@ def temporal_conv_backward(
                 groups,
                 None,
                 True,
+                None,
+                dropout if residual else 0.0,
+                seed,
             )
         if need_weight:
             grad_b = _sum(sums, torch.empty(c_out, dtype=weight.dtype, device=x.device))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from d2kernels.ops._triton import POINTER, Specialization
+from d2kernels.ops.temporal_conv.dropout import threshold
 from d2kernels.ops.temporal_conv.triton_configs import BITS, NO_SIGN, Config, config, described, layout_of
 from d2kernels.ops.temporal_conv.triton_kernels import convolve_kernel, weight_gradient_kernel
 
@@ -25,11 +26,12 @@ def specializations(arch: int) -> list[Specialization]:
         wanted = {} if how == "ieee" and dtype == torch.float32 else half
         kind = POINTER[dtype]
         name = f"{kind[1:]} {how}" if dtype == torch.float32 else kind[1:]
-        for layer, c_out, taps, dilation in (
-            ("conv", 1024, 3, 1),
-            ("ActivityNet", 1024, 5, 2),
-            ("classifier 20", 20, 3, 1),
-            ("classifier 100", 100, 5, 2),
+        for layer, c_out, taps, dilation, p in (
+            ("conv", 1024, 3, 1, 0.0),
+            ("dropout", 1024, 3, 1, 0.7),
+            ("ActivityNet", 1024, 5, 2, 0.0),
+            ("classifier 20", 20, 3, 1, 0.0),
+            ("classifier 100", 100, 5, 2, 0.0),
         ):
             if layer != "conv" and (dtype == torch.float16 or (dtype == torch.float32 and how != "tf32")):
                 continue
@@ -37,8 +39,10 @@ def specializations(arch: int) -> list[Specialization]:
                 shipped = config("convolve", arch, dtype, how, *((c_out, 1024) if backward else (1024, c_out)))
                 forms.append(
                     _form(f"{'dgrad' if backward else 'forward'} {layer} {name}", arch, dtype, how, c_out, taps,
-                          dilation, backward, shipped, wanted)
+                          dilation, backward, p, shipped, wanted)
                 )  # fmt: skip
+            if p:
+                continue
             together = 3 if taps % 3 == 0 else 1
             shipped = config("weight", arch, dtype, how, 1024, c_out, together)
             types = {"inner": kind, "x": kind, "out": "*fp32", "before_of": "*i32", "after_of": "*i32"}
@@ -67,6 +71,7 @@ def _form(
     taps: int,
     dilation: int,
     backward: bool,
+    dropout: float,
     chosen: Config,
     wanted: dict[int, str],
 ) -> Specialization:
@@ -77,6 +82,7 @@ def _form(
     if by_descriptor:
         types["weight"] = f"tensordesc<{kind[1:]}{block}>"
     types |= {"sign": "*u8", "offsets": "*i64", "lengths": "*i64", "n": "i32", "total": "i32", "slope": "fp32"}
+    types |= {"seed": "*i64", "scale": "fp32"}
     activation = not backward and c_out == 1024
     constants = layout | {
         "DILATION": dilation,
@@ -86,6 +92,8 @@ def _form(
         "ACTIVATION": activation,
         "RESIDUAL": c_out == 1024,
         "SIGN": BITS if activation else NO_SIGN,
+        "DROPOUT": 0 if dropout == 0 else 2 if backward else 1,
+        "LEAST": threshold(dropout),
         "DESCRIPTOR": by_descriptor,
         "PRECISION": how,
         "STEPS": 4,

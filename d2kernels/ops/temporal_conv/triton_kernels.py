@@ -6,7 +6,9 @@ import triton
 import triton.language as tl
 
 from d2kernels.ops._triton import INTERPRETED, bounds_of
+from d2kernels.ops.temporal_conv.dropout import ROUNDS
 
+ROUNDS_OF = tl.constexpr(ROUNDS)
 WIDEN = tl.constexpr(INTERPRETED)  # the interpreter multiplies bfloat16's bits as whole numbers
 
 
@@ -28,6 +30,34 @@ def _reach(offsets, lengths, n, total, rows, STEPS: tl.constexpr):
 
 
 @triton.jit
+def _kept(seed, rows, first, CHANNELS: tl.constexpr, BLOCKS: tl.constexpr, LEAST: tl.constexpr,
+          BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):  # fmt: skip
+    """(BLOCK_M, BLOCK_N) of dropout.py's mask from channel `first` on; BLOCKS: `first` and BLOCK_N are fours."""
+    at = rows[:, None] * ((CHANNELS + 3) // 4)
+    number = tl.load(seed)
+    if BLOCKS:
+        counter = at + (first // 4 + tl.arange(0, BLOCK_N // 4))[None, :]
+        a, b, c, d = tl.randint4x(number, counter, ROUNDS_OF)
+        a, b = (a.to(tl.uint32) >= LEAST).to(tl.int8), (b.to(tl.uint32) >= LEAST).to(tl.int8)
+        c, d = (c.to(tl.uint32) >= LEAST).to(tl.int8), (d.to(tl.uint32) >= LEAST).to(tl.int8)
+        return tl.join(tl.join(a, c), tl.join(b, d)).reshape(BLOCK_M, BLOCK_N) != 0
+    else:
+        channel = first + tl.arange(0, BLOCK_N)
+        a, b, c, d = tl.randint4x(number, at + (channel // 4)[None, :], ROUNDS_OF)
+        word = (channel % 4)[None, :]
+        low = tl.where(word == 0, a.to(tl.uint32), b.to(tl.uint32))
+        high = tl.where(word == 2, c.to(tl.uint32), d.to(tl.uint32))
+        return tl.where(word < 2, low, high) >= LEAST
+
+
+@triton.jit
+def _half(x, UPPER: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Columns of the lower or the upper half of x (BLOCK_M, BLOCK_N)."""
+    low, high = x.reshape(BLOCK_M, 2, BLOCK_N // 2).permute(0, 2, 1).split()
+    return high if UPPER else low
+
+
+@triton.jit
 def _finish(
     acc,
     bias,
@@ -38,6 +68,8 @@ def _finish(
     valid,
     total,
     slope,
+    seed,
+    scale,
     group,
     first,
     GROUPS: tl.constexpr,
@@ -47,10 +79,12 @@ def _finish(
     ACTIVATION: tl.constexpr,
     RESIDUAL: tl.constexpr,
     SIGN: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    LEAST: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Bias, activation and residual on a tile of sums, and its way out; `first` is its column within the group."""
+    """Bias, activation, residual and dropout on a tile of sums, and its way out; `first`: its column in the group."""
     columns = first + tl.arange(0, BLOCK_N)
     place = group * C_OUT + columns
     exists = (columns < C_OUT)[None, :] & (rows < total)[:, None]
@@ -68,7 +102,14 @@ def _finish(
         acc = tl.where(acc > 0, acc, acc * slope)
     if RESIDUAL:
         more = residual + rows[:, None] * RESIDUAL_STRIDE + place[None, :]
-        acc += tl.load(more, mask=exists & valid[:, None], other=0).to(tl.float32)
+        more = tl.load(more, mask=exists & valid[:, None], other=0).to(tl.float32)
+    if DROPOUT != 0:
+        blocks: tl.constexpr = C_OUT % 4 == 0 or GROUPS == 1
+        kept = _kept(seed, rows, group * C_OUT + first, GROUPS * C_OUT, blocks, LEAST, BLOCK_M, BLOCK_N)
+    if RESIDUAL:
+        acc += tl.where(kept, more * scale, 0) if DROPOUT == 2 else more
+    if DROPOUT == 1:
+        acc = tl.where(kept, acc * scale, 0)
     acc = tl.where(valid[:, None], acc, 0)
     tl.store(out + rows[:, None] * (GROUPS * C_OUT) + place[None, :], acc.to(out.dtype.element_ty), mask=exists)
 
@@ -86,6 +127,8 @@ def convolve_kernel(
     n,
     total,
     slope,
+    seed,
+    scale,
     GROUPS: tl.constexpr,
     C_IN: tl.constexpr,
     C_OUT: tl.constexpr,
@@ -102,6 +145,8 @@ def convolve_kernel(
     ACTIVATION: tl.constexpr,
     RESIDUAL: tl.constexpr,
     SIGN: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    LEAST: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
     PRECISION: tl.constexpr,
     STEPS: tl.constexpr,
@@ -112,8 +157,9 @@ def convolve_kernel(
 ):
     """out[r] = activation(Σ_j x[r + (j − TAPS // 2) · DILATION] W_j + bias) + residual[r], channels C_* per group.
 
-    BACKWARD takes taps in falling order. SIGN: 0 none, 1 a byte an element, 2 a bit. DESCRIPTOR: weight is a tensor
-    descriptor of (TAPS · outer, inner) instead of a pointer.
+    BACKWARD takes taps in falling order. SIGN: 0 none, 1 a byte an element, 2 a bit. DROPOUT: 0 none, 1 of the result,
+    2 of the residual alone, by words below LEAST. DESCRIPTOR: weight is a tensor descriptor of (TAPS · outer, inner)
+    instead of a pointer.
     """
     tiles_m = tl.cdiv(total, BLOCK_M)
     tiles_n = tl.cdiv(C_OUT, BLOCK_N) * GROUPS
@@ -159,20 +205,20 @@ def convolve_kernel(
             acc = _product(a, b, acc, PRECISION)
         valid = before >= 0
         if BLOCK_N >= 128:
-            # In quarters, whose addresses fit in registers beside the sums.
-            left, right = acc.reshape(BLOCK_M, 2, BLOCK_N // 2).permute(0, 2, 1).split()
-            quarter: tl.constexpr = BLOCK_N // 4
-            for half in tl.static_range(2):
-                part = left if half == 0 else right
-                one, two = part.reshape(BLOCK_M, 2, quarter).permute(0, 2, 1).split()
-                at_half = first + half * 2 * quarter
-                _finish(one, bias, residual, out, sign, rows, valid, total, slope, group, at_half, GROUPS, C_OUT,
-                        RESIDUAL_STRIDE, BIAS, ACTIVATION, RESIDUAL, SIGN, BLOCK_M, quarter)  # fmt: skip
-                _finish(two, bias, residual, out, sign, rows, valid, total, slope, group, at_half + quarter, GROUPS,
-                        C_OUT, RESIDUAL_STRIDE, BIAS, ACTIVATION, RESIDUAL, SIGN, BLOCK_M, quarter)  # fmt: skip
+            # In quarters, whose addresses fit in registers beside the sums; in eighths where random numbers are, too.
+            pieces: tl.constexpr = 8 if DROPOUT != 0 else 4
+            for i in tl.static_range(pieces):
+                piece = _half(acc, i * 2 >= pieces, BLOCK_M, BLOCK_N)
+                piece = _half(piece, i * 4 // pieces % 2 == 1, BLOCK_M, BLOCK_N // 2)
+                if pieces == 8:
+                    piece = _half(piece, i % 2 == 1, BLOCK_M, BLOCK_N // 4)
+                _finish(piece, bias, residual, out, sign, rows, valid, total, slope, seed, scale, group,
+                        first + i * (BLOCK_N // pieces), GROUPS, C_OUT, RESIDUAL_STRIDE, BIAS, ACTIVATION, RESIDUAL,
+                        SIGN, DROPOUT, LEAST, BLOCK_M, BLOCK_N // pieces)  # fmt: skip
         else:
-            _finish(acc, bias, residual, out, sign, rows, valid, total, slope, group, first, GROUPS, C_OUT,
-                    RESIDUAL_STRIDE, BIAS, ACTIVATION, RESIDUAL, SIGN, BLOCK_M, BLOCK_N)  # fmt: skip
+            _finish(acc, bias, residual, out, sign, rows, valid, total, slope, seed, scale, group, first, GROUPS,
+                    C_OUT, RESIDUAL_STRIDE, BIAS, ACTIVATION, RESIDUAL, SIGN, DROPOUT, LEAST, BLOCK_M,
+                    BLOCK_N)  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["n", "total", "chunk"])
@@ -189,16 +235,21 @@ def gradient_kernel(
     total,
     chunk,
     slope,
+    seed,
+    scale,
     CHANNELS: tl.constexpr,
     GRAD_STRIDE: tl.constexpr,
     SIGN: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    LEAST: tl.constexpr,
     STEPS: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """The gradient before the activation, its sum over each chunk of rows, and every row's reach.
 
-    SIGN: 0 no activation and `inner` is not written, 1 by the sign of the output, 2 by packed bits.
+    SIGN: 0 no activation, 1 by the sign of the output, 2 by packed bits. `inner` is not written where there is neither
+    an activation nor dropout.
     """
     start = tl.program_id(0).to(tl.int64) * chunk
     columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -209,15 +260,20 @@ def gradient_kernel(
         before, after = _reach(offsets, lengths, n, total, rows, STEPS)
         valid = (before >= 0)[:, None]
         g = tl.load(grad + rows[:, None] * GRAD_STRIDE + columns[None, :], mask=valid & known, other=0).to(tl.float32)
-        if SIGN != 0:
+        if DROPOUT:
+            kept = _kept(seed, rows, tl.program_id(1) * BLOCK_C, CHANNELS, BLOCK_C >= 4, LEAST, BLOCK_R, BLOCK_C)
+            g = tl.where(kept, g * scale, 0)
+        if SIGN != 0 or DROPOUT:
             if SIGN == 1:
                 value = tl.load(sign + rows[:, None] * CHANNELS + columns[None, :], mask=valid & known, other=0)
                 passed = value.to(tl.float32) > 0
-            else:
+            elif SIGN == 2:
                 byte_at = sign + rows[:, None] * ((CHANNELS + 7) // 8) + (columns // 8)[None, :]
                 byte = tl.load(byte_at, mask=valid & known, other=0).to(tl.int32)
                 passed = ((byte >> (columns % 8)[None, :]) & 1) != 0
-            rounded = tl.where(passed, g, g * slope).to(inner.dtype.element_ty)
+            if SIGN != 0:
+                g = tl.where(passed, g, g * slope)
+            rounded = g.to(inner.dtype.element_ty)
             exists = (rows < total)[:, None] & known
             tl.store(inner + rows[:, None] * CHANNELS + columns[None, :], rounded, mask=exists)
             g = rounded.to(tl.float32)
