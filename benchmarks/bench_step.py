@@ -31,9 +31,12 @@ def spread(network: torch.nn.Module) -> None:
         network.classifier.bias.fill_(-3)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "way"), [("fp32", ""), ("fp32", "winograd"), ("bf16", "")])
 @pytest.mark.parametrize("work", [shapes.THUMOS, shapes.FULL], ids=lambda w: w.name)
-def test_step(contest, device, full, work, precision):
+def test_step(contest, device, full, work, precision, way, monkeypatch):
+    if way and device.type != "cpu":
+        pytest.skip("on a CPU only")
+    monkeypatch.setenv("D2K_FLOAT32", way)
     if device.type == "cpu" and not full and (work, precision) != (shapes.THUMOS, "fp32"):
         pytest.skip("takes a minute on a CPU; --full runs it")
     config = make_config("thumos14", "release", {"model.dropout": 0.0, "train.precision": precision})
@@ -123,7 +126,7 @@ def test_step(contest, device, full, work, precision):
     wide = (2 * minimal.temporal_conv(work, 4 if precision == "fp32" else 2, True)[i] for i in (0, 1))
     contest(
         op="step",
-        work=work.name,
+        work=f"{work.name}, {way}" if way else work.name,
         direction="forward+backward",
         dtype="float32" if precision == "fp32" else "bfloat16",
         ours=Side("+".join(sorted(_backends(device))), lambda: step_of(state)),

@@ -17,6 +17,7 @@ PYBIND11_MODULE(_C, m) {
     bind_pdmi(m);
     bind_svd(m);
     bind_topk_pool(m);
+    bind_winograd(m);
 
 #ifdef D2K_CUDA
     m.attr("has_cuda") = true;

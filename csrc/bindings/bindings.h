@@ -54,5 +54,6 @@ void bind_nms(py::module_& m);
 void bind_pdmi(py::module_& m);
 void bind_svd(py::module_& m);
 void bind_topk_pool(py::module_& m);
+void bind_winograd(py::module_& m);
 
 }  // namespace d2k

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from d2kernels import _native
 from d2kernels.ops._rows import accumulation_dtype
-from d2kernels.ops.temporal_conv import bits, reference
+from d2kernels.ops.temporal_conv import bits, reference, winograd
 from d2kernels.ops.temporal_conv.dropout import drop, threshold
 from d2kernels.ops.temporal_conv.reference import grouped_transpose
 from d2kernels.ops.temporal_conv.schema import needs_sign
@@ -65,7 +65,8 @@ class Layout(NamedTuple):
         return buffer.new_zeros((total, buffer.shape[1])).index_copy_(0, self.source, rows)
 
 
-def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int) -> Layout:
+def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int, align: int = 1) -> Layout:
+    """Sequences begin at multiples of `align`, at least `pad` zero rows apart."""
     first = offsets[:-1].clamp(0, total)
     lengths = torch.minimum(lengths.clamp(min=0), total - first)
     end = lengths.cumsum(0)
@@ -74,14 +75,18 @@ def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int) -> Layout:
     row = torch.arange(kept)
     source = row + (first - end + lengths)[sequence]
     # An empty sequence needs no gap.
-    gaps = ((lengths > 0).to(torch.int64) * pad).cumsum(0) - pad
-    target = row + gaps.clamp(min=0)[sequence]
+    slot = torch.where(lengths > 0, (lengths + (pad + align - 1)) // align * align, 0)
+    target = row + (slot.cumsum(0) - slot - end + lengths)[sequence]
     size = int(target[-1]) + 1 if kept else 0
     return Layout(source, target, size, kept == total == size and bool((source == row).all()))
 
 
-def _convolve(buffer: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int) -> Tensor:
+def _convolve(
+    buffer: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int, fast: bool
+) -> Tensor:
     """(size, c_out) of the buffer's rows, zero beyond both ends."""
+    if fast:
+        return winograd.convolve(buffer, weight, bias, groups)
     c_out, c_in, kernel = weight.shape
     if kernel == 1:
         # Few outputs make the library's convolution many times slower than a product.
@@ -176,12 +181,13 @@ def temporal_conv_forward(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     total = x.shape[0]
-    places = layout(offsets, lengths, total, dilation * (weight.shape[2] // 2))
+    fast = winograd.wanted(x, weight, dilation, groups)
+    places = layout(offsets, lengths, total, dilation * (weight.shape[2] // 2), winograd.ROWS if fast else 1)
     if places.size == 0 or weight.numel() == 0:
         return reference.temporal_conv_forward(
             x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
         )
-    y = places.gather(_convolve(places.spread(x), weight, bias, dilation, groups), total).contiguous()
+    y = places.gather(_convolve(places.spread(x), weight, bias, dilation, groups, fast), total).contiguous()
     sign = bits.pack(y > 0 if needs_sign(negative_slope, residual) else y[:0] > 0)
     if negative_slope is not None:
         F.leaky_relu_(y, negative_slope)
@@ -207,7 +213,8 @@ def temporal_conv_backward(
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     total, kernel = x.shape[0], weight.shape[2]
-    places = layout(offsets, lengths, total, dilation * (kernel // 2))
+    fast = winograd.wanted(x, weight, dilation, groups)
+    places = layout(offsets, lengths, total, dilation * (kernel // 2), winograd.ROWS if fast else 1)
     if places.size == 0 or weight.numel() == 0:
         return reference.temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed,
@@ -219,11 +226,15 @@ def temporal_conv_backward(
     inner = places.spread(inner)
     grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
     if need_x:
-        grad_x = places.gather(_convolve(inner, grouped_transpose(weight, groups), None, dilation, groups), total)
-        grad_x = grad_x.contiguous()
+        across = grouped_transpose(weight, groups)
+        grad_x = places.gather(_convolve(inner, across, None, dilation, groups, fast), total).contiguous()
         if residual:
             places.add(grad_x, grad)
     if need_weight:
-        grad_w = _weight_gradient(inner, places.spread(x), weight, dilation, groups)
+        image = places.spread(x)
+        if fast:
+            grad_w = winograd.weight_gradient(inner, image, weight, groups)
+        else:
+            grad_w = _weight_gradient(inner, image, weight, dilation, groups)
         grad_b = inner.sum(0, dtype=accumulation_dtype(inner.dtype)).to(weight.dtype)
     return grad_x, grad_w, grad_b

@@ -18,6 +18,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from d2kernels.ops._triton import on_device
 from d2kernels.ops.temporal_conv import bits
 from d2kernels.ops.temporal_conv.dropout import threshold
+from d2kernels.ops.temporal_conv.precision import float32
 from d2kernels.ops.temporal_conv.schema import needs_sign
 from d2kernels.ops.temporal_conv.triton_configs import (
     BITS,
@@ -41,7 +42,6 @@ from d2kernels.ops.temporal_conv.triton_kernels import (
 __all__ = ["specializations", "temporal_conv_backward", "temporal_conv_forward", "why_not"]
 _CHUNK, _CHUNKS = 64, 256  # rows added in one program of the bias gradient, at least; programs, at most
 _PROGRAMS = 264  # what the weight gradient's rows are split for: two programs on each of 132 multiprocessors
-_PRECISIONS = ("ieee", "tf32", "tf32x3")
 
 
 def why_not(device: str, dtype: torch.dtype | None) -> str | None:
@@ -54,11 +54,9 @@ def precision(dtype: torch.dtype) -> str:
     """tl.dot's name for how float32 is multiplied; 16-bit products are exact in float32."""
     if dtype.itemsize == 2:
         return "ieee"
-    asked = os.environ.get("D2K_FLOAT32")
+    asked = float32()
     if asked:
-        if asked not in _PRECISIONS:
-            raise ValueError(f"D2K_FLOAT32 must be one of {', '.join(_PRECISIONS)}, got {asked!r}")
-        return asked
+        return "ieee" if asked == "winograd" else asked
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
