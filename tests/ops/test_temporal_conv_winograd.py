@@ -6,12 +6,11 @@ import pytest
 import torch
 
 import d2kernels as d2k
+from d2kernels import _native
 from d2kernels.ops.temporal_conv import winograd
 
-pytestmark = pytest.mark.skipif(
-    not d2k.backends.can_run("temporal_conv", "native", "cpu", torch.float32) or winograd._native.extension()[0] is None,
-    reason="needs the compiled extension and oneDNN",
-)
+HERE = d2k.backends.can_run("temporal_conv", "native", "cpu", torch.float32) and _native.extension()[0] is not None
+pytestmark = pytest.mark.skipif(not HERE, reason="needs the compiled extension and oneDNN")
 NAN = float("nan")
 LENGTHS = [130, 1, 0, 66, 5, 40, 3, 90]
 

@@ -55,8 +55,8 @@ def precision(dtype: torch.dtype) -> str:
     if dtype.itemsize == 2:
         return "ieee"
     asked = float32()
-    if asked:
-        return "ieee" if asked == "winograd" else asked
+    if asked not in (None, "winograd"):
+        return asked
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
