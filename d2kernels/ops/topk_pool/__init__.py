@@ -39,6 +39,7 @@ def _counts(lengths: Tensor, k: int | Tensor | None, divisor: int, rounding: str
         if divisor < 1:
             raise ValueError(f"topk_pool: divisor must be at least 1, got {divisor}")
         k = torch.div(lengths + (divisor - 1 if rounding == "ceil" else 0), divisor, rounding_mode="floor")
+        return k.clamp_(min=1)  # s / divisor is no more than s
     elif isinstance(k, Tensor):
         if k.shape != lengths.shape or k.is_floating_point() or k.dtype == torch.bool:
             raise ValueError(
