@@ -69,6 +69,8 @@ def config(
     what = "half" if dtype.itemsize == 2 else "tf32"
     if what == "tf32" and precision != "tf32":
         found = _IEEE
+        if kind == "convolve" and (precision == "tf32x3" or arch_class(arch) == 80):
+            found = found._replace(warps=4)  # eight have too few registers each, and spill
     else:
         found = (_CONVOLVE if kind == "convolve" else _WEIGHT)[arch_class(arch), what]
     if kind == "convolve":

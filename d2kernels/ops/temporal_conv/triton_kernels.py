@@ -180,8 +180,10 @@ def convolve_kernel(
         columns = first + tl.arange(0, BLOCK_N)
         x_rows = x + group * C_IN + (local[:, None] * X_STRIDE + inner[None, :])
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        # Taps change fastest, so that a row comes from device memory once.
-        for step in range(TAPS * tl.cdiv(C_IN, BLOCK_K)):
+        # A tile of gap rows, as a padded batch has, has nothing to multiply. Taps change fastest, so that a row comes
+        # from device memory once.
+        steps = tl.where(tl.max(before, 0) >= 0, TAPS * tl.cdiv(C_IN, BLOCK_K), 0)
+        for step in range(steps):
             tap = step % TAPS
             at = step // TAPS * BLOCK_K
             shift = (tap - TAPS // 2) * DILATION
