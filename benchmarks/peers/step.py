@@ -16,18 +16,18 @@ from d2net.losses.pairs import Permutations
 class PaddedNet(nn.Module):
     """nn.Conv1d on (n, d, s) batches; takes the state dict of a d2net network without its reference."""
 
-    def __init__(self, width: int, classes: int, dropout: float, kernel: int = 3, channels_last: bool = False):
+    def __init__(self, width: int, classes: int, dropout: float, kernel: int = 3, slope: float = 0.2):
         super().__init__()
         self.conv1 = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=2)
         self.conv2 = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=2)
         self.classifier = nn.Conv1d(width, 2 * classes, 1, groups=2)
-        self.dropout = dropout
+        self.dropout, self.slope = dropout, slope
 
     def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """features: (n, s, d); mask: (n, s). T (n, s, C) and embeddings (n, s, d / 2)."""
         x, keep = features.mT, mask[:, None]
         for conv in (self.conv1, self.conv2):
-            x = (F.leaky_relu(conv(x), 0.2) + x) * keep
+            x = (F.leaky_relu(conv(x), self.slope) + x) * keep
         x = F.dropout(x, self.dropout, self.training)
         logits = self.classifier(x)
         a, b = logits.sigmoid().chunk(2, 1)
