@@ -81,6 +81,26 @@ def test_few_rows_among_many_gaps(calls):
     torch.testing.assert_close(out[[0, 1, 2, 7], 0], torch.tensor([128.0, 192.0, 128.0, 64.0]))
 
 
+def test_strided_arguments(calls):
+    x, weight, bias = problem(LENGTHS, 64, 64)
+    want = step("native", x, weight, bias)
+    wide = torch.stack([x.values, x.values], 2)[:, :, 0]
+    weight, bias = weight.permute(2, 1, 0).contiguous().permute(2, 1, 0), torch.stack([bias, bias], 1)[:, 0]
+    assert not (wide.is_contiguous() or weight.is_contiguous() or bias.is_contiguous())
+    got = step("native", x.with_values(wide), weight, bias)
+    assert calls and all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_nan_stays_in_its_sequence(calls):
+    x, weight, bias = problem([130, 127, 90], 64, 64, gap=0)
+    clean = step("native", x, weight, bias)
+    values = x.values.clone()
+    values[[0, 129, 257]] = torch.tensor([NAN, float("inf"), -float("inf")])[:, None]
+    spoilt = step("native", x.with_values(values), weight, bias)
+    assert calls and torch.equal(spoilt[0][130:257], clean[0][130:257])
+    assert torch.equal(spoilt[1], clean[1])
+
+
 def test_activation_dropout_and_residual_follow(calls):
     x, weight, bias = problem(LENGTHS, 64, 64)
     options = {"negative_slope": 0.2, "residual": True, "dropout": 0.5, "seed": torch.tensor([3])}

@@ -50,7 +50,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Ten
     """(rows, c_out) of the buffer's rows, zero beyond both ends."""
     c_out, c_in, _ = weight.shape
     split, tiles, native, threads = c_out // groups, _tiles(len(x)), _native.module(), torch.get_num_threads()
-    weight = weight.contiguous()
+    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     y = x.new_empty((len(x), c_out))
     v, u = x.new_empty((_POINTS, tiles, c_in)), x.new_empty((_POINTS, split, c_in))
     for g in range(groups):
