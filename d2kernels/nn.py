@@ -50,6 +50,8 @@ class TemporalConv1d(nn.Module):
         """Shares the parameters of a length-preserving nn.Conv1d (stride 1, zero padding of dilation·(k − 1)/2)."""
         (k,), (dilation,), (stride,) = conv.kernel_size, conv.dilation, conv.stride
         keeps = conv.padding == "same" or conv.padding == (dilation * (k - 1) // 2,)
+        if not isinstance(conv.weight, nn.Parameter):
+            raise ValueError(f"TemporalConv1d.from_conv1d: a parametrized weight cannot be shared: {conv}")
         if stride != 1 or k % 2 == 0 or not keeps or conv.padding_mode != "zeros":
             raise ValueError(f"TemporalConv1d.from_conv1d: needs stride 1, odd kernel and 'same' zero padding: {conv}")
         new = cls(
@@ -65,7 +67,7 @@ class TemporalConv1d(nn.Module):
             device="meta",  # type: ignore[arg-type]
         )
         new.weight, new.bias = conv.weight, conv.bias
-        return new
+        return new.train(conv.training)
 
     def forward(
         self,

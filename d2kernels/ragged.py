@@ -14,7 +14,7 @@ from d2kernels.ops._rows import rows
 
 
 def _values_can_be_checked(*tensors: Tensor | None) -> bool:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     on_cpu = all(t is None or t.device.type == "cpu" for t in tensors)
     return on_cpu or os.environ.get("D2K_CHECK") == "1"

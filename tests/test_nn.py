@@ -80,6 +80,13 @@ def test_from_conv1d_refuses_what_it_cannot_do(options):
         TemporalConv1d.from_conv1d(nn.Conv1d(4, 4, **options))
 
 
+def test_from_conv1d_of_a_parametrized_weight_or_in_eval():
+    normed = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 4, 3, padding=1))
+    with pytest.raises(ValueError, match="from_conv1d: a parametrized weight cannot be shared"):
+        TemporalConv1d.from_conv1d(normed)
+    assert not TemporalConv1d.from_conv1d(nn.Conv1d(4, 4, 3, padding=1).eval(), dropout=0.5).training
+
+
 def test_constructor_errors():
     for size in (0, 2):
         with pytest.raises(ValueError, match=f"kernel_size must be odd, got {size}"):

@@ -28,7 +28,13 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
 
     def run(*args: Any) -> Any:
         first = next(a for a in args if isinstance(a, Tensor))
-        return getattr(backends.select(folder, first.device.type, first.dtype), function)(*args)
+        device = first.device.type
+        call = getattr(backends.select(folder, device, first.dtype), function)
+        if not torch.is_autocast_enabled(device):
+            return call(*args)
+        # The public function has cast what autocast casts; a backward runs under whatever is on by then.
+        with torch.autocast(device, enabled=False):
+            return call(*args)
 
     LIBRARY.define(name + signature)
     LIBRARY.impl(name, run, "CompositeExplicitAutograd")
@@ -50,9 +56,12 @@ class _Once(torch.autograd.Function):
     """Passes a gradient on and raises when it is differentiated again."""
 
     @staticmethod
-    def forward(ctx: Any, name: str, gradient: Tensor, *sources: Tensor) -> Tensor:
-        ctx.name = name
+    def forward(name: str, gradient: Tensor, *sources: Tensor) -> Tensor:
         return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.name = inputs[0]
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Any:

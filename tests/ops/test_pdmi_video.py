@@ -199,6 +199,8 @@ def test_opcheck_and_compile():
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(with_gradients(compiled, p), with_gradients(loss, p))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(p), loss(p))
 
 
 @pytest.mark.parametrize("case", ["basic_c20", "activitynet_gate", "short_unlabelled", "two_labels_rank1"])

@@ -249,6 +249,44 @@ def test_native_rows_do_not_depend_on_their_place(dtype, channels):
         assert all(torch.equal(rows, whole[i]) for i, rows in run(order).items()), order
 
 
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_a_backward_under_autocast_is_in_the_forwards_dtype(backend, kernel):
+    x = batch([37, 5], 16, torch.float32)
+    leaves = [t.requires_grad_() for t in (x.values, *parameters(16, 16, kernel, dtype=torch.float32))]
+
+    def gradients(enabled):
+        with d2k.backends.use(backend, "temporal_conv"), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            with torch.autocast("cpu", enabled=False):
+                out = d2k.temporal_conv(x.with_values(leaves[0]), *leaves[1:]).values
+            return torch.autograd.grad(out.square().sum(), leaves)
+
+    assert all(torch.equal(a, b) for a, b in zip(gradients(True), gradients(False), strict=True))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_compiles_without_gradients(grad):
+    x, (weight, bias) = batch([4, 7], dtype=torch.float32), parameters(dtype=torch.float32)
+
+    def f(values):
+        return d2k.temporal_conv(values, weight, bias, offsets=x.offsets, negative_slope=0.2)
+
+    torch._dynamo.reset()
+    with torch.set_grad_enabled(grad):
+        assert torch.equal(torch.compile(f, fullgraph=True, backend="aot_eager")(x.values), f(x.values))
+
+
+def test_functional_gradients():
+    x, (weight, bias) = batch([3, 9], dtype=torch.float32), parameters(dtype=torch.float32)
+
+    def loss(weight):
+        out = d2k.temporal_conv(x.values, weight, bias, offsets=x.offsets, negative_slope=0.2)
+        return d2k.topk_pool(out, offsets=x.offsets).square().sum()
+
+    leaf = weight.clone().requires_grad_()
+    assert torch.equal(torch.func.grad(loss)(weight), torch.autograd.grad(loss(leaf), leaf)[0])
+
+
 def test_second_derivative_raises():
     x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     out = d2k.temporal_conv(x, *parameters(), offsets=torch.tensor([0, 5])).square().sum()

@@ -141,9 +141,17 @@ def test_no_mask_is_kept(residual):
 def test_errors(p, seed, text):
     with pytest.raises(ValueError, match=text):
         dropped(torch.zeros(3, 6), p, seed)
-    if seed is None:
+    if seed is not None:
+        with pytest.raises(ValueError, match=text):
+            dropped(torch.zeros(3, 6), 0.0, seed)
+    else:
         with pytest.raises(ValueError, match="TemporalConv1d: dropout must be at least 0 and below 1"):
             d2k.nn.TemporalConv1d(4, 4, 3, dropout=p)
+
+
+def test_a_number_is_no_seed():
+    with pytest.raises(TypeError, match="got int 5"):
+        dropped(torch.zeros(3, 6), 0.5, 5)
 
 
 def test_module_drops_while_training():

@@ -58,8 +58,17 @@ class _Snippet(torch.autograd.Function):
 
 class _Video(torch.autograd.Function):
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return schema.pdmi_video(*arguments)
+    def forward(
+        p: Tensor,
+        labels: Tensor,
+        keep: Tensor,
+        relative_floor: float | None,
+        normalize_rows: bool,
+        per_class: bool,
+        atol: float,
+        rtol: float,
+    ) -> tuple[Tensor, ...]:
+        return schema.pdmi_video(p, labels, keep, relative_floor, normalize_rows, per_class, atol, rtol)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

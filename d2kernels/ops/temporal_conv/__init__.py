@@ -14,8 +14,22 @@ from d2kernels.ragged import Ragged, take
 
 class TemporalConv(torch.autograd.Function):
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        return schema.temporal_conv(*arguments)
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        offsets: Tensor,
+        lengths: Tensor,
+        dilation: int,
+        groups: int,
+        negative_slope: float | None,
+        residual: bool,
+        dropout: float,
+        seed: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        return schema.temporal_conv(
+            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -46,9 +60,9 @@ class TemporalConv(torch.autograd.Function):
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int, residual: bool) -> None:
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"temporal_conv: x must be float rows (total, c_in), got {x.dtype} {tuple(x.shape)}")
-    if weight.dim() != 3 or weight.shape[2] % 2 == 0:
+    if weight.dim() != 3 or weight.shape[2] % 2 == 0 or weight.shape[1] == 0:
         raise ValueError(
-            f"temporal_conv: weight must be (c_out, c_in / groups, k) with k odd, got {tuple(weight.shape)}"
+            f"temporal_conv: weight must be (c_out, c_in / groups, k), c_in not 0 and k odd, got {tuple(weight.shape)}"
         )
     for name, p in (("weight", weight), ("bias", bias)):
         if p is not None and p.dtype != x.dtype:
@@ -72,16 +86,16 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups
 def _seed(x: Tensor, dropout: float, seed: Tensor | None) -> Tensor | None:
     if not 0 <= dropout < 1:
         raise ValueError(f"temporal_conv: dropout must be at least 0 and below 1, got {dropout}")
-    if dropout == 0:
-        return None
     if seed is None:
-        return torch.randint(-(1 << 63), (1 << 63) - 1, (1,), device=x.device)
+        return torch.randint(-(1 << 63), (1 << 63) - 1, (1,), device=x.device) if dropout else None
+    if not isinstance(seed, Tensor):
+        raise TypeError(f"temporal_conv: seed must be a tensor (1,) of torch.int64, got {type(seed).__name__} {seed!r}")
     if seed.dtype != torch.int64 or seed.shape != (1,) or seed.device != x.device:
         raise ValueError(
             f"temporal_conv: seed must be (1,) torch.int64 on {x.device}, got {tuple(seed.shape)} {seed.dtype} "
             f"on {seed.device}"
         )
-    return seed
+    return seed if dropout else None
 
 
 def temporal_conv(
@@ -112,17 +126,18 @@ def temporal_conv(
         groups: blocks of channels that are convolved apart.
         negative_slope: of a LeakyReLU on the result; None for none.
         residual: adds x to the result; needs c_in == c_out.
-        dropout: probability p with which an element becomes zero; the others are divided by 1 − p. No mask is kept: the
-            backward makes it again from the seed.
-        seed: (1,) int64 on x's device, by which the same elements are dropped on every backend; drawn from torch's
-            generator when None.
+        dropout: probability p in [0, 1) with which an element becomes zero; the others are divided by 1 − p. No mask is
+            kept: the backward makes it again from the seed.
+        seed: (1,) int64 on x's device, drawn from torch's generator when None. It and an element's place in the batch's
+            rows, padding counted, say whether the element is dropped, on every backend.
         offsets, lengths, mask: see `Ragged`; dense rows take exactly one of lengths and mask.
 
     Under autocast, x, weight and bias are cast as F.conv1d casts them. On a CPU, D2K_FLOAT32=winograd in the
     environment takes float32 layers of kernel 3 and dilation 1 by Winograd's F(4, 3): faster, at about twice the
-    rounding. On a GPU, float32 products are full float32 unless torch.backends.cuda.matmul.fp32_precision (or
-    allow_tf32) says tf32; the weights are read without a copy where they lie by tap, as
-    `weight.permute(2, 0, 1).contiguous().permute(1, 2, 0)` does.
+    rounding, which is relative to the largest of the six rows about a tile of 4 of the same sequence. On a GPU,
+    float32 products are full float32 unless torch.backends.cuda.matmul.fp32_precision (or allow_tf32) says tf32; the
+    weights are read without a copy where they lie by tap, as `weight.permute(2, 0, 1).contiguous().permute(1, 2, 0)`
+    does.
 
     Returns:
         (total, c_out) in the form and dtype of x, accumulated in float32 or better; gap rows are zero.

@@ -15,17 +15,17 @@ from d2kernels.ops.temporal_conv.precision import float32
 
 ROWS = 4  # of a tile; every sequence begins with one
 _POINTS = 6
+_LEAST = 64  # tiles: on fewer pixels the library adds in another order, and a row must not depend on the batch
 
 
 def wanted(x: Tensor, weight: Tensor, dilation: int, groups: int) -> bool:
-    """Whether it was asked for (D2K_FLOAT32=winograd) and the layer is one where it wins."""
+    """Whether it was asked for (D2K_FLOAT32=winograd) and the layer is one where it wins: never by the batch."""
     c_out, c_in, kernel = weight.shape
     wide = min(c_in, c_out // groups) >= 64 and c_in % 16 == 0 and c_out // groups % 16 == 0
     return (
         x.dtype == torch.float32
         and (kernel, dilation) == (3, 1)
         and wide
-        and x.shape[0] >= 256
         and float32() == "winograd"
         and _native.extension()[0] is not None
     )
@@ -33,7 +33,7 @@ def wanted(x: Tensor, weight: Tensor, dilation: int, groups: int) -> bool:
 
 def _tiles(rows: int) -> int:
     """An even number, for images of two rows of pixels."""
-    return -(-rows // (2 * ROWS)) * 2
+    return max(-(-rows // (2 * ROWS)) * 2, _LEAST)
 
 
 def _part(x: Tensor, group: int, groups: int) -> tuple[int, int, int, int]:
