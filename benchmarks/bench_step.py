@@ -16,9 +16,10 @@ from peers import step as by
 from d2kernels import backends
 from d2net.config import make_config
 from d2net.data.dataset import Batch
-from d2net.losses import compute_losses
-from d2net.losses.pairs import random_permutations
-from d2net.training import new_state, train_step
+from d2net.methods.d2net.losses import compute_losses
+from d2net.methods.d2net.losses.pairs import random_permutations
+from d2net.training.state import new_state
+from d2net.training.step import train_step
 
 ITERATION = 2000  # even and after the start of L_D: every loss takes part
 SEED = 1

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2net.losses.pairs import Permutations
+from d2net.methods.d2net.losses.pairs import Permutations
 
 
 class PaddedNet(nn.Module):

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 
 import d2kernels as d2k
-from d2net import inference
-from d2net.checkpoint import read_checkpoint, usable
 from d2net.config import Config, LocalizeConfig, from_dict, make_config
 from d2net.data.activations import VideoActivations
 from d2net.data.annotations import Annotations, load_annotations
@@ -22,9 +20,12 @@ from d2net.data.dataset import TrainingBatches, split_holdout
 from d2net.data.detections import Detections
 from d2net.data.features import FeatureStore, check_streams, open_features
 from d2net.evaluation import classification_map, evaluate
-from d2net.model import D2Net
+from d2net.localization.activations import Activations, network_activations
+from d2net.localization.decoding import VideoScores, localize_chunks
+from d2net.methods.d2net.network import D2Net
 from d2net.timing import Timing, UnknownTiming
-from d2net.training import Run
+from d2net.training.checkpoint import read_checkpoint, usable
+from d2net.training.loop import Run
 
 Features = np.ndarray | Mapping[str, Any] | FeatureStore | str | os.PathLike
 
@@ -50,7 +51,7 @@ class Model:
         """T, λ' and p of one video; features: (s, d)."""
         features = np.asarray(features)
         _check_array("features", features, self.network.width)
-        a = inference.network_activations(self.network, [features], self.config.train.precision)
+        a = network_activations(self.network, [features], self.config.train.precision)
         loss = self.config.loss
         p = d2k.topk_pool(a.classes, divisor=loss.pool_divisor, rounding=loss.pool_rounding)
         return ScoredVideo(a.classes.values.cpu().numpy(), a.foreground.cpu().numpy(), p[0].cpu().numpy())
@@ -307,7 +308,7 @@ def localize(
     parts: list[tuple[np.ndarray, ...]] = []
     kept: dict[str, VideoActivations] = {}
     scores, first = [], 0
-    for chunk in inference.localize_chunks(
+    for chunk in localize_chunks(
         activate, chosen, lengths, config, pool_divisor=loss.pool_divisor, pool_rounding=loss.pool_rounding
     ):
         parts += _in_seconds(chunk, first, timing, video_timings or {}, known)
@@ -323,26 +324,26 @@ def localize(
 
 def _network_activations(
     model: Model, features: Mapping[str, np.ndarray], names: Sequence[str]
-) -> inference.Activations:
-    return inference.network_activations(model.network, [features[v] for v in names], model.config.train.precision)
+) -> Activations:
+    return network_activations(model.network, [features[v] for v in names], model.config.train.precision)
 
 
 def _stored_activations(
     stored: Mapping[str, VideoActivations], names: Sequence[str], reweight: bool
-) -> inference.Activations:
+) -> Activations:
     classes = d2k.Ragged.pack([torch.from_numpy(stored[v].classes) for v in names])
     if not reweight:
-        return inference.Activations(classes, classes.values.new_zeros(classes.values.shape[0]))
+        return Activations(classes, classes.values.new_zeros(classes.values.shape[0]))
     missing = [v for v in names if stored[v].foreground is None]
     if missing:
         raise ValueError(
             f"activations: {missing[0]!r} has no foreground scores to reweight with; add '{missing[0]}.foreground' "
             "or set localize.reweight=false"
         )
-    return inference.Activations(classes, torch.cat([torch.from_numpy(stored[v].foreground) for v in names]))
+    return Activations(classes, torch.cat([torch.from_numpy(stored[v].foreground) for v in names]))
 
 
-def _by_video(chunk: inference.VideoScores) -> dict[str, VideoActivations]:
+def _by_video(chunk: VideoScores) -> dict[str, VideoActivations]:
     classes = chunk.activations.classes.unpack()
     foreground = chunk.activations.foreground.split(chunk.lengths)
     return {
@@ -365,7 +366,7 @@ def _lengths(features: Any, names: list[str], width: int) -> list[int]:
 
 
 def _in_seconds(
-    chunk: inference.VideoScores,
+    chunk: VideoScores,
     first: int,
     timing: Timing | None,
     own: Mapping[str, Timing],

@@ -13,10 +13,10 @@ from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.detections import Detections, save_detections
 from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import check_destination
-from d2net.data.synthetic import make_synthetic, write_synthetic
+from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.evaluation import evaluate
-from d2net.model import D2Net
-from d2net.plots import plot_video
+from d2net.methods.d2net.network import D2Net
+from d2net.report.pictures import plot_video
 
 IOU = [i / 10 for i in range(1, 8)]
 

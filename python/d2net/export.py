@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import d2kernels as d2k
 from d2kernels.export import decompositions
 from d2net.api import Model
-from d2net.model import D2Net
+from d2net.methods.d2net.network import D2Net
 
 
 class _OneVideo(nn.Module):

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from d2net import api
-from d2net.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 from d2net.config import make_config
-from d2net.model import D2Net
+from d2net.methods.d2net.network import D2Net
+from d2net.training.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 
 
 def test_round_trip_and_folder(tmp_path):

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from d2net import api, cli
-from d2net.checkpoint import read_checkpoint
 from d2net.config import make_config
-from d2net.data.synthetic import make_synthetic, write_synthetic
+from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.data.video_info import load_video_info
 from d2net.timing import Timing, UnknownTiming
+from d2net.training.checkpoint import read_checkpoint
 
 SHORT = ["--set", "iterations=30", "--set", "learning_rate=1e-3", "--set", "train.subsets=[train]", "--quiet"]
 SET_TIMING = ["--set", "fps=25", "--set", "stride=16", "--set", "snippet_frames=16"]

@@ -13,7 +13,7 @@ import d2kernels as d2k
 import d2net
 from d2kernels.export import decompositions
 from d2net.config import make_config
-from d2net.model import D2Net
+from d2net.methods.d2net.network import D2Net
 from d2net.timing import Timing
 
 CLASSES = ("run", "jump", "sit")

@@ -7,7 +7,8 @@ import torch
 
 import d2kernels as d2k
 from d2net.config import make_config
-from d2net.inference import Activations, localize_chunks
+from d2net.localization.activations import Activations
+from d2net.localization.decoding import localize_chunks
 
 
 @pytest.mark.parametrize("recipe", ["release", "paper"])

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import numpy as np
 import pytest
 import torch
 
 import d2kernels as d2k
-from d2net import training
-from d2net.checkpoint import CheckpointError, read_checkpoint
 from d2net.config import make_config
 from d2net.data.dataset import TrainingBatches
 from d2net.data.features import FeatureError
 from d2net.data.files import DataError
-from d2net.training import Run, RunExists, new_state, train_step
+from d2net.training import loop
+from d2net.training.checkpoint import CheckpointError, read_checkpoint
+from d2net.training.folder import RunExists
+from d2net.training.loop import Run
+from d2net.training.state import TERMS, new_state
+from d2net.training.step import train_step
 
 CPU = torch.device("cpu")
 
@@ -73,14 +77,14 @@ def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
     whole.finish(whole.start())
     run = make_run(tmp_path / "run")
     state = run.start()
-    step = training.train_step
+    step = train_step
 
     def step_and_signal(state, *args):
         step(state, *args)
         if state.iteration == 4:
-            training.signal.raise_signal(training.signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(training, "train_step", step_and_signal)
+    monkeypatch.setattr(loop, "train_step", step_and_signal)
     assert run.finish(state) is False
     assert read_checkpoint(tmp_path / "run")["iteration"] == 4
     monkeypatch.undo()
@@ -127,7 +131,7 @@ def test_zero_or_nan_losses_leave_the_weights_alone(tmp_path, case):
         batch.features[5] = float("nan")
     train_step(state, batch, run.config)
     assert same(before, state.network.state_dict())
-    assert state.sums[training.TERMS.index("skipped_steps")] == 1
+    assert state.sums[TERMS.index("skipped_steps")] == 1
     train_step(state, make_run(tmp_path).batches[0], run.config)
     assert not same(before, state.network.state_dict())
 
@@ -137,7 +141,7 @@ def test_gradient_clip_bounds_the_step(tmp_path):
     state = new_state(run.config, 8, 2, 3, CPU)
     train_step(state, run.batches[0], run.config)
     norm = torch.stack([p.grad.norm() for p in state.network.parameters()]).norm()
-    assert norm <= 1.001e-3 < state.sums[training.TERMS.index("gradient_norm")]
+    assert norm <= 1.001e-3 < state.sums[TERMS.index("gradient_norm")]
 
 
 def test_folders_that_hold_a_run_are_refused(tmp_path):

@@ -12,8 +12,9 @@ import torch
 import d2kernels as d2k
 from d2net.config import make_config
 from d2net.data.files import DataError
-from d2net.inference import Activations, network_activations, reweighted
-from d2net.model import D2Net
+from d2net.localization.activations import Activations, network_activations
+from d2net.localization.decoding import reweighted
+from d2net.methods.d2net.network import D2Net
 from d2net.parity.checks import Case, Check, Golden, preset_of
 
 CPU_TOLERANCE, GPU_TOLERANCE = 2e-5, 1e-4

@@ -23,7 +23,7 @@ from d2net.evaluation import (
     score,
     to_snippets,
 )
-from d2net.inference import ClassScores, detect, select_classes
+from d2net.localization.decoding import ClassScores, detect, select_classes
 from d2net.parity.checks import Case, Check, Golden, preset_of
 from d2net.timing import Timing
 

@@ -1,15 +1,13 @@
-"""Detections: scored segments in seconds, and ActivityNet's results JSON."""
+"""Detections: scored segments in seconds."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from d2net.data.files import DataError, read_json, write_atomically
+from d2net.data.files import DataError
 
 
 @dataclass(frozen=True)
@@ -78,45 +76,3 @@ class Detections:
     def sorted_by_score(self) -> Detections:
         """By falling score; ties keep their order."""
         return self[np.argsort(-self.score, kind="stable")]
-
-
-def load_detections(path: str | os.PathLike) -> Detections:
-    """Reads ActivityNet results JSON (`results` → video → label, score, segment), in file order; none is valid.
-
-    Raises:
-        DataError: names file, video and row.
-    """
-    tree = read_json(path)
-    results = tree.get("results") if isinstance(tree, dict) else None
-    if not isinstance(results, dict):
-        raise DataError(f"{path}: expected an object with `results`, as ActivityNet's result files have")
-    videos = list(results)
-    index: dict[str, int] = {}
-    rows: list[tuple[int, int, float, float, float]] = []
-    for v, name in enumerate(videos):
-        if not isinstance(results[name] or [], list):
-            raise DataError(f"{path}: video {name!r}: expected a list of detections, got {results[name]!r}")
-        for i, entry in enumerate(results[name] or []):
-            try:
-                start, end = entry["segment"]
-                label = index.setdefault(str(entry["label"]), len(index))
-                rows.append((v, label, float(start), float(end), float(entry["score"])))
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(
-                    f"{path}: video {name!r}, row {i}: expected label, score and segment [start, end], got {entry!r}"
-                ) from error
-    columns = np.array(rows, np.float64).reshape(-1, 5).T
-    try:
-        return Detections.from_arrays(videos, tuple(index), *columns)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def save_detections(path: str | os.PathLike, detections: Detections) -> None:
-    """Writes ActivityNet results JSON in one step; every video appears, with or without detections."""
-    results: dict[str, list[dict]] = {v: [] for v in detections.videos}
-    columns = (detections.video, detections.label, detections.start, detections.end, detections.score)
-    for v, c, a, b, s in zip(*(x.tolist() for x in columns), strict=True):
-        results[detections.videos[v]].append({"label": detections.classes[c], "score": s, "segment": [a, b]})
-    tree = {"version": "1.3", "results": results, "external_data": {}}
-    write_atomically(path, lambda file: file.write(json.dumps(tree, allow_nan=False).encode()))

@@ -1,4 +1,4 @@
-"""ActivityNet-style annotations: which classes a video holds, and where."""
+"""ActivityNet's annotation JSON, and ActionFormer's variant."""
 
 from __future__ import annotations
 
@@ -6,80 +6,10 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
+from d2net.data.annotations.model import Annotations, AnnotationWarning, Segment, Video
 from d2net.data.files import DataError, read_json
-
-
-class AnnotationWarning(UserWarning):
-    """Ground truth that is used although something about it is odd."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One instance of a class, [start, end) seconds."""
-
-    label: str
-    start: float
-    end: float
-
-
-@dataclass(frozen=True)
-class Video:
-    """labels: the video-level classes. info: the entry's other plain fields, such as a subject."""
-
-    name: str
-    subset: str | None
-    duration: float | None
-    fps: float | None
-    labels: tuple[str, ...]
-    segments: tuple[Segment, ...]
-    info: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """Videos by name, in file order. report counts degenerate (end = start) and overrunning segments."""
-
-    classes: tuple[str, ...]
-    videos: dict[str, Video]
-    streams: tuple[tuple[int, int, str], ...] | None = None
-    snippet_seconds: float | None = None
-    source: str = "annotations"
-    report: dict[str, int] = field(default_factory=dict)
-
-    def subset(self, names: str | Sequence[str]) -> Annotations:
-        """The videos of these subsets, names compared without case.
-
-        Raises:
-            DataError: no video is in any of them; lists the subsets there are.
-        """
-        wanted = {n.lower() for n in ([names] if isinstance(names, str) else names)}
-        videos = {k: v for k, v in self.videos.items() if v.subset is not None and v.subset.lower() in wanted}
-        if not videos:
-            there = sorted({v.subset for v in self.videos.values() if v.subset is not None})
-            has = f"its subsets are {', '.join(there)}" if there else "its videos name no subset; add `subset` to each"
-            raise DataError(f"{self.source}: no video of subset {', '.join(sorted(wanted)) or '(none named)'}; {has}")
-        return replace(self, videos=videos)
-
-    def only(self, names: Iterable[str]) -> Annotations:
-        """These videos, in this order."""
-        names = list(names)
-        missing = [n for n in names if n not in self.videos]
-        if missing:
-            raise DataError(f"{self.source}: no video {missing[0]!r}")
-        return replace(self, videos={n: self.videos[n] for n in names})
-
-    def label_matrix(self, names: Sequence[str]) -> np.ndarray:
-        """(n, C) uint8, 1 where the video holds the class."""
-        index = {c: i for i, c in enumerate(self.classes)}
-        matrix = np.zeros((len(names), len(self.classes)), np.uint8)
-        for row, name in enumerate(names):
-            matrix[row, [index[c] for c in self.videos[name].labels]] = 1
-        return matrix
 
 
 def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None = None) -> Annotations:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import d2kernels as d2k
 from d2net.config import LossConfig
-from d2net.losses.discriminative import Embeddings
+from d2net.methods.d2net.losses.discriminative import Embeddings
 
 
 @torch.no_grad()

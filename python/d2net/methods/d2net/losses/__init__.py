@@ -9,10 +9,10 @@ from torch import Tensor
 
 import d2kernels as d2k
 from d2net.config import LossConfig
-from d2net.losses.denoising import snippet_loss, video_loss
-from d2net.losses.discriminative import discriminative_loss, embeddings, pair_weights
-from d2net.losses.pairs import Permutations
-from d2net.losses.reference import updated_reference
+from d2net.methods.d2net.losses.denoising import snippet_loss, video_loss
+from d2net.methods.d2net.losses.discriminative import discriminative_loss, embeddings, pair_weights
+from d2net.methods.d2net.losses.pairs import Permutations
+from d2net.methods.d2net.losses.reference import updated_reference
 
 
 class Losses(NamedTuple):

@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import mean, pstdev
 
 from d2net import api
-from d2net.checkpoint import FILE
 from d2net.config import Config, LocalizeConfig, make_config
 from d2net.data.annotations import load_annotations
 from d2net.data.features import open_features
 from d2net.evaluation import evaluate
-from d2net.training import check_folder
+from d2net.training.checkpoint import FILE
+from d2net.training.folder import check_folder
 
 ROWS = {
     "CE": {"loss.classification": "CE", "loss.denoising": "none"},

@@ -1,0 +1,35 @@
+"""d2net ablate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d2net.cli.options import Device, Features, Set, stoppable
+
+
+def ablate(
+    features: Features,
+    annotations: Annotated[Path, typer.Option(help="ActivityNet-style JSON with the segments of the test subset.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs, table.json and table.md.")],
+    preset: Annotated[str | None, typer.Option(help="As for train.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="As for train.")] = None,
+    rows: Annotated[str, typer.Option(help="Losses to compare, comma-separated.")] = "CE,F,Dis,Dis+D",
+    seeds: Annotated[int, typer.Option(help="Seeds 0 .. N-1.", min=1)] = 3,
+    assignments: Set = None,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's runs.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder's runs.")] = False,
+) -> None:
+    """Train and score the rows of the paper's Table 3, over seeds, with the preset's and the recipe's decoder."""
+    from d2net.config import make_config, parse_assignments
+    from d2net.training.ablation import run_ablation
+
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    config = make_config(preset, recipe, parse_assignments(assignments or []))
+    names = [row.strip() for row in rows.split(",")]
+    with stoppable():
+        print(run_ablation(features, annotations, out, config, names, seeds, device, resume, overwrite))

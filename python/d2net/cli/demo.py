@@ -1,0 +1,21 @@
+"""d2net demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for data, run, detections, metrics and picture.")] = Path(
+        "demo_output"
+    ),
+    iterations: Annotated[int, typer.Option(help="Training iterations.")] = 400,
+    seed: Annotated[int, typer.Option(help="Of the made-up data.")] = 0,
+) -> None:
+    """Make data up, train, localize, evaluate, draw; exits 1 unless the trained model is far above chance."""
+    from d2net.demo import run_demo
+
+    raise typer.Exit(run_demo(out, iterations, seed))

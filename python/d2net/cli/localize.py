@@ -1,0 +1,86 @@
+"""d2net localize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d2net.cli.options import Device, Fps, Resized, Set, SnippetFrames, SnippetSeconds, Stride, timing_overrides
+
+
+def localize(
+    checkpoint: Annotated[Path, typer.Option(help="A run's folder or a checkpoint file.")],
+    out: Annotated[Path, typer.Option(help="Detections, ActivityNet results JSON.")],
+    features: Annotated[Path | None, typer.Option(help="As for train.")] = None,
+    activations: Annotated[
+        Path | None, typer.Option(help="An .npz of activations (snippets, classes) by video, in place of features.")
+    ] = None,
+    annotations: Annotated[Path | None, typer.Option(help="Gives durations, and the subset's videos.")] = None,
+    subset: Annotated[str | None, typer.Option(help="Only this subset of the annotations.")] = None,
+    assignments: Set = None,
+    fps: Fps = None,
+    stride: Stride = None,
+    snippet_frames: SnippetFrames = None,
+    snippet_seconds: SnippetSeconds = None,
+    resized: Resized = False,
+    video_info: Annotated[Path | None, typer.Option(help="JSON or CSV of timing and duration per video.")] = None,
+    save_activations: Annotated[Path | None, typer.Option(help="Also write the activations, .npz by video.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Find segments in videos, in seconds.
+
+    Example: d2net localize --checkpoint run --features features.npz --out detections.json
+    """
+    from d2net import api
+    from d2net.config import from_dict, make_config, parse_assignments
+    from d2net.data.activations import load_activations
+    from d2net.data.activations import save_activations as write_activations
+    from d2net.data.annotations import load_annotations
+    from d2net.data.detections import save_detections
+    from d2net.data.files import check_destination
+    from d2net.data.video_info import load_video_info
+    from d2net.timing import Timing
+
+    if (features is None) == (activations is None):
+        raise ValueError("give exactly one of --features and --activations")
+    if subset and annotations is None:
+        raise ValueError("--subset names a subset of --annotations; give that file too")
+    for path in filter(None, (out, save_activations)):
+        check_destination(path)
+    model = api.load(checkpoint, device)
+    tree = model.config.model_dump()
+    decoder = parse_assignments(assignments or [])
+    if wrong := [name for name in decoder if not name.startswith("localize.")]:
+        raise ValueError(f"--set {wrong[0]}: only fields of localize can be changed after training")
+    config = make_config(overrides=_flat(tree) | decoder).localize if decoder else from_dict(tree).localize
+    known = load_annotations(annotations, classes=model.classes) if annotations else None
+    if known is not None and subset:
+        known = known.subset(subset)
+    info = load_video_info(video_info) if video_info else None
+    timing = timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
+    result = api.localize(
+        model,
+        load_activations(activations, classes=len(model.classes)) if activations else features,
+        from_activations=activations is not None,
+        annotations=known,
+        names=list(known.videos) if known is not None and subset else None,
+        timing=Timing(**{k.removeprefix("timing."): v for k, v in timing.items()}) if timing else None,
+        durations=info.durations if info else None,
+        video_timings=info.timings if info else None,
+        config=config,
+        keep_activations=save_activations is not None,
+    )
+    save_detections(out, result.detections)
+    if save_activations:
+        write_activations(save_activations, result.activations)
+    print(f"{len(result.detections)} detections in {len(result.detections.videos)} videos: {out}")
+
+
+def _flat(tree: dict) -> dict:
+    return {
+        f"{section}.{field}" if isinstance(fields, dict) else section: value
+        for section, fields in tree.items()
+        for field, value in (fields.items() if isinstance(fields, dict) else [("", fields)])
+    }

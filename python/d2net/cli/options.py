@@ -1,0 +1,54 @@
+"""Options that commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Features = Annotated[
+    Path, typer.Option(help="An .npz or .h5 keyed by video, or a folder of .npy arrays; each (snippets, width).")
+]
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A configuration field, as loss.gamma=0.02 or gamma=0.02. Repeatable.", metavar="F=V"),
+]
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+Fps = Annotated[float | None, typer.Option(help="Video frames per second that the features were extracted at.")]
+
+Stride = Annotated[float | None, typer.Option(help="Frames from one snippet to the next.")]
+
+SnippetFrames = Annotated[float | None, typer.Option(help="Frames that a snippet covers.")]
+
+SnippetSeconds = Annotated[float | None, typer.Option(help="Length of a snippet, where there are no frames.")]
+
+Resized = Annotated[
+    bool, typer.Option("--resized", help="Features were resized to a fixed length: stride is duration / snippets.")
+]
+
+
+def timing_overrides(
+    fps: float | None, stride: float | None, snippet_frames: float | None, snippet_seconds: float | None, resized: bool
+) -> dict[str, float | None]:
+    """All timing fields where any is given, so that a preset's timing does not mix with the user's."""
+    given = {"fps": fps, "stride": stride, "snippet_frames": snippet_frames, "snippet_seconds": snippet_seconds}
+    if not resized and all(v is None for v in given.values()):
+        return {}
+    return {f"timing.{name}": value for name, value in {**given, "resized": resized}.items()}
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Says where a training run was stopped; Typer would say nothing."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        raise typer.Exit(130) from stop

@@ -1,0 +1,67 @@
+"""d2net train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d2net.cli.options import (
+    Device,
+    Features,
+    Fps,
+    Resized,
+    Set,
+    SnippetFrames,
+    SnippetSeconds,
+    Stride,
+    stoppable,
+    timing_overrides,
+)
+
+
+def train(
+    features: Features,
+    annotations: Annotated[Path, typer.Option(help="ActivityNet-style JSON; only video-level labels are used.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run: checkpoint.pt, config.yaml, log.jsonl.")],
+    preset: Annotated[
+        str | None, typer.Option(help="thumos14, activitynet12 or hapt: what depends on the data.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="release (the authors' code, default) or paper (its text).")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML or TOML file of fields, over recipe and preset.")] = None,
+    assignments: Set = None,
+    streams: Annotated[
+        int | None, typer.Option(help="Equal-width streams in the features, such as RGB and flow.")
+    ] = None,
+    fps: Fps = None,
+    stride: Stride = None,
+    snippet_frames: SnippetFrames = None,
+    snippet_seconds: SnippetSeconds = None,
+    resized: Resized = False,
+    seed: Annotated[int | None, typer.Option(help="Of weights, batches and crops.")] = None,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint, bit for bit.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Train on pre-extracted features with video-level labels.
+
+    Example: d2net train --features features.npz --annotations annotations.json --preset thumos14 --out run
+    """
+    from d2net import api
+    from d2net.config import make_config, parse_assignments
+
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    overrides = parse_assignments(assignments or [])
+    overrides |= timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
+    overrides |= {k: v for k, v in {"model.streams": streams, "train.seed": seed}.items() if v is not None}
+    full = make_config(preset, recipe, overrides, config)
+    with stoppable():
+        api.train(
+            features, annotations, out, full, device=device, resume=resume, overwrite=overwrite, progress=not quiet
+        )
+    print(f"checkpoint: {out / 'checkpoint.pt'}")

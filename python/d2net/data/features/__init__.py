@@ -1,0 +1,35 @@
+"""Feature arrays by video, opened by their layout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from d2net.data.features.folder import FolderFeatures as FolderFeatures
+from d2net.data.features.folder import open_folder
+from d2net.data.features.hdf5 import Hdf5Features as Hdf5Features
+from d2net.data.features.npz import NpzFeatures as NpzFeatures
+from d2net.data.features.store import FeatureError as FeatureError
+from d2net.data.features.store import FeatureStore as FeatureStore
+from d2net.data.features.store import check_streams as check_streams
+
+
+def open_features(path: str | os.PathLike) -> FeatureStore:
+    """Opens features by their layout.
+
+    One ``.npz`` keyed by video; ``.h5``/``.hdf5`` with a dataset per video; a folder of ``<video>.npy``, of
+    ``<video>_rgb.npy`` and ``<video>_flow.npy``, or of ``{train,test}/{rgb,flow}/<video>.npy``.
+
+    Raises:
+        FeatureError: not there, truncated, pickled, empty, or of unequal widths.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return open_folder(path)
+    if not path.exists():
+        raise FeatureError(f"no features at {path}")
+    if path.suffix in (".h5", ".hdf5"):
+        return Hdf5Features(path)
+    if path.suffix == ".npz":
+        return NpzFeatures(path)
+    raise FeatureError(f"{path}: features are an .npz, an .h5 or a folder of .npy files, not {path.suffix or 'this'}")

@@ -1,0 +1,1 @@
+"""From features to activations, and from activations to detections (Sec. 3.3)."""

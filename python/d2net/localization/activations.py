@@ -1,0 +1,55 @@
+"""From features to activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import d2kernels as d2k
+from d2net.data.dataset import pack
+from d2net.methods.d2net.network import D2Net
+
+if TYPE_CHECKING:
+    pass
+
+
+SNIPPETS_AT_ONCE = 65_536
+
+
+class Activations(NamedTuple):
+    """T (total, C) ragged in (0, 1), and λ' (total,)."""
+
+    classes: d2k.Ragged
+    foreground: Tensor
+
+
+def batches_of(lengths: Sequence[int], budget: int = SNIPPETS_AT_ONCE) -> Iterator[slice]:
+    """Consecutive runs of videos with at most `budget` snippets in all, or one longer video."""
+    start = total = 0
+    for i, s in enumerate(lengths):
+        if i > start and total + s > budget:
+            yield slice(start, i)
+            start, total = i, 0
+        total += s
+    if start < len(lengths):
+        yield slice(start, len(lengths))
+
+
+@torch.no_grad()
+def network_activations(network: D2Net, arrays: Sequence[np.ndarray], precision: str = "fp32") -> Activations:
+    """T and λ' of a batch of (s_i, d) arrays, in evaluation mode."""
+    device = network.reference.device
+    features = pack(arrays, np.zeros((len(arrays), 1))).to(device).ragged()
+    training = network.training
+    network.eval()
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            out = network(features)
+    finally:
+        network.train(training)
+    x = out.embeddings.to(torch.float32)
+    return Activations(out.activations.to(torch.float32), network.foreground(x))

@@ -1,0 +1,1 @@
+"""Training: steps, state, checkpoints, and what runs are compared by."""

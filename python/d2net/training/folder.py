@@ -1,0 +1,58 @@
+"""A run's folder: what it may hold before training, and its log."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from d2net.data.files import check_destination, write_atomically
+from d2net.training.checkpoint import FILE, CheckpointError
+
+
+class RunExists(ValueError):
+    """The output folder already holds a run."""
+
+
+def data_digest(names: Sequence[str], labels: np.ndarray) -> str:
+    """Identifies the training videos and their labels."""
+    digest = hashlib.sha256("\n".join(names).encode())
+    digest.update(np.ascontiguousarray(labels, dtype=np.uint8).tobytes())
+    return digest.hexdigest()
+
+
+def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
+    """Makes the run's folder; one that holds a run needs `resume` or `overwrite`, and nothing in it changes here.
+
+    Raises:
+        RunExists: neither was given. CheckpointError: nothing to resume. DataError: nothing can be written there.
+    """
+    held = [p for p in (out / FILE, out / "log.jsonl") if p.exists()]
+    if resume and not (out / FILE).exists():
+        raise CheckpointError(f"nothing to resume: there is no {out / FILE}; pass --overwrite to start again")
+    if held and not resume and not overwrite:
+        how = "--resume or --overwrite" if (out / FILE).exists() else "--overwrite: it has no checkpoint to resume from"
+        raise RunExists(f"{out} already holds a run ({held[0].name}); pass {how}")
+    check_destination(out / FILE)
+
+
+def clear_folder(out: Path) -> None:
+    """Removes the run that the folder holds."""
+    for name in (FILE, f"{FILE}.tmp", "best.pt", "log.jsonl", "config.yaml"):
+        (out / name).unlink(missing_ok=True)
+
+
+def trim_log(path: Path, iteration: int) -> None:
+    """Drops what the log says of iterations after this one, which a resumed run repeats, and a line cut short."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["iteration"] <= iteration:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_atomically(path, lambda file: file.write("".join(kept).encode()))

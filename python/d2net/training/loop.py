@@ -1,0 +1,154 @@
+"""The training loop: steps without host synchronisation, exact resumption, atomic checkpoints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from d2net.config import Config, TrainConfig, from_dict
+from d2net.data.dataset import TrainingBatches
+from d2net.data.files import DataError
+from d2net.methods.d2net.losses import denoising_scale
+from d2net.methods.d2net.network import D2Net
+from d2net.training.checkpoint import FILE, CheckpointError, read_checkpoint, save_checkpoint, usable
+from d2net.training.folder import check_folder, clear_folder, data_digest, trim_log
+from d2net.training.signals import StopOnSignal
+from d2net.training.state import TERMS, State, content, new_state, restore
+from d2net.training.step import train_step
+
+
+@dataclass
+class Run:
+    """One training run in a folder: config.yaml, checkpoint.pt, log.jsonl, and best.pt where a selection is made.
+
+    Args:
+        meta: classes, timing, streams and what else the checkpoint carries for localization.
+        score: called with the network for selections other than `last`; larger is better.
+    """
+
+    config: Config
+    batches: TrainingBatches
+    out: Path
+    meta: dict[str, Any]
+    device: torch.device
+    streams: int
+    score: Callable[[D2Net], float] | None = None
+    progress: bool = True
+
+    def start(self, resume: bool = False, overwrite: bool = False) -> State:
+        """A fresh state, or the checkpoint's; the folder is checked first."""
+        check_folder(self.out, resume, overwrite)
+        self.batches.check()
+        digest = data_digest(self.batches.names, self.batches.labels)
+        self.meta = {**self.meta, "data": digest}
+        width, classes = self.batches.features.store.width, self.batches.labels.shape[1]
+        state = new_state(self.config, width, self.streams, classes, self.device)
+        self.best = -float("inf")
+        if resume:
+            saved = read_checkpoint(self.out, self.device)
+            with usable(self.out / FILE):
+                _same_run(from_dict(saved["config"]), self.config, saved["data"], digest)
+                restore(state, saved)
+                self.best = saved["best"]
+            trim_log(self.out / "log.jsonl", state.iteration)
+        else:
+            clear_folder(self.out)
+            self.config.save(self.out / "config.yaml")
+        return state
+
+    def save(self, state: State, name: str = FILE) -> None:
+        save_checkpoint(self.out / name, content(state, self.config, {**self.meta, "best": self.best}))
+
+    def finish(self, state: State) -> bool:
+        """Trains to the last iteration; False where a signal stopped it earlier, after saving.
+
+        Raises:
+            DataError: a video cannot be read; what was trained until then is saved.
+        """
+        settings = self.config.train
+        bar = tqdm(
+            total=settings.iterations,
+            initial=state.iteration,
+            unit="it",
+            disable=not self.progress,
+            smoothing=0.05,
+            mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file wants few lines
+        )
+        loader = self.batches.loader(state.iteration, settings.iterations, pin=self.device.type == "cuda")
+        snippets, clock = 0, time.perf_counter()
+        with StopOnSignal() as stop, bar, self._kept(state), open(self.out / "log.jsonl", "a") as log:
+            for batch in loader:
+                snippets += len(batch.features)
+                train_step(state, batch.to(self.device), self.config)
+                bar.update()
+                if state.iteration % settings.log_every == 0:
+                    entry = self._entry(state, snippets, time.perf_counter() - clock, settings)
+                    log.write(json.dumps(entry) + "\n")
+                    log.flush()
+                    bar.set_postfix_str(
+                        f"loss {entry['total']:.4f} (cls {entry['classification']:.4f}, DS {entry['ds']:.3f}, "
+                        f"DV {entry['dv']:.3f}), {entry['snippets_per_second']:.0f} snippets/s",
+                        refresh=False,
+                    )
+                    snippets, clock = 0, time.perf_counter()
+                if self.score and state.iteration % settings.evaluate_every == 0:
+                    self._select(state, log)
+                if state.iteration % settings.checkpoint_every == 0 or stop.asked:
+                    self.save(state)
+                if stop.asked:
+                    return False
+        self.save(state)
+        return True
+
+    @contextmanager
+    def _kept(self, state: State) -> Iterator[None]:
+        """Saves the state where a video cannot be read."""
+        try:
+            yield
+        except DataError as error:
+            if state.iteration:
+                self.save(state)
+            # A worker's error arrives as its traceback; the last line is what it says.
+            text = str(error).splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+            raise type(error)(text) from error
+
+    def _entry(self, state: State, snippets: int, seconds: float, settings: TrainConfig) -> dict[str, Any]:
+        values = dict(zip(TERMS, state.sums.tolist(), strict=True))
+        state.sums.zero_()
+        window = range(state.iteration - settings.log_every + 1, state.iteration + 1)
+        # L_D enters only some iterations: its terms are averaged over those.
+        active = max(1, sum(denoising_scale(self.config.loss, i) > 0 for i in window))
+        count = dict.fromkeys(TERMS, settings.log_every) | {"ds": active, "dv": active}
+        means = {k: v if k.startswith("skipped") else v / count[k] for k, v in values.items()}
+        return {"iteration": state.iteration, **means, "snippets_per_second": snippets / max(seconds, 1e-9)}
+
+    def _select(self, state: State, log: Any) -> None:
+        value = self.score(state.network)
+        log.write(json.dumps({"iteration": state.iteration, self.config.train.selection: value}) + "\n")
+        if value > self.best:
+            self.best = value
+            self.save(state, "best.pt")
+
+
+def _same_run(before: Config, now: Config, data_before: str, data_now: str) -> None:
+    if data_before != data_now:
+        raise CheckpointError("resume: the training videos or their labels differ from the checkpoint's")
+    a, b = before.model_dump(), now.model_dump()
+    for free in ("iterations", "log_every", "checkpoint_every", "workers", "cache_gigabytes"):
+        a["train"].pop(free)
+        b["train"].pop(free)
+    for section in ("model", "loss", "train"):
+        for name, value in a[section].items():
+            if value != b[section][name]:
+                raise CheckpointError(
+                    f"resume: {section}.{name} is {b[section][name]!r} but the checkpoint was trained with {value!r}"
+                )

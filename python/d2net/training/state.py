@@ -1,0 +1,64 @@
+"""What a training step changes, and how a checkpoint holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2net.config import Config
+from d2net.methods.d2net.network import D2Net
+
+TERMS = ("total", "classification", "ds", "dv", "gradient_norm", "skipped_steps", "skipped_video_terms")
+
+
+@dataclass
+class State:
+    """What a step changes: the network, the optimiser, the iteration, and the log's running sums on the device."""
+
+    network: D2Net
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    iteration: int = 0
+    sums: Tensor = field(default_factory=lambda: torch.zeros(len(TERMS)))
+
+
+def new_state(config: Config, width: int, streams: int, classes: int, device: torch.device) -> State:
+    """A seeded network and optimiser, before the first iteration."""
+    torch.manual_seed(config.train.seed)
+    network = D2Net(width, classes, streams, config.model).to(device)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay, fused=True
+    )
+    generator = torch.Generator(device).manual_seed(config.train.seed)
+    return State(network, optimizer, generator, sums=torch.zeros(len(TERMS), device=device))
+
+
+def content(state: State, config: Config, meta: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint holds."""
+    rng = {"torch": torch.get_rng_state(), "pairs": state.generator.get_state()}
+    if state.sums.is_cuda:
+        rng["cuda"] = torch.cuda.get_rng_state(state.sums.device)
+    return {
+        "config": config.model_dump(),
+        "model": state.network.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "iteration": state.iteration,
+        "sums": state.sums,
+        "rng": rng,
+        **meta,
+    }
+
+
+def restore(state: State, saved: dict[str, Any]) -> None:
+    """Puts a checkpoint's weights, moments, iteration and random states back."""
+    state.network.load_state_dict(saved["model"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.iteration = saved["iteration"]
+    state.sums.copy_(saved["sums"])
+    torch.set_rng_state(saved["rng"]["torch"].cpu())
+    state.generator.set_state(saved["rng"]["pairs"].cpu())
+    if "cuda" in saved["rng"] and state.sums.is_cuda:
+        torch.cuda.set_rng_state(saved["rng"]["cuda"].cpu(), state.sums.device)
