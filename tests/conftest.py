@@ -36,9 +36,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Stored outputs of the authors' code; what is whole and what is thinned is in its README.md."""
+    return Path(__file__).parent / "parity" / "golden"
+
+
+@pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder with golden outputs and real data, or a skip that says where it was looked for."""
+    """The folder with real data and the whole golden outputs, or a skip that says where it was looked for."""
     folder = Path(os.environ.get("D2K_SHARED", Path(__file__).parents[2] / "shared"))
-    if not (folder / "golden").is_dir():
-        pytest.skip(f"no golden outputs and real data at {folder}; set D2K_SHARED")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real data, which has licences of its own, at {folder}; set D2K_SHARED")
     return folder

@@ -81,8 +81,8 @@ def test_the_order_of_the_file_does_not_matter(autoloc):
             np.testing.assert_allclose(other.ap[name], ap, rtol=0, atol=1e-4, err_msg=name)
 
 
-def golden(shared_dir, name):
-    with np.load(shared_dir / f"golden/localize_{name}.npz") as file:
+def golden(folder, name):
+    with np.load(folder / f"localize_{name}.npz") as file:
         return dict(file)
 
 
@@ -92,8 +92,8 @@ def golden_spans(g):
 
 
 @pytest.mark.parametrize("name", ["thumos", "activitynet"])
-def test_release_ap(shared_dir, name):
-    g = golden(shared_dir, name)
+def test_release_ap(golden_dir, name):
+    g = golden(golden_dir, name)
     found, truth = golden_spans(g)
     classes = g["class_selected"].shape[1]
     iou = g["iou_thresholds"].tolist()
@@ -103,15 +103,15 @@ def test_release_ap(shared_dir, name):
     np.testing.assert_allclose(100 * np.nanmean(result.ap, 1), g["map_percent"], rtol=0, atol=1e-4)
 
 
-def test_the_protocols_differ_on_real_data(shared_dir):
-    found, truth = golden_spans(golden(shared_dir, "thumos"))
+def test_the_protocols_differ_on_real_data(golden_dir):
+    found, truth = golden_spans(golden(golden_dir, "thumos"))
     ap = [score(found, truth, classes=20, iou=[0.1, 0.5], protocol=p).ap for p in PROTOCOLS.values()]
     for one, other in itertools.combinations(ap, 2):
         assert np.abs(one - other).max() > 1e-3
 
 
-def test_an_empty_class_does_not_shift_the_others(shared_dir):
-    g = golden(shared_dir, "thumos")
+def test_an_empty_class_does_not_shift_the_others(golden_dir):
+    g = golden(golden_dir, "thumos")
     found, truth = golden_spans(g)
     iou = g["iou_thresholds"].tolist()
     result = score(found[found.label != 4], truth, classes=20, iou=iou, protocol=PROTOCOLS["release"])
@@ -155,7 +155,7 @@ def seconds(g, classes):
 
 
 def test_release_ground_truth_and_map_on_thumos(shared_dir):
-    g = golden(shared_dir, "thumos")
+    g = golden(shared_dir / "golden", "thumos")
     folder = shared_dir / "data/thumos14_wtalc"
     truth = load_fractions(folder / "test_gt_segments_d2net.json", exact_durations(folder))
     videos = [str(v) for v in g["video_name"]]
@@ -171,7 +171,7 @@ def test_release_ground_truth_and_map_on_thumos(shared_dir):
 
 
 def test_release_ground_truth_and_map_on_activitynet(shared_dir):
-    g = golden(shared_dir, "activitynet")
+    g = golden(shared_dir / "golden", "activitynet")
     truth = load_annotations(shared_dir / "data/activitynet12_wtalc/annotations.json")
     videos = [str(v) for v in g["video_name"]]
     truth = truth.only(videos)

@@ -279,8 +279,8 @@ def test_opcheck_and_compile():
     torch.testing.assert_close(with_gradients(compiled, *inputs), with_gradients(loss, *inputs))
 
 
-def golden(shared_dir, case):
-    with np.load(shared_dir / "golden" / f"losses_{case}.npz") as file:
+def golden(golden_dir, case):
+    with np.load(golden_dir / f"losses_{case}.npz") as file:
         g = {k: torch.from_numpy(file[k]) for k in file.files if file[k].dtype.kind in "fi"}
     tcam, lengths = g["tcam"].requires_grad_(), torch.zeros_like(g["seq_len"])
     lengths[g["kept_videos"]] = g["seq_len"][g["kept_videos"]]
@@ -295,8 +295,8 @@ def golden(shared_dir, case):
 
 
 @pytest.mark.parametrize("case", ["basic_c20", "activitynet_gate", "short_unlabelled", "lds_none", "lds_skip"])
-def test_golden_losses(shared_dir, case):
-    g, loss, each = golden(shared_dir, case)
+def test_golden_losses(golden_dir, case):
+    g, loss, each = golden(golden_dir, case)
     torch.testing.assert_close(each, g["lds_per_video"], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(loss, g["L_ds"], rtol=1e-9, atol=1e-12)
     want = g["grad_ds_tcam"]
@@ -304,8 +304,8 @@ def test_golden_losses(shared_dir, case):
 
 
 @pytest.mark.parametrize("case", ["lds_rank1", "lds_rank1_exact"])
-def test_golden_singular_joint_is_bounded(shared_dir, case):
-    g, loss, each = golden(shared_dir, case)
+def test_golden_singular_joint_is_bounded(golden_dir, case):
+    g, loss, each = golden(golden_dir, case)
     assert each.max().item() == pytest.approx(-math.log(1e-6)) and g["lds_per_video"].max() > 30
     assert 0 < torch.autograd.grad(loss, g["tcam"])[0].abs().max() < 1e6
 

@@ -204,8 +204,8 @@ def test_opcheck_and_compile():
 
 
 @pytest.mark.parametrize("case", ["basic_c20", "activitynet_gate", "short_unlabelled", "two_labels_rank1"])
-def test_golden_losses(shared_dir, case):
-    with np.load(shared_dir / "golden" / f"losses_{case}.npz") as file:
+def test_golden_losses(golden_dir, case):
+    with np.load(golden_dir / f"losses_{case}.npz") as file:
         g = {k: torch.from_numpy(file[k]) for k in file.files if file[k].dtype.kind in "fi"}
     tcam = g["tcam"].requires_grad_()
     kept = torch.zeros(len(tcam), dtype=torch.bool)
