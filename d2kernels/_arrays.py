@@ -67,12 +67,12 @@ def take_array(
             raise ValueError(f"{op}: {n} dense sequences need {n} lengths, got {len(sizes)}")
         starts = np.arange(n + 1, dtype=np.int64) * s
         values = x.reshape(n * s, *x.shape[2:])
-    room = np.diff(starts)
-    if starts[0] < 0 or starts[-1] > len(values) or (room < 0).any():
+    if starts[0] < 0 or starts[-1] > len(values) or (starts[1:] < starts[:-1]).any():
         raise ValueError(
             f"{op}: offsets must rise from at least 0 to at most the {len(values)} rows of the values, "
             f"got {starts.tolist() if len(starts) <= 16 else f'{len(starts)} of them, {starts[0]}..{starts[-1]}'}"
         )
+    room = np.diff(starts)
     if ((sizes < 0) | (sizes > room)).any():
         i = int(np.argmax((sizes < 0) | (sizes > room)))
         raise ValueError(

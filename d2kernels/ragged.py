@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from d2kernels._arguments import whole
 from d2kernels.ops._rows import rows
 
 
@@ -34,15 +35,17 @@ def _index_vector(op: str, name: str, value: Any, device: torch.device) -> Tenso
 def _check_layout(op: str, total: int, offsets: Tensor, lengths: Tensor) -> None:
     # NumPy: each of these costs a tenth of the torch op, and every batch comes through here.
     at, size = offsets.numpy(force=True), lengths.numpy(force=True)
-    room = at[1:] - at[:-1]
-    if at[0] < 0 or at[-1] > total or (len(room) and room.min() < 0):
+    # Compared before they are subtracted: differences of numbers from anywhere wrap.
+    if at[0] < 0 or at[-1] > total or (at[1:] < at[:-1]).any():
         few = len(at) <= 16
         got = at.tolist() if few else f"{len(at)} of them, {at[0]}..{at[-1]}"
         raise ValueError(
             f"{op}: offsets must rise from at least 0 to at most the {total} rows of the values, got {got}"
         )
-    if len(size) and (size.min() < 0 or (room - size).min() < 0):
-        i = int(((size < 0) | (size > room)).argmax())
+    room = at[1:] - at[:-1]
+    wrong = (size < 0) | (size > room)
+    if wrong.any():
+        i = int(wrong.argmax())
         raise ValueError(
             f"{op}: lengths[{i}] = {size[i]} does not fit the {room[i]} rows "
             f"between offsets[{i}] and offsets[{i + 1}]"
@@ -66,12 +69,15 @@ class Ragged:
         lengths: (n,) int64, at most ``offsets.diff()``, which is the default.
         max_length: an upper bound of the lengths known on the host, or None.
 
+    All four are attributes that are read only, since they were checked together: `with_values` and a new Ragged give
+    others.
+
     Raises:
         TypeError, ValueError: on shapes and dtypes always; on the values of offsets, lengths and max_length
             where they are on the CPU or D2K_CHECK=1.
     """
 
-    __slots__ = ("lengths", "max_length", "offsets", "values")
+    __slots__ = ("_lengths", "_max_length", "_offsets", "_values")
 
     def __init__(self, values: Tensor, offsets: Tensor, lengths: Tensor | None = None, max_length: int | None = None):
         if not isinstance(values, Tensor) or values.dim() == 0:
@@ -88,19 +94,34 @@ class Ragged:
                     f"Ragged: {offsets.numel()} offsets make {offsets.numel() - 1} sequences, "
                     f"but lengths has {lengths.numel()} entries"
                 )
+        if max_length is not None:
+            max_length = whole("Ragged", "max_length", max_length, 0)
         if _values_can_be_checked(offsets, lengths):
             _check_layout("Ragged", values.shape[0], offsets, lengths)
             _check_max_length("Ragged: max_length", max_length, lengths)
-        self.values = values
-        self.offsets = offsets
-        self.lengths = lengths
-        self.max_length = max_length
+        self._values, self._offsets, self._lengths, self._max_length = values, offsets, lengths, max_length
 
     @classmethod
     def _trusted(cls, values: Tensor, offsets: Tensor, lengths: Tensor, max_length: int | None = None) -> Ragged:
         self = object.__new__(cls)
-        self.values, self.offsets, self.lengths, self.max_length = values, offsets, lengths, max_length
+        self._values, self._offsets, self._lengths, self._max_length = values, offsets, lengths, max_length
         return self
+
+    @property
+    def values(self) -> Tensor:
+        return self._values
+
+    @property
+    def offsets(self) -> Tensor:
+        return self._offsets
+
+    @property
+    def lengths(self) -> Tensor:
+        return self._lengths
+
+    @property
+    def max_length(self) -> int | None:
+        return self._max_length
 
     def __len__(self) -> int:
         return self.lengths.shape[0]
@@ -153,8 +174,7 @@ class Ragged:
     @staticmethod
     def pack(sequences: Sequence[Tensor], *, gap: int = 0) -> Ragged:
         """Packs a list of (s_i, ...) tensors, with `gap` zero rows before, between and after them."""
-        if gap < 0:
-            raise ValueError(f"Ragged.pack: gap must be at least 0, got {gap}")
+        gap = whole("Ragged.pack", "gap", gap, 0)
         if len(sequences) == 0:
             raise ValueError("Ragged.pack: got no sequences; for an empty batch use Ragged(values, offsets=[0])")
         first = sequences[0]
@@ -186,8 +206,10 @@ class Ragged:
 
     def padded(self, max_length: int | None = None, fill: float = 0.0) -> tuple[Tensor, Tensor]:
         """Dense copy (n, max_length, ...) and its mask (n, max_length); by default as long as the longest."""
-        if max_length is not None and _values_can_be_checked(self.lengths):
-            _check_max_length("Ragged.padded: max_length", max_length, self.lengths)
+        if max_length is not None:
+            max_length = whole("Ragged.padded", "max_length", max_length, 0)
+            if _values_can_be_checked(self.lengths):
+                _check_max_length("Ragged.padded: max_length", max_length, self.lengths)
         if max_length is None:
             max_length = self.max_length
         if max_length is None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -375,3 +379,56 @@ def test_is_built_and_used_inside_compile_with_gradients():
     loss(eager, x.offsets, x.lengths).backward()
     torch.compile(loss, fullgraph=True, backend="aot_eager")(compiled, x.offsets, x.lengths).backward()
     torch.testing.assert_close(eager.grad, compiled.grad)
+
+
+@pytest.mark.parametrize("name", ["values", "offsets", "lengths", "max_length"])
+def test_a_ragged_cannot_be_changed_once_checked(name):
+    x = Ragged.pack(sequences([2, 3]))
+    before = getattr(x, name)
+    with pytest.raises(AttributeError, match=name):
+        setattr(x, name, before)
+    with pytest.raises(AttributeError):
+        delattr(x, name)
+    assert getattr(x, name) is before
+
+
+def test_a_ragged_copies_and_pickles():
+    x = Ragged.pack(sequences([2, 3]), gap=1)
+    for y in (copy.copy(x), copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
+        assert torch.equal(y.values, x.values) and y.offsets.tolist() == x.offsets.tolist() and y.max_length == 3
+
+
+FAR = st.one_of(st.integers(-3, 9), st.sampled_from([2**63 - 1, -(2**63), 2**62, -(2**62) - 1, 2**63 - 3]))
+
+
+@given(st.lists(FAR, min_size=1, max_size=5), st.lists(FAR, min_size=5, max_size=5), st.booleans())
+def test_a_layout_is_accepted_only_if_it_lies_within_the_rows(at, sizes, with_lengths):
+    """By whole numbers that do not wrap."""
+    rows, sizes = 6, sizes[: len(at) - 1] if with_lengths else [b - a for a, b in itertools.pairwise(at)]
+    fits = at[0] >= 0 and at[-1] <= rows and all(a <= b for a, b in itertools.pairwise(at))
+    fits = fits and all(0 <= s <= b - a for s, (a, b) in zip(sizes, itertools.pairwise(at), strict=True))
+    lengths = torch.tensor(sizes, dtype=torch.int64) if with_lengths else None
+    scores, floor = torch.zeros(rows, 1), [0.5]
+    tries = (
+        lambda: Ragged(scores, offsets(*at), lengths),
+        lambda: d2k.lowest_attention(scores[:, 0], offsets=offsets(*at), lengths=lengths),
+        lambda: d2k.connected_components(
+            scores.numpy(), floor, offsets=np.array(at), lengths=None if lengths is None else lengths.numpy()
+        ),
+    )
+    for attempt in tries:
+        if fits:
+            attempt()
+        else:
+            with pytest.raises(ValueError, match=r"offsets must rise|does not fit"):
+                attempt()
+
+
+def test_what_is_changed_in_place_reads_no_foreign_memory():
+    """Nothing can forbid it; the kernels stay within the rows there are."""
+    x = Ragged.pack(sequences([2, 3, 1]))
+    for at in ([0, 2, 2**40, 6], [-(2**40), 0, 3, 9], [5, 4, 3, 2]):
+        x.offsets.copy_(torch.tensor(at))
+        assert d2k.topk_pool(x, k=1).shape == (3, 3)
+        assert d2k.attention_pool(x, x.with_values(x.values[:, 0])).embedding.shape == (3, 3)
+        assert d2k.foreground_score(x, x.values[0]).shape == (6,)
