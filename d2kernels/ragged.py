@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -52,6 +53,22 @@ def _check_layout(op: str, total: int, offsets: Tensor, lengths: Tensor) -> None
         )
 
 
+def _check_gap(values: Tensor, offsets: Tensor, lengths: Tensor, gap: int) -> None:
+    if gap == 0:
+        return
+    at, size = offsets.numpy(force=True)[:-1], lengths.numpy(force=True)
+    first = np.append(at, values.shape[0])
+    last = np.append(0, at + size)
+    room = first - last
+    if room.min() < gap:
+        i = int(room.argmin())
+        where = "before the first" if i == 0 else f"after sequence {i - 1}" if len(at) else "of an empty batch"
+        raise ValueError(f"Ragged: gap is {gap}, but there are {room[i]} rows {where}; pack with gap={gap}")
+    rows = np.concatenate([np.arange(a, b) for a, b in zip(last, first, strict=True)])
+    if values.index_select(0, torch.from_numpy(rows).to(values.device)).count_nonzero():
+        raise ValueError(f"Ragged: gap is {gap}, but rows around the sequences are not zero; zero_gaps() makes them so")
+
+
 def _check_max_length(what: str, max_length: int | None, lengths: Tensor) -> None:
     if max_length is not None and len(lengths) and max_length < int(lengths.max()):
         raise ValueError(f"{what} is {max_length}, but the longest sequence has {int(lengths.max())} rows")
@@ -68,18 +85,27 @@ class Ragged:
         offsets: (n + 1,) int64, non-decreasing, within [0, total].
         lengths: (n,) int64, at most ``offsets.diff()``, which is the default.
         max_length: an upper bound of the lengths known on the host, or None.
+        gap: how many zero rows there are at least before, between and after the sequences; known on the host. A
+            convolution whose taps reach no farther needs no mask and no copy.
 
-    All four are attributes that are read only, since they were checked together: `with_values` and a new Ragged give
+    All five are attributes that are read only, since they were checked together: `with_values` and a new Ragged give
     others.
 
     Raises:
-        TypeError, ValueError: on shapes and dtypes always; on the values of offsets, lengths and max_length
+        TypeError, ValueError: on shapes and dtypes always; on the values of offsets, lengths, max_length and gap
             where they are on the CPU or D2K_CHECK=1.
     """
 
-    __slots__ = ("_lengths", "_max_length", "_offsets", "_values")
+    __slots__ = ("_gap", "_lengths", "_max_length", "_offsets", "_room", "_values")
 
-    def __init__(self, values: Tensor, offsets: Tensor, lengths: Tensor | None = None, max_length: int | None = None):
+    def __init__(
+        self,
+        values: Tensor,
+        offsets: Tensor,
+        lengths: Tensor | None = None,
+        max_length: int | None = None,
+        gap: int = 0,
+    ):
         if not isinstance(values, Tensor) or values.dim() == 0:
             raise TypeError(f"Ragged: values must be a tensor of rows, got {type(values).__name__}")
         offsets = _index_vector("Ragged", "offsets", offsets, values.device)
@@ -96,15 +122,28 @@ class Ragged:
                 )
         if max_length is not None:
             max_length = whole("Ragged", "max_length", max_length, 0)
+        gap = whole("Ragged", "gap", gap, 0)
         if _values_can_be_checked(offsets, lengths):
             _check_layout("Ragged", values.shape[0], offsets, lengths)
             _check_max_length("Ragged: max_length", max_length, lengths)
+            _check_gap(values, offsets, lengths, gap)
         self._values, self._offsets, self._lengths, self._max_length = values, offsets, lengths, max_length
+        self._gap = self._room = gap
 
     @classmethod
-    def _trusted(cls, values: Tensor, offsets: Tensor, lengths: Tensor, max_length: int | None = None) -> Ragged:
+    def _trusted(
+        cls,
+        values: Tensor,
+        offsets: Tensor,
+        lengths: Tensor,
+        max_length: int | None = None,
+        gap: int = 0,
+        room: int | None = None,
+    ) -> Ragged:
+        """`room`: rows there are around sequences, whatever they hold; `gap` of them are zero."""
         self = object.__new__(cls)
         self._values, self._offsets, self._lengths, self._max_length = values, offsets, lengths, max_length
+        self._gap, self._room = gap, gap if room is None else room
         return self
 
     @property
@@ -122,6 +161,10 @@ class Ragged:
     @property
     def max_length(self) -> int | None:
         return self._max_length
+
+    @property
+    def gap(self) -> int:
+        return self._gap
 
     def __len__(self) -> int:
         return self.lengths.shape[0]
@@ -146,12 +189,12 @@ class Ragged:
         return self.values.shape
 
     def with_values(self, values: Tensor) -> Ragged:
-        """The same sequences around other rows; values: (total, ...)."""
+        """The same sequences around other rows; values: (total, ...). What lies in gap rows is not known: gap is 0."""
         if values.dim() == 0 or values.shape[0] != self.values.shape[0]:
             raise ValueError(
                 f"Ragged.with_values: values must have {self.values.shape[0]} rows, got {tuple(values.shape)}"
             )
-        return Ragged._trusted(values, self.offsets, self.lengths, self.max_length)
+        return Ragged._trusted(values, self.offsets, self.lengths, self.max_length, room=self._room)
 
     def sequence_index(self) -> Tensor:
         """(total,) int64: the sequence of each row; a gap row has that of a neighbour."""
@@ -164,12 +207,14 @@ class Ragged:
     def zero_gaps(self) -> Ragged:
         """The same batch with its gap rows set to zero, whatever they hold."""
         keep = self.row_mask().view(-1, *[1] * (self.values.dim() - 1))
-        return self.with_values(self.values.masked_fill(~keep, 0))
+        values = self.values.masked_fill(~keep, 0)
+        return Ragged._trusted(values, self.offsets, self.lengths, self.max_length, self._room)
 
     def to(self, *args, **kwargs) -> Ragged:
         """The batch on another device, or its values in another dtype, as ``Tensor.to``."""
         values = self.values.to(*args, **kwargs)
-        return Ragged._trusted(values, self.offsets.to(values.device), self.lengths.to(values.device), self.max_length)
+        offsets, lengths = self.offsets.to(values.device), self.lengths.to(values.device)
+        return Ragged._trusted(values, offsets, lengths, self.max_length, self.gap, self._room)
 
     @staticmethod
     def pack(sequences: Sequence[Tensor], *, gap: int = 0) -> Ragged:
@@ -193,7 +238,8 @@ class Ragged:
             parts += [zeros, x] if gap else [x]
         values = torch.cat([*parts, zeros] if gap else parts)
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), (lengths + gap).cumsum(0)]) + gap
-        return Ragged._trusted(values, starts.to(values.device), lengths.to(values.device), int(lengths.max()))
+        starts, lengths = starts.to(values.device), lengths.to(values.device)
+        return Ragged._trusted(values, starts, lengths, int(lengths.max()), gap)
 
     @staticmethod
     def from_padded(dense: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None) -> Ragged:
@@ -250,14 +296,14 @@ class Ragged:
         return torch.nested.nested_tensor_from_jagged(self.values, self.offsets, lengths)
 
 
-def _unflatten(children: Iterable[Any], max_length: Any) -> Ragged:
+def _unflatten(children: Iterable[Any], known: Any) -> Ragged:
     values, offsets, lengths = children
-    return Ragged._trusted(values, offsets, lengths, max_length)
+    return Ragged._trusted(values, offsets, lengths, *known)
 
 
 pytree.register_pytree_node(
     Ragged,
-    lambda r: ([r.values, r.offsets, r.lengths], r.max_length),
+    lambda r: ([r.values, r.offsets, r.lengths], (r.max_length, r.gap, r._room)),
     _unflatten,
     serialized_type_name="d2kernels.Ragged",
 )
@@ -274,10 +320,16 @@ class Form(NamedTuple):
     ragged: Ragged | None
     dense: tuple[int, int] | None
 
+    @property
+    def gap(self) -> int:
+        """Zero rows that are known to lie before, between and after the sequences."""
+        return 0 if self.ragged is None else self.ragged.gap
+
     def restore(self, values: Tensor) -> Tensor | Ragged:
-        """Per-row output (total, ...) in the form of the input: Ragged, packed or dense (n, s, ...)."""
+        """Per-row output (total, ...), zero on gap rows, in the input's form: Ragged, packed or dense (n, s, ...)."""
         if self.ragged is not None:
-            return Ragged._trusted(values, self.offsets, self.lengths, self.max_length)
+            room = self.ragged._room
+            return Ragged._trusted(values, self.offsets, self.lengths, self.max_length, room)
         if self.dense is not None:
             return values.reshape(*self.dense, *values.shape[1:])
         return values

@@ -381,7 +381,7 @@ def test_is_built_and_used_inside_compile_with_gradients():
     torch.testing.assert_close(eager.grad, compiled.grad)
 
 
-@pytest.mark.parametrize("name", ["values", "offsets", "lengths", "max_length"])
+@pytest.mark.parametrize("name", ["values", "offsets", "lengths", "max_length", "gap"])
 def test_a_ragged_cannot_be_changed_once_checked(name):
     x = Ragged.pack(sequences([2, 3]))
     before = getattr(x, name)
@@ -432,3 +432,30 @@ def test_what_is_changed_in_place_reads_no_foreign_memory():
         assert d2k.topk_pool(x, k=1).shape == (3, 3)
         assert d2k.attention_pool(x, x.with_values(x.values[:, 0])).embedding.shape == (3, 3)
         assert d2k.foreground_score(x, x.values[0]).shape == (6,)
+
+
+def test_gap_is_known_where_rows_are_zero():
+    x = Ragged.pack(sequences([2, 0, 3]), gap=2)
+    assert x.gap == 2 and Ragged.pack(sequences([2])).gap == 0
+    assert x.to(torch.float64).gap == 2 and pytree.tree_map(lambda t: t, x).gap == 2
+    moved = x.with_values(x.values + 1)
+    assert moved.gap == 0 and moved.zero_gaps().gap == 2  # what fills gap rows is not known to be zero
+    assert d2k.foreground_score(x, torch.ones(3)).gap == 2
+    same = Ragged(x.values, x.offsets, x.lengths, gap=2)
+    assert same.gap == 2 and Ragged(x.values, x.offsets, x.lengths).gap == 0
+    assert Ragged(torch.zeros(3, 1), offsets(0), gap=3).gap == 3
+
+
+@pytest.mark.parametrize(
+    ("layout", "gap", "message"),
+    [
+        ((offsets(1, 5), torch.tensor([2])), 2, "gap is 2, but there are 1 rows before the first; pack with gap=2"),
+        ((offsets(2, 4, 8), torch.tensor([2, 2])), 2, "gap is 2, but there are 0 rows after sequence 0"),
+        ((offsets(2, 7), torch.tensor([5])), 2, "gap is 2, but there are 1 rows after sequence 0"),
+        ((offsets(2, 6), torch.tensor([2])), 2, r"not zero; zero_gaps\(\) makes them so"),
+        ((offsets(2, 6), torch.tensor([2])), -1, "gap must be at least 0, got -1"),
+    ],
+)
+def test_a_gap_that_is_not_there_is_an_error(layout, gap, message):
+    with pytest.raises(ValueError, match=message):
+        Ragged(torch.ones(8, 2), *layout, gap=gap)

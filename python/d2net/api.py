@@ -198,7 +198,7 @@ def train(
         )
     run = Run(
         config=config,
-        batches=TrainingBatches(store, kept, labels, config.train),
+        batches=TrainingBatches(store, kept, labels, config.train, config.model.gap),
         out=Path(out),
         meta={
             "classes": list(annotations.classes),

@@ -45,6 +45,12 @@ class ModelConfig(Section):
     init: Literal["normal", "pytorch"] = "normal"
     init_std: float = Field(0.01, gt=0, description="of init = normal; its biases are 0")
 
+    @property
+    def gap(self) -> int:
+        """Zero rows between sequences that the widest convolution reaches over, on one side."""
+        reach = self.dilation * (self.kernel_size // 2)
+        return max(reach, self.classifier_dilation * (self.classifier_kernel_size // 2))
+
     @model_validator(mode="after")
     def _odd(self) -> ModelConfig:
         for name in ("kernel_size", "classifier_kernel_size"):

@@ -48,7 +48,7 @@ def make_run(out, lengths=(20, 31, 9, 14, 25), score=None, labels=None, **overri
     if labels is None:
         labels = np.eye(3)[np.arange(len(lengths)) % 3]
     meta = {"classes": ["a", "b", "c"], "width": 8, "streams": 2, "timing": None}
-    batches = TrainingBatches(store, list(store), labels, config.train)
+    batches = TrainingBatches(store, list(store), labels, config.train, config.model.gap)
     return Run(config, batches, out, meta, CPU, 2, score, progress=False)
 
 

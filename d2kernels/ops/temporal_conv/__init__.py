@@ -26,14 +26,15 @@ class TemporalConv(torch.autograd.Function):
         residual: bool,
         dropout: float,
         seed: Tensor | None,
+        gap: int,
     ) -> tuple[Tensor, Tensor]:
         return schema.temporal_conv(
-            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
+            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed, gap
         )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, weight, bias, offsets, lengths, *ctx.options, seed = inputs
+        x, weight, bias, offsets, lengths, *ctx.options, seed, ctx.gap = inputs
         out, sign = output
         ctx.mark_non_differentiable(sign)
         ctx.set_materialize_grads(False)
@@ -47,14 +48,14 @@ class TemporalConv(torch.autograd.Function):
     @once
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple:
         if grad is None:
-            return (None,) * 11
+            return (None,) * 12
         x, weight, offsets, lengths, sign, seed = ctx.saved_tensors
         need = ctx.needs_input_grad
         grads = schema.temporal_conv_backward(
-            grad, x, weight, offsets, lengths, sign, *ctx.options, seed, need[0], need[1] or need[2]
+            grad, x, weight, offsets, lengths, sign, *ctx.options, seed, need[0], need[1] or need[2], ctx.gap
         )
         grad_x, grad_w, grad_b = (g if n else None for g, n in zip(grads, need, strict=False))
-        return (grad_x, grad_w, grad_b if ctx.has_bias else None) + (None,) * 8
+        return (grad_x, grad_w, grad_b if ctx.has_bias else None) + (None,) * 9
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int, residual: bool) -> None:
@@ -154,7 +155,6 @@ def temporal_conv(
     _check(rows, weight, bias, dilation, groups, residual)
     slope = None if negative_slope is None else float(negative_slope)
     seed = _seed(rows, dropout, seed)
-    out, _ = apply(
-        TemporalConv, rows, weight, bias, form.offsets, form.lengths, dilation, groups, slope, residual, dropout, seed
-    )
+    options = (dilation, groups, slope, residual, dropout, seed, form.gap)
+    out, _ = apply(TemporalConv, rows, weight, bias, form.offsets, form.lengths, *options)
     return form.restore(out)

@@ -179,6 +179,7 @@ def temporal_conv_forward(
     residual: bool,
     dropout: float,
     seed: Tensor | None,
+    gap: int = 0,
 ) -> tuple[Tensor, Tensor]:
     total = x.shape[0]
     fast = winograd.wanted(x, weight, dilation, groups)
@@ -211,6 +212,7 @@ def temporal_conv_backward(
     seed: Tensor | None,
     need_x: bool,
     need_weight: bool,
+    gap: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     total, kernel = x.shape[0], weight.shape[2]
     fast = winograd.wanted(x, weight, dilation, groups)

@@ -82,6 +82,7 @@ def temporal_conv_forward(
     residual: bool,
     dropout: float,
     seed: Tensor | None,
+    gap: int = 0,
 ) -> tuple[Tensor, Tensor]:
     from d2kernels.ops.temporal_conv.schema import needs_sign
 
@@ -110,6 +111,7 @@ def temporal_conv_backward(
     seed: Tensor | None,
     need_x: bool,
     need_weight: bool,
+    gap: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; `sign` as schema.py says."""
     c_out, c_in, kernel = weight.shape

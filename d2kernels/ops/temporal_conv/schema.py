@@ -2,7 +2,8 @@
 
 `sign` says where the activation passed its input: one bit an element (bits.py), saved where the output cannot tell.
 The backward takes that, or the output itself where its sign serves, or anything where there is no activation. Dropped
-elements have no sign, and need none. `seed` is one int64 number, and not None where dropout is not 0.
+elements have no sign, and need none. `seed` is one int64 number, and not None where dropout is not 0. x has at least
+`gap` zero rows before, between and after its sequences; a gradient's gap rows hold anything.
 """
 
 from __future__ import annotations
@@ -31,15 +32,31 @@ def _fake(
     residual: bool,
     dropout: float,
     seed: Tensor | None,
+    gap: int = 0,
 ) -> tuple[Tensor, Tensor]:
     out = x.new_empty((x.shape[0], weight.shape[0]))
     rows = x.shape[0] if needs_sign(negative_slope, residual) else 0
     return out, x.new_empty((rows, bits.width(weight.shape[0])), dtype=torch.uint8)
 
 
-def _fake_backward(grad: Tensor, x: Tensor, weight: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    sign: Tensor,
+    dilation: int,
+    groups: int,
+    negative_slope: float | None,
+    residual: bool,
+    dropout: float,
+    seed: Tensor | None,
+    need_x: bool,
+    need_weight: bool,
+    gap: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients that are not needed are empty; those of weight and bias come together."""
-    need_x, need_weight = rest[-2:]
     return (
         torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else x.new_empty(0),
         torch.empty_like(weight, memory_format=torch.contiguous_format) if need_weight else weight.new_empty(0),
@@ -51,14 +68,14 @@ temporal_conv = define(
     "temporal_conv",
     "temporal_conv",
     "(Tensor x, Tensor weight, Tensor? bias, Tensor offsets, Tensor lengths, int dilation, int groups,"
-    " float? negative_slope, bool residual, float dropout, Tensor? seed) -> (Tensor out, Tensor sign)",
+    " float? negative_slope, bool residual, float dropout, Tensor? seed, int gap=0) -> (Tensor out, Tensor sign)",
     _fake,
 )
 temporal_conv_backward = define(
     "temporal_conv",
     "temporal_conv_backward",
     "(Tensor grad, Tensor x, Tensor weight, Tensor offsets, Tensor lengths, Tensor sign, int dilation, int groups,"
-    " float? negative_slope, bool residual, float dropout, Tensor? seed, bool need_x, bool need_weight)"
+    " float? negative_slope, bool residual, float dropout, Tensor? seed, bool need_x, bool need_weight, int gap=0)"
     " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
     _fake_backward,
 )

@@ -192,6 +192,7 @@ def temporal_conv_forward(
     residual: bool,
     dropout: float,
     seed: Tensor | None,
+    gap: int = 0,
 ) -> tuple[Tensor, Tensor]:
     total, c_out = x.shape[0], weight.shape[0]
     signs = needs_sign(negative_slope, residual)
@@ -302,6 +303,7 @@ def temporal_conv_backward(
     seed: Tensor | None,
     need_x: bool,
     need_weight: bool,
+    gap: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     total, c_out = grad.shape
     if total == 0 or lengths.shape[0] == 0 or weight.numel() == 0:

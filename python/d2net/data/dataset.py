@@ -19,26 +19,34 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """features (total, d) float32, offsets (n + 1,), lengths (n,) and video-level labels (n, C) bool."""
+    """features (total, d) float32, offsets (n + 1,), lengths (n,) and video-level labels (n, C) bool.
+
+    There are `gap` zero rows before, between and after the videos.
+    """
 
     features: Tensor
     offsets: Tensor
     lengths: Tensor
     labels: Tensor
+    gap: int = 0
 
     def ragged(self) -> d2k.Ragged:
-        return d2k.Ragged(self.features, self.offsets, self.lengths)
+        return d2k.Ragged(self.features, self.offsets, self.lengths, gap=self.gap)
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(t.to(device, non_blocking=True) for t in self))
+        moved = (t.to(device, non_blocking=True) for t in self[:4])
+        return Batch(*moved, gap=self.gap)
 
 
-def pack(arrays: Sequence[np.ndarray], labels: np.ndarray) -> Batch:
+def pack(arrays: Sequence[np.ndarray], labels: np.ndarray, gap: int = 0) -> Batch:
     """arrays: (s_i, d) each; labels: (n, C)."""
-    lengths = torch.tensor([len(a) for a in arrays])
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    values = torch.from_numpy(np.concatenate(arrays).astype(np.float32, copy=False))
-    return Batch(values, offsets, lengths, torch.from_numpy(labels.astype(bool)))
+    lengths = np.array([len(a) for a in arrays])
+    offsets = np.append(0, (lengths + gap).cumsum()) + gap
+    values = np.zeros((int(offsets[-1]), *arrays[0].shape[1:]), np.float32)
+    for a, start in zip(arrays, offsets[:-1].tolist(), strict=True):
+        values[start : start + len(a)] = a
+    parts = (values, offsets, lengths, labels.astype(bool))
+    return Batch(*map(torch.from_numpy, parts), gap=gap)
 
 
 class CachedFeatures:
@@ -62,12 +70,14 @@ class TrainingBatches(Dataset):
     """Item i is iteration i's batch, i from 0.
 
     Args:
-        store: feature arrays by video; names: the training videos; labels: (n, C).
+        store: feature arrays by video; names: the training videos; labels: (n, C); gap: zero rows between videos.
     """
 
-    def __init__(self, store: FeatureStore, names: Sequence[str], labels: np.ndarray, config: TrainConfig):
+    def __init__(
+        self, store: FeatureStore, names: Sequence[str], labels: np.ndarray, config: TrainConfig, gap: int = 0
+    ):
         self.features = CachedFeatures(store, config.cache_gigabytes)
-        self.names, self.labels, self.config = list(names), labels, config
+        self.names, self.labels, self.config, self.gap = list(names), labels, config, gap
 
     def check(self) -> None:
         """Reads every video once where all fit in the cache, so that a damaged one is an error before training."""
@@ -90,7 +100,7 @@ class TrainingBatches(Dataset):
     def __getitem__(self, iteration: int) -> Batch:
         videos = self.videos(iteration)
         rng = np.random.default_rng([self.config.seed, 3, iteration])
-        return pack([self._crop(self.features[self.names[v]], rng) for v in videos], self.labels[videos])
+        return pack([self._crop(self.features[self.names[v]], rng) for v in videos], self.labels[videos], self.gap)
 
     def _crop(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         longest = self.config.max_snippets

@@ -87,7 +87,7 @@ class Run:
         snippets, clock = 0, time.perf_counter()
         with StopOnSignal() as stop, bar, self._kept(state), open(self.out / "log.jsonl", "a") as log:
             for batch in loader:
-                snippets += len(batch.features)
+                snippets += int(batch.lengths.sum())
                 train_step(state, batch.to(self.device), self.config)
                 bar.update()
                 if state.iteration % settings.log_every == 0:
