@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -109,8 +109,8 @@ class TrainingBatches(Dataset):
         start = int(rng.integers(len(array) - longest + 1))
         return array[start : start + longest]
 
-    def loader(self, first: int, last: int, pin: bool) -> DataLoader:
-        """Batches of iterations first..last-1, in order."""
+    def loader(self, first: int, last: int, pin: bool, prepare: Callable[[int], None] | None = None) -> DataLoader:
+        """Batches of iterations first..last-1, in order. prepare(number): called first in each reading process."""
         # A generator of its own: the loader draws from the global one, which dropout's exact resumption needs.
         return DataLoader(
             self,
@@ -119,6 +119,7 @@ class TrainingBatches(Dataset):
             num_workers=self.config.workers,
             pin_memory=pin,
             generator=torch.Generator(),
+            worker_init_fn=prepare,
         )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read without executing anything they hold."""
+"""Checkpoints: written atomically, read with their checksums and without executing anything they hold."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+
+from d2net.data.files import DataError, write_atomically
 
 FORMAT = "d2net-checkpoint-1"
 FILE = "checkpoint.pt"
@@ -31,17 +33,12 @@ def save_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
     Raises:
         CheckpointError: the disk is full, or nothing can be written there.
     """
-    temporary = Path(f"{path}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        raise CheckpointError(f"cannot write {path}: {reason}; what was there before is whole") from error
+        write_atomically(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    except RuntimeError as error:
+        raise CheckpointError(f"cannot write {path}: {_first_line(error)}; what was there before is whole") from error
 
 
 def read_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -53,8 +50,12 @@ def read_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu")
     path = Path(path)
     if path.is_dir():
         path = path / FILE
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is not a file")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with open(path, "rb") as file:
+            _verify(file)
+            content = torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}") from error
     except pickle.UnpicklingError as error:
@@ -65,6 +66,16 @@ def read_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a d2net checkpoint ({FORMAT})")
     return content
+
+
+def _verify(file: IO[bytes]) -> None:
+    """Compares every member with its checksum, which torch.load does not; leaves the file at its beginning."""
+    with zipfile.ZipFile(file) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise zipfile.BadZipFile("its members are compressed, which torch.save never does")
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
+    file.seek(0)
 
 
 def _first_line(error: BaseException) -> str:

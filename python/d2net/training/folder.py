@@ -41,8 +41,15 @@ def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
 
 def clear_folder(out: Path) -> None:
     """Removes the run that the folder holds."""
-    for name in (FILE, f"{FILE}.tmp", "best.pt", "log.jsonl", "config.yaml"):
+    for name in (FILE, "best.pt", "log.jsonl", "config.yaml"):
         (out / name).unlink(missing_ok=True)
+
+
+def clear_temporaries(out: Path) -> None:
+    """Removes what an interrupted save has left; for the holder of the folder's lock."""
+    for name in (FILE, "best.pt", "log.jsonl", "config.yaml"):
+        for path in out.glob(f"{name}*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def trim_log(path: Path, iteration: int) -> None:

@@ -6,24 +6,29 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from tqdm import tqdm
 
 from d2net.config import Config, TrainConfig, from_dict
-from d2net.data.dataset import TrainingBatches
+from d2net.data.dataset import Batch, TrainingBatches
 from d2net.data.files import DataError
 from d2net.methods.d2net.losses import denoising_scale
 from d2net.methods.d2net.network import D2Net
 from d2net.training.checkpoint import FILE, CheckpointError, read_checkpoint, save_checkpoint, usable
-from d2net.training.folder import check_folder, clear_folder, data_digest, trim_log
-from d2net.training.signals import StopOnSignal
+from d2net.training.folder import check_folder, clear_folder, clear_temporaries, data_digest, trim_log
+from d2net.training.lock import FolderLock
+from d2net.training.signals import StopOnSignal, held_back, leave_to_parent
 from d2net.training.state import TERMS, State, content, new_state, restore
 from d2net.training.step import train_step
+
+
+class TrainingError(ValueError):
+    """Training that cannot go on; the message says why and what to try."""
 
 
 @dataclass
@@ -47,6 +52,14 @@ class Run:
     def start(self, resume: bool = False, overwrite: bool = False) -> State:
         """A fresh state, or the checkpoint's; the folder is checked first."""
         check_folder(self.out, resume, overwrite)
+        self.lock = FolderLock(self.out)
+        try:
+            return self._begin(resume)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _begin(self, resume: bool) -> State:
         self.batches.check()
         digest = data_digest(self.batches.names, self.batches.labels)
         self.meta = {**self.meta, "data": digest}
@@ -63,6 +76,8 @@ class Run:
         else:
             clear_folder(self.out)
             self.config.save(self.out / "config.yaml")
+        clear_temporaries(self.out)
+        self.steps = state.iteration
         return state
 
     def save(self, state: State, name: str = FILE) -> None:
@@ -83,29 +98,50 @@ class Run:
             smoothing=0.05,
             mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file wants few lines
         )
-        loader = self.batches.loader(state.iteration, settings.iterations, pin=self.device.type == "cuda")
+        # Line by line, so that a kill loses none.
+        log = open(self.out / "log.jsonl", "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        with self.lock, StopOnSignal() as stop, log, bar, self._kept(state), self._reading(state.iteration) as batches:
+            done = self._iterate(state, batches, stop, log, bar)
+        return done
+
+    @contextmanager
+    def _reading(self, first: int) -> Iterator[Iterator[Batch]]:
+        """The batches from iteration `first`; the processes that read them end with the context."""
+        pin = self.device.type == "cuda"
+        loader = self.batches.loader(first, self.config.train.iterations, pin=pin, prepare=leave_to_parent)
+        with held_back():
+            batches = iter(loader)
+        try:
+            yield batches
+        finally:
+            if self.config.train.workers:
+                # Says again of a process what has been said.
+                with suppress(RuntimeError):
+                    batches._shutdown_workers()
+
+    def _iterate(self, state: State, batches: Iterator[Batch], stop: StopOnSignal, log: IO[str], bar: tqdm) -> bool:
+        settings = self.config.train
         snippets, clock = 0, time.perf_counter()
-        with StopOnSignal() as stop, bar, self._kept(state), open(self.out / "log.jsonl", "a") as log:
-            for batch in loader:
-                snippets += int(batch.lengths.sum())
-                train_step(state, batch.to(self.device), self.config)
-                bar.update()
-                if state.iteration % settings.log_every == 0:
-                    entry = self._entry(state, snippets, time.perf_counter() - clock, settings)
-                    log.write(json.dumps(entry) + "\n")
-                    log.flush()
-                    bar.set_postfix_str(
-                        f"loss {entry['total']:.4f} (cls {entry['classification']:.4f}, DS {entry['ds']:.3f}, "
-                        f"DV {entry['dv']:.3f}), {entry['snippets_per_second']:.0f} snippets/s",
-                        refresh=False,
-                    )
-                    snippets, clock = 0, time.perf_counter()
-                if self.score and state.iteration % settings.evaluate_every == 0:
-                    self._select(state, log)
-                if state.iteration % settings.checkpoint_every == 0 or stop.asked:
-                    self.save(state)
-                if stop.asked:
-                    return False
+        for batch in batches:
+            snippets += int(batch.lengths.sum())
+            train_step(state, batch.to(self.device), self.config)
+            self.steps = state.iteration
+            bar.update()
+            if state.iteration % settings.log_every == 0:
+                entry = self._entry(state, snippets, time.perf_counter() - clock, settings)
+                log.write(json.dumps(entry) + "\n")
+                bar.set_postfix_str(
+                    f"loss {entry['total']:.4f} (cls {entry['classification']:.4f}, DS {entry['ds']:.3f}, "
+                    f"DV {entry['dv']:.3f}), {entry['snippets_per_second']:.0f} snippets/s",
+                    refresh=False,
+                )
+                snippets, clock = 0, time.perf_counter()
+            if self.score and state.iteration % settings.evaluate_every == 0:
+                self._select(state, log)
+            if state.iteration % settings.checkpoint_every == 0 or stop.asked:
+                self.save(state)
+            if stop.asked:
+                return False
         self.save(state)
         return True
 
@@ -115,11 +151,24 @@ class Run:
         try:
             yield
         except DataError as error:
-            if state.iteration:
-                self.save(state)
+            self._save_whole(state)
             # A worker's error arrives as its traceback; the last line is what it says.
             text = str(error).splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
             raise type(error)(text) from error
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            self._save_whole(state)
+            said = str(error).splitlines()[0].rstrip(". ")
+            raise TrainingError(
+                f"a process that reads features was killed ({said}), for want of memory perhaps; go on with "
+                "--resume, and with train.workers=0 if it happens again"
+            ) from error
+
+    def _save_whole(self, state: State) -> None:
+        """Saves unless an error has struck in the middle of a step."""
+        if 0 < state.iteration == self.steps:
+            self.save(state)
 
     def _entry(self, state: State, snippets: int, seconds: float, settings: TrainConfig) -> dict[str, Any]:
         values = dict(zip(TERMS, state.sums.tolist(), strict=True))
@@ -131,7 +180,7 @@ class Run:
         means = {k: v if k.startswith("skipped") else v / count[k] for k, v in values.items()}
         return {"iteration": state.iteration, **means, "snippets_per_second": snippets / max(seconds, 1e-9)}
 
-    def _select(self, state: State, log: Any) -> None:
+    def _select(self, state: State, log: IO[str]) -> None:
         value = self.score(state.network)
         log.write(json.dumps({"iteration": state.iteration, self.config.train.selection: value}) + "\n")
         if value > self.best:

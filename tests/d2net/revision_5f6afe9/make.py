@@ -48,7 +48,13 @@ CASES = {
     "paper": ("paper", {}),
     "held_out": (
         "release",
-        {"train.seed": 3, "train.holdout": 0.4, "train.holdout_by": "user", "train.selection": "cls_mAP"},
+        {
+            "train.seed": 3,
+            "train.holdout": 0.4,
+            "train.holdout_by": "user",
+            "train.selection": "cls_mAP",
+            "model.dropout": 0.0,
+        },
     ),
 }
 annotations = load_annotations(out / "annotations.json")

@@ -52,6 +52,12 @@ class FeatureStore(ABC):
             array = self._read(name)
         except DAMAGED as error:
             raise FeatureError(f"{self.source}: {name!r} is truncated or damaged: {error}") from error
+        opened = (self.lengths[name], self.width)
+        if array.shape != opened or array.dtype.kind != "f":
+            raise FeatureError(
+                f"{self.source}: {name!r} changed while it was in use: it was float {opened}, and is now {array.dtype} "
+                f"{array.shape}; put it back, or start again"
+            )
         if array.dtype not in (np.float16, np.float32):
             array = array.astype(np.float32)
         finite = np.isfinite(array).all(1)

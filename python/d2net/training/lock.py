@@ -1,0 +1,75 @@
+"""A run's folder is one process's at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no locks that a crash releases for certain
+    fcntl = None  # type: ignore[assignment]
+
+FILE = ".lock"
+_held: set[int] = set()
+
+
+class FolderInUse(ValueError):
+    """Another process trains in the folder."""
+
+
+class FolderLock:
+    """Held from creation to `release`, or to the end of the process, however that ends.
+
+    Raises:
+        FolderInUse: another holder is alive; the message names its process.
+    """
+
+    def __init__(self, folder: Path):
+        self._file: int | None = None
+        if fcntl is None:
+            return
+        path = folder / FILE
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(file, 32).decode("ascii", "replace").strip()
+            os.close(file)
+            who = f"process {holder}" if holder else "another process"
+            raise FolderInUse(f"{who} is training in {folder}; wait for it to end, or choose another --out") from error
+        except OSError:  # a file system without locks
+            os.close(file)
+            return
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        self._file = file
+        _held.add(file)
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        if self._file is not None:
+            _held.discard(self._file)
+            os.close(self._file)
+            self._file = None
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def _let_go() -> None:
+    """A forked child shares the lock and would keep it when its parent is gone."""
+    for file in _held:
+        with contextlib.suppress(OSError):
+            os.close(file)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
