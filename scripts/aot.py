@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel ahead of time, with no GPU; exit 1 on a spill or a limit passed.
+"""Compiles every Triton kernel ahead of time, with no GPU; exit 1 on a spill, a limit passed or a form a batch size.
 
 python scripts/aot.py [--arch 80 90 100 120] [--op temporal_conv] [--form bf16] [--sass FOLDER]
 """
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB that one block may use
+SIZE = 17  # of what varies between batches: Triton compiles 1 and multiples of 16 anew where it is not told not to
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
@@ -33,6 +34,24 @@ def ops() -> list[str]:
     return sorted(path.parent.name for path in (ROOT / "d2kernels/ops").glob("*/triton.py"))
 
 
+def signature(form: Any, size: int) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], Any]]:
+    """Types, constants and attributes that Triton compiles for, where what varies between batches is `size`."""
+    types: dict[str, str] = {}
+    constants, attributes = dict(form.constants), {}
+    for place, parameter in enumerate(form.kernel.params):
+        name = parameter.name
+        types[name] = "constexpr" if name in constants else form.types[name]
+        if types[name].startswith("*"):
+            attributes[(place,)] = [["tt.divisibility", 16]]
+        elif types[name][0] in "iu" and not parameter.do_not_specialize:
+            value = form.values.get(name, size)
+            if value == 1:
+                types[name], constants[name] = "constexpr", 1
+            elif value % 16 == 0:
+                attributes[(place,)] = [["tt.divisibility", 16]]
+    return types, constants, attributes
+
+
 def build(op: str, arch: int, sass: Path | None, form_of: str = "") -> list[Built]:
     """Every specialization of one op whose name holds `form_of`, compiled for one architecture."""
     import triton
@@ -45,14 +64,24 @@ def build(op: str, arch: int, sass: Path | None, form_of: str = "") -> list[Buil
     for form in module.specializations(arch):
         if form_of not in form.name:
             continue
-        types: dict[str, str] = {}
-        aligned: dict[tuple[int], Any] = {}
-        for place, name in enumerate(form.kernel.arg_names):
-            types[name] = "constexpr" if name in form.constants else form.types[name]
-            if types[name].startswith("*") or name in form.multiples:
-                aligned[(place,)] = [["tt.divisibility", 16]]
-        source = ASTSource(form.kernel, types, dict(form.constants), aligned)
-        done = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(form.options))
+        wrong: list[str] = []
+
+        def compiled(size: int, form: Any = form, wrong: list[str] = wrong) -> Any:
+            source = ASTSource(form.kernel, *signature(form, size))
+            try:
+                return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(form.options))
+            except Exception as error:  # whatever the compiler's passes raise
+                wrong.append(f"does not compile for sizes of {size}: {str(error).strip().splitlines()[-1]}")
+                return None
+
+        for size in (1, 16):
+            if signature(form, size) != signature(form, SIZE):
+                wrong.append(f"compiled anew for sizes of {size}")
+                compiled(size)
+        done = compiled(SIZE)
+        if done is None:
+            found.append(Built(f"{op} {form.name}", arch, 0, 0, 0, ", ".join(wrong)))
+            continue
         with tempfile.TemporaryDirectory() as folder:
             cubin = Path(folder) / "kernel.cubin"
             cubin.write_bytes(done.asm["cubin"])
@@ -63,7 +92,6 @@ def build(op: str, arch: int, sass: Path | None, form_of: str = "") -> list[Buil
             sass.mkdir(parents=True, exist_ok=True)
             (sass / f"{op}-{form.name.replace(' ', '-')}-sm_{arch}.sass").write_text(code)
         shared, spilled = max(static, done.metadata.shared), stack + local
-        wrong = []
         if shared > SHARED[arch] * 1024:
             wrong.append(f"shared memory past {SHARED[arch]} KiB")
         if spilled:

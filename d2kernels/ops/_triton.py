@@ -13,6 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# A product fused with a sum across lanes rounds differently in each: which lane's bits are stored would be undefined.
+SAME_BITS = {"enable_fp_fusion": False}
 POINTER = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 
 
@@ -26,7 +28,7 @@ class Specialization(NamedTuple):
         constants: tl.constexpr argument to value, and None for a pointer that is not given.
         options: num_warps, num_stages.
         instructions: SASS instruction that must be there, by compute capability.
-        multiples: integer arguments that are multiples of 16, as they are on the shapes of this form.
+        values: integer arguments that are the layer's; any other varies between batches, and its value must not matter.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Specialization(NamedTuple):
     constants: Mapping[str, Any]
     options: Mapping[str, int] = {}
     instructions: Mapping[int, str] = {}
-    multiples: frozenset[str] = frozenset()
+    values: Mapping[str, int] = {}
 
 
 def on_device(x: Tensor) -> AbstractContextManager[Any]:
@@ -49,7 +51,7 @@ def on_device(x: Tensor) -> AbstractContextManager[Any]:
 def sequence_of(offsets, n, total, rows, STEPS: tl.constexpr):
     """The last sequence that starts at or before each row, by bisection; n ≥ 1, offsets (n + 1,), 2**STEPS > n."""
     low = tl.zeros_like(rows)
-    high = low + (n - 1).to(low.dtype)
+    high = low + (n - 1)
     for _ in tl.static_range(STEPS):
         middle = (low + high + 1) // 2
         after = tl.load(offsets + middle) <= rows
@@ -76,7 +78,7 @@ def chunk_of(offsets, lengths, n, total, slot, CHUNK: tl.constexpr, STEPS: tl.co
     suffice, so that where a chunk lies follows from the slot and the offsets alone.
     """
     low = tl.zeros_like(slot)
-    high = low + (n - 1).to(low.dtype)
+    high = low + (n - 1)
     for _ in tl.static_range(STEPS):
         middle = (low + high + 1) // 2
         base = tl.minimum(tl.maximum(tl.load(offsets + middle), 0), total) // CHUNK + middle

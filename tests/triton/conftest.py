@@ -16,6 +16,7 @@ def pytest_collection_modifyitems(items):
     ready = d2k.backends.can_run("temporal_conv", "triton", DEVICE)
     for item in items:
         if "triton" in item.path.parts:
-            item.add_marker(pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"))
+            for warning in ("Conversion of an array:DeprecationWarning", "(overflow|invalid value) enc:RuntimeWarning"):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore:{warning}"))  # of the interpreter's NumPy
             if not ready and "aot" not in item.name:
                 item.add_marker(pytest.mark.skip(reason="no GPU, and Triton is not interpreted"))

@@ -17,12 +17,17 @@ import aot, triton, triton.language as tl
 from types import SimpleNamespace
 from d2kernels.ops._triton import Specialization
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def double(x, n, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     tl.store(x + i, tl.load(x + i, mask=i < n) * 2, mask=i < n)
 
 @triton.jit
+def anew(x, n, B: tl.constexpr):
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    tl.store(x + i, i + (n - 1).to(tl.float32), mask=i < n)
+
+@triton.jit(do_not_specialize=["n"])
 def outer(x, n, B: tl.constexpr):
     i = tl.arange(0, B)
     a, b = tl.load(x + i[:, None] + i[None, :]), tl.load(x + i[:, None] * i[None, :])
@@ -34,6 +39,8 @@ def forms(arch):
         Specialization("fine", double, types, {{"B": 128}}, options={{"num_warps": 4}}),
         Specialization("lacks", double, types, {{"B": 128}}, instructions={{arch: "HGMMA"}}),
         Specialization("spills", outer, types, {{"B": 256}}, options={{"num_warps": 2, "maxnreg": 64}}),
+        Specialization("anew", anew, types, {{"B": 128}}),
+        Specialization("layer's", double, types, {{"B": 128}}, values={{"n": 1}}),
     ]
 
 aot.importlib = SimpleNamespace(import_module=lambda name: SimpleNamespace(specializations=forms))
@@ -47,15 +54,18 @@ def python(*arguments):
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=300)
 
 
-def test_spills_and_missing_instructions_are_found(tmp_path):
+def test_what_is_wrong_with_a_form_is_found(tmp_path):
     file = tmp_path / "fake.py"  # the compiler reads a kernel's source from its file
     file.write_text(FAKE.format(scripts=str(AOT.parent)))
     done = python(file)
     lines = done.stdout.splitlines()
-    assert done.returncode == 1 and len(lines) == 4, done.stderr
+    assert done.returncode == 1 and len(lines) == 6, done.stderr
     assert re.search(r"fake fine$", lines[1]), done.stdout
     assert lines[2].endswith("fake lacks  WRONG: no HGMMA in its SASS")
     assert "spills" in lines[3].partition("WRONG: ")[2]
+    wrong = lines[4].partition("WRONG: ")[2]
+    assert "anew for sizes of 1, does not compile for sizes of 1: " in wrong and "anew for sizes of 16" in wrong
+    assert lines[5].endswith("fake layer's")
 
 
 def test_interpreted_kernels_are_refused():
@@ -69,3 +79,8 @@ def test_temporal_conv_compiles_for_hopper():
     done = python(AOT, "--op", "temporal_conv", "--arch", "90", "--form", "conv bf16")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("  temporal_conv ") == 3
+
+
+def test_pooling_compiles_once_for_any_batch():
+    done = python(AOT, "--op", "attention_pool", "foreground_score", "lowest_attention", "--arch=80", "--form=bfloat16")
+    assert done.returncode == 0 and done.stdout.count(" bfloat16\n") == 8, done.stdout

@@ -12,6 +12,7 @@ import d2kernels as d2k
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAN = float("nan")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+SIZES = {torch.float32: 100, torch.float64: 700, torch.bfloat16: 100}  # powers of two whose squares leave the range
 layouts = st.tuples(st.lists(st.sampled_from([0, 1, 2, 7, 30, 129, 300]), min_size=1, max_size=4), st.integers(0, 2))
 
 
@@ -88,6 +89,90 @@ def test_foreground_score(layout, width, dtypes):
         return [d2k.foreground_score(d2k.Ragged(x, offsets.to(DEVICE), lengths.to(DEVICE)), reference).values]
 
     compare("foreground_score", run, (x, reference), dtypes)
+
+
+# Whole numbers times a power of two: nothing is rounded, so that the score is the same to the bit at any size.
+@pytest.mark.parametrize(("dtype", "power"), [(d, s * p) for d, p in SIZES.items() for s in (1, -1)])
+@pytest.mark.parametrize("of_reference", [False, True])
+def test_foreground_score_of_huge_and_of_tiny_rows(dtype, power, of_reference):
+    x = (draw(9, 40, seed=5) * 16 - 6).round()
+    reference = (draw(40, seed=6) * 16 - 6).round()
+    size = torch.full((9, 1), 2.0**power, dtype=torch.float64)
+    size[1::3] = 1
+    scale = 2.0**power if of_reference else 1.0
+
+    def run(x, reference):
+        leaves = [t.to(DEVICE, dtype).requires_grad_() for t in (x, reference)]
+        offsets = torch.tensor([0, 4, 9], device=DEVICE)
+        seed = torch.arange(1, 10, device=DEVICE).to(dtype)
+        with d2k.backends.use("triton", "foreground_score"):
+            out = d2k.foreground_score(leaves[0], leaves[1], offsets=offsets, eps=2.0**-1000)
+            made = [out, *torch.autograd.grad(out, leaves, seed)]
+        return [t.detach().double().cpu() for t in made]
+
+    (want, want_x, want_r), (got, got_x, got_r) = run(x, reference), run(x * size, reference * scale)
+    assert torch.equal(got, want) and want.unique().numel() > 4
+    least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps  # a gradient may be subnormal
+    for g, w, by in ((got_x, want_x, size), (got_r, want_r, torch.tensor(scale, dtype=torch.float64))):
+        assert ((g - w / by).abs() <= least + 2 * torch.finfo(dtype).eps * (w / by).abs().max(-1, True).values).all()
+
+
+@pytest.mark.parametrize("size", [3e38, 1e30, 1e-30, 1e-44])
+def test_foreground_score_of_one_direction(size):
+    x = torch.full((5, 24), size, device=DEVICE)
+    x[1::2] *= -1
+    with d2k.backends.use("triton", "foreground_score"):
+        got = d2k.foreground_score(x, torch.ones(24, device=DEVICE), offsets=torch.tensor([0, 5], device=DEVICE))
+    cosine = 1 if size > 1 else 0  # eps replaces a tiny norm
+    assert (got.cpu() - torch.tensor([0.5 - cosine / 2, 0.5 + cosine / 2] * 3)[:5]).abs().max() < 1e-6
+
+
+def agree(op, run):
+    """Outputs of Triton and of the reference: special values at the same places, the rest within rounding."""
+    made = []
+    for backend in ("triton", "reference"):
+        with d2k.backends.use(backend, op):
+            made.append([t.detach().cpu() for t in run()])
+    for got, want in zip(*made, strict=True):
+        torch.testing.assert_close(got, want, equal_nan=True)
+
+
+@pytest.mark.parametrize("special", [NAN, float("inf"), -float("inf"), 1e-42, 3e38])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_special_values(special, normalize):
+    x, attention = draw(70, 20, seed=7).float() - 0.5, draw(70, 2, seed=8).float()
+    attention[40:44] = 0.5  # a tie with the threshold
+    x[[3, 33, 41], 5] = special
+    attention[[20, 60], 1] = special
+    offsets = torch.tensor([0, 31, 31, 70], device=DEVICE)
+    reference = draw(20, seed=9).float().to(DEVICE)
+
+    def pool():
+        leaves = [t.to(DEVICE).requires_grad_() for t in (x, attention)]
+        out = d2k.attention_pool(*leaves, offsets=offsets, normalize=normalize)
+        seeds = [torch.ones_like(o) for o in out]
+        return [*out, *torch.autograd.grad(out, leaves, seeds)]
+
+    agree("attention_pool", pool)
+    agree("lowest_attention", lambda: [d2k.lowest_attention(attention[:, 1].contiguous().to(DEVICE), offsets=offsets)])
+    if special != 3e38:  # the range of the reference is not that of the kernel
+        agree("foreground_score", lambda: [d2k.foreground_score(x.to(DEVICE), reference, offsets=offsets)])
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17])
+@pytest.mark.parametrize("width", [1, 16, 40])
+def test_one_sequence_alone(rows, width):
+    x, attention = draw(rows, width, seed=10), (draw(rows, 1, seed=11) + 0.5).clamp(max=1)
+    offsets = torch.tensor([0, rows], device=DEVICE)
+    dtypes = (torch.float32, torch.float32)
+    compare("attention_pool", lambda x, a: d2k.attention_pool(x, a, offsets=offsets), (x, attention), dtypes)
+    if width > 1:
+        reference = draw(width, seed=12) - 0.4
+        compare(
+            "foreground_score", lambda x, r: [d2k.foreground_score(x, r, offsets=offsets)], (x, reference), dtypes
+        )
+    least = attention[:, 0].float().to(DEVICE)
+    agree("lowest_attention", lambda: [d2k.lowest_attention(least, offsets=offsets)])
 
 
 @settings(max_examples=40)

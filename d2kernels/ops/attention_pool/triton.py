@@ -11,11 +11,12 @@ import triton.language as tl
 from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype
-from d2kernels.ops._triton import POINTER, Specialization, on_device, slots
+from d2kernels.ops._triton import POINTER, SAME_BITS, Specialization, on_device, slots
 from d2kernels.ops.attention_pool import reference
 from d2kernels.ops.attention_pool.triton_kernels import add_chunks, pool_chunks, spread, through_mass
 
-_CHUNK, _ROWS, _BLOCK, _WARPS = 128, 8, 512, 4
+_CHUNK, _ROWS, _BLOCK, _MASS_ROWS = 128, 8, 512, 256
+_OPTIONS = {"num_warps": 4, **SAME_BITS}
 _ACC = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
@@ -70,11 +71,11 @@ def attention_pool_forward(
             pool_chunks[(used, across)](
                 x, attention, levels, offsets, lengths, parts, masses, n, total, width, x.stride(0), columns, column,
                 INCLUSIVE=inclusive, TWO=two, ACC=_ACC[dtype], STEPS=_steps(n), CHUNK=_CHUNK, ROWS=_ROWS, BLOCK=block,
-                num_warps=_WARPS,
+                **_OPTIONS,
             )  # fmt: skip
             add_chunks[(n, across, 2 if two else 1)](
                 parts, masses, offsets, lengths, embedding, mass, total, width, columns, column,
-                NORMALIZE=normalize, ACC=_ACC[dtype], CHUNK=_CHUNK, BLOCK=block, num_warps=_WARPS,
+                NORMALIZE=normalize, ACC=_ACC[dtype], CHUNK=_CHUNK, BLOCK=block, **_OPTIONS,
             )  # fmt: skip
     return embedding, mass
 
@@ -112,12 +113,12 @@ def attention_pool_backward(
         spread[(triton.cdiv(total, rows),)](
             grad, mass, x, attention, levels, offsets, lengths, grad_x, each, n, total, width, x.stride(0), columns,
             COLUMNS=columns, INCLUSIVE=inclusive, NORMALIZE=normalize, NEED_X=need_x, NEED_ATTENTION=need_attention,
-            ACC=_ACC[dtype], STEPS=_steps(n), ROWS=rows, BLOCK=_block(width), num_warps=_WARPS,
+            ACC=_ACC[dtype], STEPS=_steps(n), ROWS=rows, BLOCK=_block(width), **_OPTIONS,
         )  # fmt: skip
         if need_attention:
             through_mass[(n, columns)](
                 each, attention, levels, grad_mass, mass, offsets, lengths, grad_attention, total, columns,
-                INCLUSIVE=inclusive, NORMALIZE=normalize, ACC=_ACC[dtype], ROWS=256,
+                INCLUSIVE=inclusive, NORMALIZE=normalize, ACC=_ACC[dtype], ROWS=_MASS_ROWS, **_OPTIONS,
             )  # fmt: skip
     return grad_x, grad_attention
 
@@ -135,12 +136,13 @@ def specializations(arch: int) -> list[Specialization]:
         shape = {"ACC": tl.float32, "BLOCK": _BLOCK, "NORMALIZE": False}
         inner = {"INCLUSIVE": False, "STEPS": 4, "ROWS": _ROWS}
         name = str(dtype).removeprefix("torch.")
-        multiples, options = frozenset({"width", "x_stride"}), {"num_warps": _WARPS}
+        values = {"width": 1024, "x_stride": 1024, "columns": 2, "column": 0}
         for kernel, constants in (
             (pool_chunks, {"TWO": True, "CHUNK": _CHUNK}),
             (add_chunks, {"CHUNK": _CHUNK}),
             (spread, {"ROWS": _spread_rows(dtype), "COLUMNS": 2, "NEED_X": True, "NEED_ATTENTION": True}),
+            (through_mass, {"ROWS": _MASS_ROWS}),
         ):
             wanted = {k: v for k, v in {**shape, **inner, **constants}.items() if k in kernel.arg_names}
-            found.append(Specialization(f"{kernel.__name__} {name}", kernel, types, wanted, options, {}, multiples))
+            found.append(Specialization(f"{kernel.__name__} {name}", kernel, types, wanted, _OPTIONS, {}, values))
     return found

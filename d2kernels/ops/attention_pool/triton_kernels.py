@@ -18,7 +18,7 @@ def passes(attention, level, INCLUSIVE: tl.constexpr):
     return attention > level
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "total"])
 def pool_chunks(
     x, attention, levels, offsets, lengths, parts, masses, n, total, width, x_stride, columns, column,
     INCLUSIVE: tl.constexpr, TWO: tl.constexpr, ACC: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
@@ -57,7 +57,7 @@ def pool_chunks(
             tl.store(masses + slot * 2 + 1, tl.sum(mass1, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total"])
 def add_chunks(
     parts, masses, offsets, lengths, embedding, mass, total, width, columns, column,
     NORMALIZE: tl.constexpr, ACC: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
@@ -82,7 +82,7 @@ def add_chunks(
         tl.store(mass + place + tl.arange(0, 1), all_of_it)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "total"])
 def spread(
     grad, mass, x, attention, levels, offsets, lengths, grad_x, each, n, total, width, x_stride, columns,
     COLUMNS: tl.constexpr, INCLUSIVE: tl.constexpr, NORMALIZE: tl.constexpr, NEED_X: tl.constexpr,
@@ -131,7 +131,7 @@ def spread(
             tl.store(each + rows * columns + a, dots, mask=rows < total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total"])
 def through_mass(
     each, attention, levels, grad_mass, mass, offsets, lengths, grad_attention, total, columns,
     INCLUSIVE: tl.constexpr, NORMALIZE: tl.constexpr, ACC: tl.constexpr, ROWS: tl.constexpr,

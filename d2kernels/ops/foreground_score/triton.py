@@ -8,11 +8,12 @@ import triton.language as tl
 from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype
-from d2kernels.ops._triton import POINTER, Specialization, on_device
+from d2kernels.ops._triton import POINTER, SAME_BITS, Specialization, on_device
 from d2kernels.ops.foreground_score import reference as plain
 from d2kernels.ops.foreground_score.triton_kernels import differentiate, score, weighted_parts
 
-_ROWS, _BLOCK, _WARPS = 8, 512, 4
+_ROWS, _BLOCK = 8, 512
+_OPTIONS = {"num_warps": 4, **SAME_BITS}
 _SPLIT = 256  # rows of one partial sum, and no more than _MOST of them
 _MOST = 512
 _ACC = {torch.float32: tl.float32, torch.float64: tl.float64}
@@ -39,7 +40,7 @@ def foreground_score_forward(x: Tensor, reference: Tensor, offsets: Tensor, leng
     with on_device(x):
         score[(triton.cdiv(total, _ROWS),)](
             x, reference.contiguous(), offsets.contiguous(), lengths.contiguous(), out, n, total, width, x.stride(0),
-            EPS=eps, ACC=_ACC[dtype], STEPS=max(1, n.bit_length()), ROWS=_ROWS, BLOCK=_block(width), num_warps=_WARPS,
+            EPS=eps, ACC=_ACC[dtype], STEPS=max(1, n.bit_length()), ROWS=_ROWS, BLOCK=_block(width), **_OPTIONS,
         )  # fmt: skip
     return out
 
@@ -60,25 +61,27 @@ def foreground_score_backward(
     dtype = accumulation_dtype(torch.promote_types(x.dtype, reference.dtype))
     x, offsets, lengths = _rows(x), offsets.contiguous(), lengths.contiguous()
     grad_x = x.new_empty((total, width)) if need_x else x.new_empty(0)
-    along, back = x.new_empty((2, total), dtype=dtype).unbind()
+    along, scales, back = x.new_empty((3, total), dtype=dtype).unbind()
     splits = max(1, min(_MOST, triton.cdiv(total, _SPLIT)))
     parts = x.new_empty((splits if need_reference else 0, width), dtype=dtype)
     shape = {"ACC": _ACC[dtype], "STEPS": max(1, n.bit_length()), "ROWS": _ROWS, "BLOCK": _block(width)}
     with on_device(x):
         differentiate[(triton.cdiv(total, _ROWS),)](
-            grad.contiguous(), x, reference.contiguous(), offsets, lengths, grad_x, along, back, n, total, width,
-            x.stride(0), NEED_X=need_x, EPS=eps, **shape, num_warps=_WARPS,
+            grad.contiguous(), x, reference.contiguous(), offsets, lengths, grad_x, along, scales, back, n, total,
+            width, x.stride(0), NEED_X=need_x, EPS=eps, **shape, **_OPTIONS,
         )  # fmt: skip
         if not need_reference:
             return grad_x, reference.new_empty(0)
         weighted_parts[(splits, triton.cdiv(width, shape["BLOCK"]))](
-            x, along, offsets, lengths, parts, n, total, width, x.stride(0), triton.cdiv(total, splits),
-            **shape, num_warps=_WARPS,
+            x, along, scales, offsets, lengths, parts, n, total, width, x.stride(0), triton.cdiv(total, splits),
+            **shape, **_OPTIONS,
         )  # fmt: skip
-    up = reference.to(dtype)
-    norm = torch.linalg.vector_norm(up)
-    direction = torch.where(norm != 0, up / norm, 0)
-    grad_reference = (parts.sum(0) - back.sum() * direction) / norm.clamp(min=eps)
+    up = reference.double()
+    top = up.abs().amax()
+    top = torch.where(top > 0, top, 1)  # the squares of what is divided by it are in range
+    norm = torch.linalg.vector_norm(up / top)
+    direction = torch.where(norm != 0, up / top / norm, 0)
+    grad_reference = (parts.sum(0) - back.sum() * direction) / (norm * top).clamp(min=eps)
     return grad_x, grad_reference.to(reference.dtype)
 
 
@@ -87,7 +90,7 @@ def specializations(arch: int) -> list[Specialization]:
     found = []
     types = {
         **dict.fromkeys(("n", "total", "width", "x_stride", "rows_per_split"), "i32"),
-        **dict.fromkeys(("along", "back", "parts", "reference"), "*fp32"),
+        **dict.fromkeys(("along", "scales", "back", "parts", "reference"), "*fp32"),
         **{"offsets": "*i64", "lengths": "*i64"},
     }
     shape = {"NEED_X": True, "EPS": 1e-8, "ACC": tl.float32, "STEPS": 4, "ROWS": _ROWS, "BLOCK": _BLOCK}
@@ -96,6 +99,6 @@ def specializations(arch: int) -> list[Specialization]:
         for kernel in (score, differentiate, weighted_parts):
             constants = {k: v for k, v in shape.items() if k in kernel.arg_names}
             name = f"{kernel.__name__} {str(dtype).removeprefix('torch.')}"
-            multiples, options = frozenset({"width", "x_stride"}), {"num_warps": _WARPS}
-            found.append(Specialization(name, kernel, types | floats, constants, options, {}, multiples))
+            values = {"width": 1024, "x_stride": 1024}
+            found.append(Specialization(name, kernel, types | floats, constants, _OPTIONS, {}, values))
     return found

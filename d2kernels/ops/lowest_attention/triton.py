@@ -16,7 +16,7 @@ def why_not(device: str, dtype: torch.dtype | None) -> str | None:
     return None if dtype is None or dtype in POINTER else f"no {dtype} kernel"
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total"])
 def lowest(attention, offsets, lengths, out, total, FLOAT: tl.constexpr, BLOCK: tl.constexpr):
     """out (n,): the first place of each sequence's minimum, NaN being lowest; -1 for an empty sequence."""
     sequence = tl.program_id(0).to(tl.int64)

@@ -9,7 +9,13 @@ import torch
 from d2kernels.ops._triton import POINTER, Specialization
 from d2kernels.ops.temporal_conv.dropout import threshold
 from d2kernels.ops.temporal_conv.triton_configs import BITS, NO_SIGN, Config, config, described, layout_of
-from d2kernels.ops.temporal_conv.triton_kernels import convolve_kernel, weight_gradient_kernel
+from d2kernels.ops.temporal_conv.triton_kernels import (
+    convolve_kernel,
+    gradient_kernel,
+    repack_kernel,
+    sum_kernel,
+    weight_gradient_kernel,
+)
 
 
 def specializations(arch: int) -> list[Specialization]:
@@ -59,7 +65,29 @@ def specializations(arch: int) -> list[Specialization]:
                     wanted,
                 )
             )
+        if dtype != torch.float32 or how == "tf32":
+            forms += _beside(kind)
     return forms
+
+
+def _beside(kind: str) -> list[Specialization]:
+    """What runs beside the products: the gradient before the activation, sums of parts, weights by tap."""
+    types = dict.fromkeys(("grad", "inner", "out", "weight"), kind) | dict.fromkeys(("sums", "part"), "*fp32")
+    types |= {"sign": "*u8", "before_of": "*i32", "after_of": "*i32", "offsets": "*i64", "lengths": "*i64"}
+    types |= dict.fromkeys(("n", "total", "chunk", "parts", "size"), "i32")
+    types |= {"slope": "fp32", "seed": "*i64", "scale": "fp32"}
+    gradient = {"CHANNELS": 2048, "GRAD_STRIDE": 2048, "SIGN": BITS, "STEPS": 4, "BLOCK_R": 32, "BLOCK_C": 128}
+    found = []
+    for kernel, name, constants in (
+        (gradient_kernel, "gradient", gradient | {"DROPOUT": False, "LEAST": 0}),
+        (gradient_kernel, "gradient dropout", gradient | {"DROPOUT": True, "LEAST": threshold(0.7)}),
+        (sum_kernel, "sum", {"BLOCK_P": 32, "BLOCK_S": 128}),
+        (repack_kernel, "repack", {"TAPS": 3, "BLOCK": 1024}),
+    ):
+        taken = {k: v for k, v in types.items() if k in kernel.arg_names}
+        values = {"size": 2048 * 1024} if kernel is repack_kernel else {}
+        found.append(Specialization(f"{name} {kind[1:]}", kernel, taken, constants, {"num_warps": 4}, {}, values))
+    return found
 
 
 def _form(
