@@ -91,9 +91,10 @@ def number(
         or (below is not None and value >= below)
     ):
         bounds = (("at least", least), ("above", above), ("at most", most), ("below", below))
-        said = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
-        kind = "a finite number" if finite else "a number"
-        raise ValueError(f"{op}: {name} must be {kind}{' ' * bool(said)}{said}, got {value}")
+        said = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
+        if finite and value in (math.inf, -math.inf):
+            said.insert(0, "finite")
+        raise ValueError(f"{op}: {name} must be {' and '.join(said) or 'a number'}, got {value}")
     return value
 
 
@@ -121,4 +122,5 @@ def choice(op: str, name: str, value: Any, choices: tuple[str | None, ...]) -> A
     """
     if (value is None or isinstance(value, str)) and value in choices:
         return value
-    raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, choices))}, got {_shown(value)}")
+    listed = " or ".join(map(repr, choices)) if len(choices) == 2 else f"one of {', '.join(map(repr, choices))}"
+    raise ValueError(f"{op}: {name} must be {listed}, got {_shown(value)}")

@@ -82,6 +82,21 @@ def take_array(
     return ArrayForm(values, starts, sizes)
 
 
+def levels(op: str, thresholds: object) -> np.ndarray:
+    """Thresholds as an array of numbers.
+
+    Raises:
+        TypeError: strings, bools, complex numbers, or what makes no array.
+    """
+    try:
+        array = np.asarray(thresholds)
+    except ValueError as error:
+        raise TypeError(f"{op}: thresholds must be numbers, got {thresholds!r} ({error})") from None
+    if array.dtype.kind not in "fiu" and array.size:
+        raise TypeError(f"{op}: thresholds must be numbers, got {array.dtype}")
+    return array
+
+
 def native_for_arrays(op: str) -> ModuleType:
     """The op's native module, which alone takes NumPy arrays.
 

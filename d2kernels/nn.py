@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import d2kernels as d2k
+from d2kernels._arguments import choice, flag, number, whole
 from d2kernels.ops.attention_pool import AttentionPool as Pooled
 from d2kernels.ragged import Ragged
 
@@ -32,10 +33,16 @@ class TemporalConv1d(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
+        name = type(self).__name__
+        in_channels = whole(name, "in_channels", in_channels)
+        out_channels = whole(name, "out_channels", out_channels, 0)
+        kernel_size, bias = whole(name, "kernel_size", kernel_size, 0), flag(name, "bias", bias)
+        dilation, groups = whole(name, "dilation", dilation), whole(name, "groups", groups)
+        if negative_slope is not None:
+            negative_slope = number(name, "negative_slope", negative_slope)
+        residual, dropout = flag(name, "residual", residual), number(name, "dropout", dropout, least=0, below=1)
+        if kernel_size % 2 == 0:
             raise ValueError(f"TemporalConv1d: kernel_size must be odd, got {kernel_size}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"TemporalConv1d: dropout must be at least 0 and below 1, got {dropout}")
         if residual and in_channels != out_channels:
             raise ValueError(f"TemporalConv1d: residual needs equal channels, got {in_channels} and {out_channels}")
         conv = nn.Conv1d(in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype)
@@ -105,7 +112,8 @@ class TopkPool(nn.Module):
 
     def __init__(self, divisor: int = 8, rounding: str = "ceil"):
         super().__init__()
-        self.divisor, self.rounding = divisor, rounding
+        self.divisor = whole("TopkPool", "divisor", divisor)
+        self.rounding = choice("TopkPool", "rounding", rounding, ("ceil", "floor"))
 
     def forward(
         self,
@@ -128,7 +136,9 @@ class AttentionPool(nn.Module):
 
     def __init__(self, threshold: float = 0.5, inclusive: bool = False, normalize: bool = False):
         super().__init__()
-        self.threshold, self.inclusive, self.normalize = threshold, inclusive, normalize
+        self.threshold = number("AttentionPool", "threshold", threshold, finite=False)
+        self.inclusive = flag("AttentionPool", "inclusive", inclusive)
+        self.normalize = flag("AttentionPool", "normalize", normalize)
 
     def forward(
         self,
@@ -168,10 +178,9 @@ class ForegroundScore(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"ForegroundScore: dim must be at least 1, got {dim}")
+        dim = whole("ForegroundScore", "dim", dim)
         self.register_buffer("reference", torch.zeros(dim, device=device, dtype=dtype))
-        self.eps = eps
+        self.eps = number("ForegroundScore", "eps", eps, least=0)
 
     def forward(
         self,

@@ -337,10 +337,15 @@ class Form(NamedTuple):
     def align(self, name: str, x: Tensor | Ragged, dim: int | None = None) -> Tensor:
         """A second per-row input in the same form, as packed rows of `dim` dimensions in all unless None."""
         if isinstance(x, Ragged):
-            same = x.offsets is self.offsets and x.lengths is self.lengths
-            if (
-                not same
-                and _values_can_be_checked(x.offsets, self.offsets)
+            if x.offsets is self.offsets and x.lengths is self.lengths:
+                pass
+            elif x.offsets.device != self.offsets.device:
+                raise ValueError(
+                    f"{self.op}: {name} is on {x.offsets.device} but its other rows are on {self.offsets.device}; "
+                    "move it there"
+                )
+            elif (
+                _values_can_be_checked(x.offsets, self.offsets)
                 and not (torch.equal(x.offsets, self.offsets) and torch.equal(x.lengths, self.lengths))
             ):
                 raise ValueError(f"{self.op}: {name} is a Ragged of other sequences; both must share their offsets")

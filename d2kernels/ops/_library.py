@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from d2kernels import backends
+from d2kernels._arrays import levels as array_levels
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32)
 LIBRARY = torch.library.Library("d2k", "DEF")
 
 
@@ -26,8 +29,10 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
     """
     function = name if name.endswith("_backward") else f"{name}_forward"
 
+    names: list[str] = []
+
     def run(*args: Any) -> Any:
-        first = next(a for a in args if isinstance(a, Tensor))
+        first = _on_one_device(name, names, args)
         device = first.device.type
         call = getattr(backends.select(folder, device, first.dtype), function)
         if not torch.is_autocast_enabled(device):
@@ -36,36 +41,99 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
         with torch.autocast(device, enabled=False):
             return call(*args)
 
+    def checked_fake(*args: Any) -> Any:
+        # One tensor on "meta" brings all of them here, and what is made beside the others would hold no result.
+        _on_one_device(name, names, args)
+        return fake(*args)
+
     LIBRARY.define(name + signature)
     LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"d2k::{name}", fake, lib=LIBRARY)
-    return getattr(torch.ops.d2k, name).default
+    torch.library.register_fake(f"d2k::{name}", checked_fake, lib=LIBRARY)
+    op = getattr(torch.ops.d2k, name).default
+    names += [argument.name for argument in op._schema.arguments]
+    return op
+
+
+def _on_one_device(name: str, names: list[str], args: tuple[Any, ...]) -> Tensor:
+    """The op's first tensor, on whose device all others are: backends hand their addresses on as they are."""
+    first = None
+    for i, argument in enumerate(args):
+        for x in argument if isinstance(argument, (list, tuple)) else (argument,):
+            if not isinstance(x, Tensor):
+                continue
+            if first is None:
+                first, label = x, names[i]
+            elif x.device != first.device:
+                raise ValueError(
+                    f"{name.removesuffix('_backward')}: {names[i]} is on {x.device} but {label} is on {first.device}; "
+                    "move it there"
+                )
+    assert first is not None
+    return first
+
+
+def is_integer(x: Tensor) -> bool:
+    """Whether x holds whole numbers that int64 can: no bool, no complex, no uint64."""
+    return x.dtype in _INTEGERS
+
+
+def levels(op: str, thresholds: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Thresholds, numbers or a tensor on the CPU or on this device, as a tensor there."""
+    if not isinstance(thresholds, Tensor):
+        if not torch.compiler.is_compiling():
+            thresholds = array_levels(op, thresholds)
+    elif thresholds.device not in (device, torch.device("cpu")):
+        raise ValueError(f"{op}: thresholds is on {thresholds.device} but the scores are on {device}; move it there")
+    elif thresholds.is_complex() or thresholds.dtype == torch.bool:
+        raise TypeError(f"{op}: thresholds must be numbers, got {thresholds.dtype}")
+    return torch.as_tensor(thresholds, dtype=dtype, device=device)
+
+
+def _has_tangent(x: Any) -> bool:
+    return isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None
 
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     """function.apply(*args), without what it costs where nothing needs a gradient or nothing transforms it."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*args)
+    if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
+        op, oracle = _names(function)
+        raise NotImplementedError(f"{op} has no forward-mode derivative; use backward, or {oracle}, which has one")
     if not (torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)):
         return function.forward(*args)
     # Function.apply binds its arguments to forward's signature first, which takes ten times as long as the rest.
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
 
 
+def constant(*args: Any) -> tuple[Any, ...]:
+    """The arguments without gradients or tangents, for ops that have no derivative."""
+    tangents = forward_ad._current_level >= 0
+    return tuple(a.detach() if isinstance(a, Tensor) and (a.requires_grad or tangents) else a for a in args)
+
+
+def _names(function: Any) -> tuple[str, str]:
+    """An op's public name, and its differentiable form in plain PyTorch, of its Function."""
+    folder = function.__module__
+    op = getattr(function, "op", folder.rpartition(".")[2])
+    return op, f"{folder}.reference.{op}"
+
+
 class _Once(torch.autograd.Function):
     """Passes a gradient on and raises when it is differentiated again."""
 
     @staticmethod
-    def forward(name: str, gradient: Tensor, *sources: Tensor) -> Tensor:
+    def forward(names: tuple[str, str], gradient: Tensor, *sources: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.name = inputs[0]
+        ctx.names = inputs[0]
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Any:
-        raise RuntimeError(f"{ctx.name} has no second derivative; drop create_graph=True or use its reference")
+        op, oracle = ctx.names
+        raise RuntimeError(f"{op} has no second derivative; drop create_graph=True, or use {oracle}, which has one")
 
 
 def once(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,9 +148,9 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
         sources = [t for t in (*grads, *ctx.saved_tensors) if isinstance(t, Tensor) and t.requires_grad]
         if not sources:
             return out
-        name = backward.__qualname__.split(".")[0]
+        names = _names(ctx._forward_cls)
         wrap = [
-            _Once.apply(name, g, *sources) if isinstance(g, Tensor) else g
+            _Once.apply(names, g, *sources) if isinstance(g, Tensor) else g
             for g in (out if isinstance(out, tuple) else (out,))
         ]
         return tuple(wrap) if isinstance(out, tuple) else wrap[0]

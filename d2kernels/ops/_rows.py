@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,12 +36,38 @@ def _inside(offsets: Tensor, total: int) -> Tensor:
     return offsets.clamp(0, total).cummax(0).values
 
 
+class _SegmentSum(torch.autograd.Function):
+    """torch's own segment_reduce has one derivative only, and none of forward mode."""
+
+    @staticmethod
+    def forward(x: Tensor, inside: Tensor) -> Tensor:
+        return torch.segment_reduce(x, "sum", offsets=inside, axis=0, unsafe=True, initial=0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.total = inputs[0].shape[0]
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (inside,) = ctx.saved_tensors
+        sequence, _, valid = rows(inside, inside.diff(), ctx.total)
+        return torch.where(valid.view(-1, *[1] * (grad.dim() - 1)), grad[sequence], 0), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return _SegmentSum.forward(tangent, *ctx.saved_tensors)
+
+
 def segment_sum(x: Tensor, offsets: Tensor) -> Tensor:
     """(n, ...): rows (total, ...) summed in order over [offsets[i], offsets[i+1]); gap rows must be zero."""
     if offsets.shape[0] == 1 or x.shape[0] == 0:
         return x.new_zeros((offsets.shape[0] - 1, *x.shape[1:]))
     inside = _inside(offsets, x.shape[0])
-    return torch.segment_reduce(x, "sum", offsets=inside, axis=0, unsafe=True, initial=0)
+    if torch.compiler.is_compiling():
+        return _SegmentSum.forward(x, inside)
+    return _SegmentSum.apply(x, inside)
 
 
 def _chunks(offsets: Tensor, total: int) -> tuple[Tensor, Tensor]:

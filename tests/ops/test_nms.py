@@ -304,7 +304,7 @@ def test_errors_name_the_argument(op, segments, scores, groups, says):
 def test_errors_name_thresholds():
     segments, scores = torch.zeros(1, 2), torch.zeros(1)
     for bad in (-0.1, 1.5, math.nan):
-        with pytest.raises(ValueError, match=rf"iou_threshold must be in \[0, 1\], got {bad}"):
+        with pytest.raises(ValueError, match=f"iou_threshold must be at least 0 and at most 1, got {bad}"):
             d2k.nms(segments, scores, bad)
     for bad in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match=f"sigma must be above 0, got {bad}"):

@@ -314,9 +314,9 @@ def test_golden_singular_joint_is_bounded(golden_dir, case):
     ("kwargs", "error", "says"),
     [
         ({"normalization": "row"}, ValueError, "normalization must be 'joint' or 'side', got 'row'"),
-        ({"floor": 1.0}, ValueError, r"floor must be in \[0, 1\), got 1.0"),
-        ({"floor": -0.1}, ValueError, r"floor must be in \[0, 1\), got -0.1"),
-        ({"rtol": 0.0}, ValueError, r"rtol must be in \(0, 1\), got 0.0"),
+        ({"floor": 1.0}, ValueError, r"floor must be at least 0 and below 1, got 1.0"),
+        ({"floor": -0.1}, ValueError, r"floor must be at least 0 and below 1, got -0.1"),
+        ({"rtol": 0.0}, ValueError, r"rtol must be above 0 and below 1, got 0.0"),
         ({"attention": torch.ones(11, 2)}, ValueError, r"attention must be float rows \(total,\), got .* \(11, 2\)"),
         ({"foreground": torch.ones(11).long()}, ValueError, "foreground must be float rows .* got torch.int64"),
         ({"foreground": torch.ones(7)}, ValueError, "foreground"),

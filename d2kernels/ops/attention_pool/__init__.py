@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from d2kernels._arguments import flag, number
 from d2kernels.ops._library import apply, once
 from d2kernels.ops.attention_pool import schema
 from d2kernels.ragged import Ragged, take
@@ -55,19 +57,16 @@ class _AttentionPool(torch.autograd.Function):
 def _thresholds(threshold: float | Sequence[float], columns: int) -> list[float]:
     if isinstance(threshold, Tensor):
         raise TypeError("attention_pool: threshold must be a float or a sequence of floats, got a tensor")
-    if isinstance(threshold, Sequence):
+    if isinstance(threshold, np.ndarray) and threshold.ndim == 1:
+        threshold = threshold.tolist()
+    if isinstance(threshold, Sequence) and not isinstance(threshold, str):
         if len(threshold) != columns:
             raise ValueError(
                 f"attention_pool: {columns} attention columns need {columns} thresholds or one for all, "
                 f"got {len(threshold)}"
             )
-        values = [float(t) for t in threshold]
-    else:
-        values = [float(threshold)] * columns
-    for t in values:
-        if t != t:
-            raise ValueError(f"attention_pool: threshold must be a number, got {threshold}")
-    return values
+        return [number("attention_pool", f"threshold[{i}]", t, finite=False) for i, t in enumerate(threshold)]
+    return [number("attention_pool", "threshold", threshold, finite=False)] * columns
 
 
 def attention_pool(
@@ -114,10 +113,6 @@ def attention_pool(
             f"attention_pool: attention must be float rows (total,) or (total, A), "
             f"got {weights.dtype} {tuple(weights.shape)}"
         )
-    if weights.device != rows.device:
-        raise ValueError(
-            f"attention_pool: attention is on {weights.device} but x is on {rows.device}; move it there"
-        )
     single = weights.dim() == 1
     if single:
         weights = weights[:, None]
@@ -125,7 +120,11 @@ def attention_pool(
         raise ValueError(
             f"attention_pool: attention must have at least one column, got {tuple(weights.shape)}"
         )
-    options = _thresholds(threshold, weights.shape[1]), bool(inclusive), bool(normalize)
+    options = (
+        _thresholds(threshold, weights.shape[1]),
+        flag("attention_pool", "inclusive", inclusive),
+        flag("attention_pool", "normalize", normalize),
+    )
     embedding, total = apply(_AttentionPool, rows, weights, form.offsets, form.lengths, *options)
     total = total.to(weights.dtype)
     return AttentionPool(embedding[:, 0], total[:, 0]) if single else AttentionPool(embedding, total)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2kernels._arguments import flag, number
 from d2kernels.ops._library import apply, once
 from d2kernels.ops.condition_number import schema
 
@@ -38,12 +39,12 @@ class ConditionNumber(torch.autograd.Function):
 
 def tolerances(op: str, atol: float | None, rtol: float | None, largest: int) -> tuple[float, float]:
     """(atol, rtol): rtol is max(m, n)·eps of float64 where neither is given, else what is left out is 0."""
-    for name, value in (("atol", atol), ("rtol", rtol)):
-        if value is not None and not 0 <= value < float("inf"):
-            raise ValueError(f"{op}: {name} must be at least 0 and finite, got {value}")
     if atol is None and rtol is None:
         rtol = largest * torch.finfo(torch.float64).eps
-    return float(atol or 0), float(rtol or 0)
+    return (
+        0.0 if atol is None else number(op, "atol", atol, least=0),
+        0.0 if rtol is None else number(op, "rtol", rtol, least=0),
+    )
 
 
 def condition_number(
@@ -77,13 +78,13 @@ def condition_number(
             raise ValueError(f"condition_number: {name} must not be an empty matrix, got {tuple(x.shape)}")
     single = a.dim() == 2
     if b is not None:
-        if b.dtype != a.dtype or b.device != a.device:
-            raise TypeError(f"condition_number: b must be {a.dtype} on {a.device} as a, got {b.dtype} on {b.device}")
+        if b.dtype != a.dtype:
+            raise TypeError(f"condition_number: b must be {a.dtype} as a, got {b.dtype}")
         if b.dim() != a.dim() or b.shape[:-2] != a.shape[:-2] or b.shape[-2] != a.shape[-1]:
             raise ValueError(f"condition_number: a {tuple(a.shape)} and b {tuple(b.shape)} have no product")
     largest = max(*a.shape[-2:], b.shape[-1] if b is not None else 1)
     limits = tolerances("condition_number", atol, rtol, largest)
     if single:
         a, b = a[None], None if b is None else b[None]
-    value = apply(ConditionNumber, a, b, *limits, bool(log))[0]
+    value = apply(ConditionNumber, a, b, *limits, flag("condition_number", "log", log))[0]
     return value[0] if single else value

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from d2kernels._arguments import flag, whole
 from d2kernels._dlpack import takes_dlpack
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Segments(NamedTuple):
     end: Any
 
 
-def _check_shapes(scores: Any, n: int, thresholds: Any, class_mask: Any, min_length: int) -> None:
+def _check_shapes(scores: Any, n: int, thresholds: Any, class_mask: Any) -> None:
     """Shapes, which tensors and arrays share."""
     classes = scores.shape[1]
     own = (n, classes, thresholds.shape[-1]) if thresholds.ndim else ()
@@ -38,8 +39,6 @@ def _check_shapes(scores: Any, n: int, thresholds: Any, class_mask: Any, min_len
         raise ValueError(
             f"connected_components: class_mask must have shape {(n, classes)}, got {tuple(class_mask.shape)}"
         )
-    if min_length < 1:
-        raise ValueError(f"connected_components: min_length must be at least 1, got {min_length}")
 
 
 def _check_order(thresholds: Any) -> None:
@@ -64,7 +63,7 @@ def _of_arrays(
     distinct: bool,
 ) -> Segments:
     from d2kernels import backends
-    from d2kernels._arrays import take_array
+    from d2kernels._arrays import levels, take_array
 
     form = take_array("connected_components", scores, offsets, lengths, mask)
     values = form.values[:, None] if form.values.ndim == 1 else form.values
@@ -74,13 +73,13 @@ def _of_arrays(
             f"got {form.values.dtype} {form.values.shape}"
         )
     dtype = np.float64 if values.dtype.itemsize >= 8 else np.float32
-    thresholds = np.ascontiguousarray(thresholds, dtype=dtype)
+    thresholds = np.ascontiguousarray(levels("connected_components", thresholds), dtype=dtype)
     if class_mask is not None:
         class_mask = np.asarray(class_mask)
         if class_mask.dtype != bool:
             raise TypeError(f"connected_components: class_mask must be bool, got {class_mask.dtype}")
         class_mask = np.ascontiguousarray(class_mask)
-    _check_shapes(values, len(form.lengths), thresholds, class_mask, min_length)
+    _check_shapes(values, len(form.lengths), thresholds, class_mask)
     _check_order(thresholds)
     asked = backends.asked_for("connected_components")
     if asked not in (None, "native"):
@@ -108,6 +107,7 @@ def _of_tensors(
 ) -> Segments:
     import torch
 
+    from d2kernels.ops._library import constant, levels
     from d2kernels.ops.connected_components import schema
     from d2kernels.ragged import _values_can_be_checked, take
 
@@ -119,17 +119,15 @@ def _of_tensors(
             f"got {form.values.dtype} {tuple(form.values.shape)}"
         )
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    thresholds = torch.as_tensor(thresholds, dtype=dtype, device=values.device)
-    if class_mask is not None and (class_mask.dtype != torch.bool or class_mask.device != values.device):
-        raise TypeError(
-            f"connected_components: class_mask must be bool on {values.device}, "
-            f"got {class_mask.dtype} on {class_mask.device}"
-        )
-    _check_shapes(values, form.lengths.shape[0], thresholds, class_mask, min_length)
+    thresholds = levels("connected_components", thresholds, dtype, values.device)
+    if class_mask is not None and (not isinstance(class_mask, torch.Tensor) or class_mask.dtype != torch.bool):
+        got = getattr(class_mask, "dtype", type(class_mask).__name__)
+        raise TypeError(f"connected_components: class_mask must be bool, got {got}")
+    _check_shapes(values, form.lengths.shape[0], thresholds, class_mask)
     if _values_can_be_checked(thresholds):
         _check_order(thresholds)
     found = schema.connected_components(
-        values.detach(), form.offsets, form.lengths, thresholds.detach(), class_mask, min_length, distinct
+        *constant(values, form.offsets, form.lengths, thresholds), class_mask, min_length, distinct
     )
     return Segments(*found.unbind())
 
@@ -170,6 +168,8 @@ def connected_components(
         ValueError, TypeError: an argument of the wrong shape, dtype or value.
         BackendUnavailable: NumPy arrays where there is no compiled extension.
     """
+    min_length = whole("connected_components", "min_length", min_length)
+    distinct = flag("connected_components", "distinct", distinct)
     if isinstance(scores, np.ndarray):
         return _of_arrays(scores, thresholds, offsets, lengths, mask, class_mask, min_length, distinct)
     return _of_tensors(scores, thresholds, offsets, lengths, mask, class_mask, min_length, distinct)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2kernels._arguments import number
 from d2kernels.ops._library import apply, once
 from d2kernels.ops.foreground_score import schema
 from d2kernels.ragged import Ragged, take
@@ -72,11 +73,6 @@ def foreground_score(
             f"foreground_score: reference must be float with shape ({width},) or (1, {width}), "
             f"got {reference.dtype} {tuple(reference.shape)}"
         )
-    if reference.device != rows.device:
-        raise ValueError(
-            f"foreground_score: reference is on {reference.device} but x is on {rows.device}; move it there"
-        )
-    if not eps >= 0:
-        raise ValueError(f"foreground_score: eps must be at least 0, got {eps}")
-    score = apply(_ForegroundScore, rows, reference.reshape(-1), form.offsets, form.lengths, float(eps))
+    eps = number("foreground_score", "eps", eps, least=0)
+    score = apply(_ForegroundScore, rows, reference.reshape(-1), form.offsets, form.lengths, eps)
     return form.restore(score)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from d2kernels._arguments import choice, flag, number, whole
 from d2kernels._dlpack import takes_dlpack
 
 if TYPE_CHECKING:
@@ -30,18 +31,6 @@ class Detections(NamedTuple):
     count: Any  # type: ignore[assignment]  # over tuple.count
 
 
-def _check_choices(**given: tuple[object, tuple[object, ...]]) -> None:
-    for name, (value, choices) in given.items():
-        if value not in choices:
-            raise ValueError(f"localize: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def _check_ranges(**given: tuple[object, bool]) -> None:
-    for name, (value, usable) in given.items():
-        if not usable:
-            raise ValueError(f"localize: {name} = {value} is out of range")
-
-
 def _check_tables(shape: tuple[int, int], **given: Any) -> None:
     for name, table in given.items():
         if table is not None and tuple(table.shape) != shape:
@@ -55,11 +44,18 @@ def _check_thresholds(thresholds: Any) -> None:
         )
 
 
+def _check_positions(rows: int, upsample: int) -> None:
+    if rows * upsample > MOST_POSITIONS and upsample > 1:
+        raise ValueError(f"localize: {rows} rows upsampled by {upsample} exceed {MOST_POSITIONS} positions")
+
+
 def _check_capacity(needed: int, capacity: int) -> None:
     if needed > capacity:
         raise ValueError(f"localize: capacity = {capacity} is too small; {needed} is needed")
 
 
+MOST_UPSAMPLED = 1024  # positions a snippet
+MOST_POSITIONS = 2**31 - 1  # of a batch: what upsampling makes of its rows
 PADDING = (-1, -1, 0, 0, 0)  # of the five columns, beyond the detections
 
 
@@ -107,7 +103,8 @@ def localize(
         sigma: Gaussian soft-NMS in place of removal.
         keep_ratio: then drops what scores below this share of the scope's best, and all where that is not positive.
         keep_scope: "sequence" or "class" (of a sequence).
-        upsample: linear interpolation to so many positions a snippet before thresholding.
+        upsample: linear interpolation to so many positions a snippet before thresholding; at most 1024, and fewer than
+            2³¹ positions in all.
         smoothing: moving average over so many snippets, odd, before that.
         relative: None; "max", thresholds times each sequence and class's maximum; "minmax", within its range.
         class_score: (n, C), added to each proposal's score after min_score.
@@ -119,34 +116,24 @@ def localize(
             the one that is needed.
         BackendUnavailable: NumPy arrays where there is no compiled extension.
     """
-    _check_choices(
-        outer=(outer, ("pooled", "sides")),
-        keep_scope=(keep_scope, ("sequence", "class")),
-        relative=(relative, (None, "max", "minmax")),
-    )
-    _check_ranges(
-        margin=(margin, margin >= 0),
-        min_length=(min_length, min_length >= 1),
-        iou_threshold=(iou_threshold, 0 < iou_threshold <= 1),
-        sigma=(sigma, sigma is None or sigma > 0),
-        upsample=(upsample, upsample >= 1),
-        smoothing=(smoothing, smoothing >= 1 and smoothing % 2 == 1),
-        capacity=(capacity, capacity is None or capacity >= 0),
-    )
     rules = (
-        float(margin),
-        outer == "pooled",
-        min_score,
-        min_length,
-        float(iou_threshold),
-        bool(inclusive),
-        sigma,
-        keep_ratio,
-        keep_scope == "class",
-        upsample,
-        smoothing,
-        relative,
+        number("localize", "margin", margin, least=0),
+        choice("localize", "outer", outer, ("pooled", "sides")) == "pooled",
+        None if min_score is None else number("localize", "min_score", min_score, finite=False),
+        whole("localize", "min_length", min_length),
+        number("localize", "iou_threshold", iou_threshold, above=0, most=1),
+        flag("localize", "inclusive", inclusive),
+        None if sigma is None else number("localize", "sigma", sigma, above=0, finite=False),
+        None if keep_ratio is None else number("localize", "keep_ratio", keep_ratio),
+        choice("localize", "keep_scope", keep_scope, ("sequence", "class")) == "class",
+        whole("localize", "upsample", upsample, most=MOST_UPSAMPLED),
+        whole("localize", "smoothing", smoothing),
+        choice("localize", "relative", relative, (None, "max", "minmax")),
     )
+    if smoothing % 2 == 0:
+        raise ValueError(f"localize: smoothing must be odd, got {smoothing}")
+    if capacity is not None:
+        capacity = whole("localize", "capacity", capacity, 0)
     if isinstance(activations, np.ndarray):
         return _of_arrays(activations, offsets, lengths, mask, thresholds, class_mask, class_score, capacity, rules)
     return _of_tensors(activations, offsets, lengths, mask, thresholds, class_mask, class_score, capacity, rules)
@@ -166,6 +153,8 @@ def _of_tensors(
     import torch
     import torch.nn.functional as F
 
+    from d2kernels.ops._library import constant
+    from d2kernels.ops._library import levels as as_levels
     from d2kernels.ops.localize import schema
     from d2kernels.ragged import take
 
@@ -175,14 +164,21 @@ def _of_tensors(
         raise ValueError(
             f"localize: activations must be float rows (total, C), got {values.dtype} {tuple(values.shape)}"
         )
+    for name, table in (("class_mask", class_mask), ("class_score", class_score)):
+        if not isinstance(table, torch.Tensor) and table is not None:
+            raise TypeError(f"localize: {name} must be a tensor as activations, got {type(table).__name__}")
     _check_tables((n, values.shape[1]), class_mask=class_mask, class_score=class_score)
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()
-    levels = torch.as_tensor(thresholds, dtype=torch.float64, device=values.device)
+    if class_mask is not None and class_mask.dtype != torch.bool:
+        raise TypeError(f"localize: class_mask must be bool, got {class_mask.dtype}")
+    if class_score is not None and class_score.is_complex():
+        raise TypeError(f"localize: class_score must be numbers, got {class_score.dtype}")
+    _check_positions(values.shape[0], rules[9])
+    levels = as_levels("localize", thresholds, torch.float64, values.device)
     _check_thresholds(levels)
-    found = Detections(
-        *schema.localize(values.detach(), form.offsets, form.lengths, levels, class_mask, *rules, class_score)
-    )
+    given = constant(values, form.offsets, form.lengths, levels, class_mask, *rules, class_score)
+    found = Detections(*schema.localize(*given))
     if capacity is None:
         return found
     _check_capacity(found.score.shape[0], capacity)
@@ -202,6 +198,7 @@ def _of_arrays(
     capacity: int | None,
     rules: tuple[Any, ...],
 ) -> Detections:
+    from d2kernels._arrays import levels as as_levels
     from d2kernels._arrays import native_for_arrays, take_array
 
     form = take_array("localize", activations, offsets, lengths, mask)
@@ -213,7 +210,10 @@ def _of_arrays(
     _check_tables((n, values.shape[1]), class_mask=class_mask, class_score=class_score)
     if class_mask is not None and class_mask.dtype != bool:
         raise TypeError(f"localize: class_mask must be bool, got {class_mask.dtype}")
-    levels = np.asarray(thresholds, np.float64)
+    if class_score is not None and class_score.dtype.kind not in "fiub":
+        raise TypeError(f"localize: class_score must be numbers, got {class_score.dtype}")
+    _check_positions(values.shape[0], rules[9])
+    levels = as_levels("localize", thresholds).astype(np.float64)
     _check_thresholds(levels)
     values = values.astype(np.float64 if values.dtype.itemsize >= 8 else np.float32, copy=False)
     native = native_for_arrays("localize")

@@ -47,10 +47,6 @@ def localize_forward(
 
     *others, relative, class_score = rules_and_class_score
     rules = (*others, RELATIVE[relative])
-    if class_mask is not None and (class_mask.dtype != torch.bool or class_mask.device != activations.device):
-        raise TypeError(
-            f"localize: class_mask must be bool on {activations.device}, got {class_mask.dtype} on {class_mask.device}"
-        )
     if _values_can_be_checked(thresholds):
         _check_order(thresholds if relative else thresholds.to(activations.dtype))
     offsets, lengths, thresholds = offsets.contiguous(), lengths.contiguous(), thresholds.contiguous()
@@ -83,7 +79,7 @@ def localize_forward(
         return (*out, count)
     (total, classes), n, upsample = activations.shape, lengths.shape[0], rules[9]
     if total * upsample >= 2**31:
-        raise ValueError(f"localize: {total} rows upsampled by {upsample} exceed a GPU call's 2³¹ positions")
+        raise ValueError(f"localize: {total} rows are more than a GPU call's 2³¹ positions")
     device, stream = activations.device.index, torch.cuda.current_stream(activations.device).cuda_stream
     size = module.localize_workspace_cuda(activations.element_size() == 8, total, n, classes, upsample, device)
     workspace = activations.new_empty(size, dtype=torch.uint8)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import d2kernels as d2k
+from d2kernels._arguments import LARGEST
 from d2kernels.ops._rows import rows
 from d2kernels.ragged import Ragged
 
@@ -86,7 +87,7 @@ def contrast(sums: Sums, lengths: Tensor, found: Tensor, margin: float, pooled: 
         return sums.values[base + b, label] - sums.values[base + a, label]
 
     width = end - start
-    reach = (width.double() * margin).floor().long().clamp(min=1)
+    reach = torch.minimum((width.double() * margin).floor(), lengths[sequence].double()).long().clamp(min=1)
     low, high = (start - reach).clamp(min=0), torch.minimum(end + reach, lengths[sequence])
     left, right = start - low, high - end
     inner = total(start, end) / width
@@ -120,11 +121,8 @@ def localize_forward(
 ) -> tuple[Tensor, ...]:
     classes, n = activations.shape[1], lengths.shape[0]
     x = upsampled(smoothed(Ragged._trusted(activations, offsets, lengths), smoothing), upsample)
-    found = torch.stack(
-        d2k.connected_components(
-            x, own_thresholds(x, thresholds, relative), class_mask=class_mask, min_length=min_length * upsample
-        )
-    )
+    own, shortest = own_thresholds(x, thresholds, relative), min(min_length * upsample, LARGEST)
+    found = torch.stack(d2k.connected_components(x, own, class_mask=class_mask, min_length=shortest))
     score = contrast(prefix_sums(x), x.lengths, found, margin, pooled)
     if min_score is not None:
         found, score = found[:, score >= min_score], score[score >= min_score]

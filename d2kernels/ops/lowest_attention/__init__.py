@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from d2kernels.ops._library import constant
 from d2kernels.ops.lowest_attention import schema
 from d2kernels.ragged import Ragged, take
 
@@ -33,4 +34,4 @@ def lowest_attention(
         raise ValueError(
             f"lowest_attention: attention must be float rows (total,), got {rows.dtype} {tuple(rows.shape)}"
         )
-    return schema.lowest_attention(rows.detach(), form.offsets, form.lengths)
+    return schema.lowest_attention(*constant(rows), form.offsets, form.lengths)

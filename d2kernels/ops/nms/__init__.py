@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d2kernels._arguments import flag, number
 from d2kernels._dlpack import takes_dlpack
 
 if TYPE_CHECKING:
@@ -35,20 +36,23 @@ def _check_values(op: str, segments: Any, scores: Any) -> None:
 def _tensors(op: str, segments: Any, scores: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     import torch
 
+    from d2kernels.ops._library import constant, is_integer
+
+    for name, x in (("scores", scores), ("groups", groups)):
+        if not isinstance(x, torch.Tensor) and not (x is None and name == "groups"):
+            raise TypeError(f"{op}: {name} must be a tensor as segments, got {type(x).__name__}")
     if not isinstance(segments, torch.Tensor) or segments.dim() != 2 or segments.shape[1] != 2:
         got = tuple(segments.shape) if isinstance(segments, torch.Tensor) else type(segments).__name__
         raise ValueError(f"{op}: segments must be (m, 2) starts and ends, got {got}")
     if groups is None:
         groups = torch.zeros(segments.shape[0], dtype=torch.int64, device=scores.device)
-    _check_shapes(op, segments, scores, groups, scores.is_floating_point(), not groups.is_floating_point())
-    if not segments.device == scores.device == groups.device:
-        raise ValueError(
-            f"{op}: segments, scores and groups must be on one device, got {segments.device}, {scores.device} "
-            f"and {groups.device}"
-        )
-    if scores.device.type == "cpu" and not torch.compiler.is_compiling() and len(scores):
+    if not (is_integer(segments) or segments.is_floating_point()):
+        raise ValueError(f"{op}: segments must be integers that int64 holds, or floats, got {segments.dtype}")
+    _check_shapes(op, segments, scores, groups, scores.is_floating_point(), is_integer(groups))
+    on_cpu = segments.device.type == scores.device.type == "cpu"
+    if on_cpu and not torch.compiler.is_compiling() and len(scores):
         _check_values(op, segments, scores)
-    return segments, scores.detach(), groups.long()
+    return constant(segments, scores, groups.long())
 
 
 def _arrays(op: str, segments: np.ndarray, scores: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -93,15 +97,15 @@ def nms(
     Raises:
         ValueError: shapes, dtypes or values that do not fit.
     """
+    iou_threshold = number("nms", "iou_threshold", iou_threshold, least=0, most=1)
+    inclusive = flag("nms", "inclusive", inclusive)
     numpy = isinstance(segments, np.ndarray)
     given: Any = (_arrays if numpy else _tensors)("nms", segments, scores, groups)  # type: ignore[arg-type]
-    if not 0 <= iou_threshold <= 1:
-        raise ValueError(f"nms: iou_threshold must be in [0, 1], got {iou_threshold}")
     if numpy:
-        return _native().nms_arrays(*given, float(iou_threshold), bool(inclusive))
+        return _native().nms_arrays(*given, iou_threshold, inclusive)
     from d2kernels.ops.nms import schema
 
-    return schema.nms(*given, float(iou_threshold), bool(inclusive))
+    return schema.nms(*given, iou_threshold, inclusive)
 
 
 @takes_dlpack
@@ -126,13 +130,13 @@ def soft_nms(
     Raises:
         ValueError: shapes, dtypes or values that do not fit.
     """
+    sigma = number("soft_nms", "sigma", sigma, above=0, finite=False)
+    score_threshold = number("soft_nms", "score_threshold", score_threshold, finite=False)
     numpy = isinstance(segments, np.ndarray)
     given: Any = (_arrays if numpy else _tensors)("soft_nms", segments, scores, groups)  # type: ignore[arg-type]
-    if not sigma > 0:
-        raise ValueError(f"soft_nms: sigma must be above 0, got {sigma}")
     if numpy:
-        kept, decayed = _native().soft_nms_arrays(*given, float(sigma), float(score_threshold))
+        kept, decayed = _native().soft_nms_arrays(*given, sigma, score_threshold)
         return kept, decayed.astype(np.asarray(scores).dtype, copy=False)
     from d2kernels.ops.nms import schema
 
-    return schema.soft_nms(*given, float(sigma), float(score_threshold))
+    return schema.soft_nms(*given, sigma, score_threshold)

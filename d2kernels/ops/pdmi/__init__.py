@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from d2kernels.ops._library import apply, once
+from d2kernels._arguments import choice, flag, number
+from d2kernels.ops._library import apply, constant, once
 from d2kernels.ops.condition_number import tolerances
 from d2kernels.ops.pdmi import schema
 from d2kernels.ragged import Ragged, take
@@ -31,6 +32,8 @@ class PdmiVideo(NamedTuple):
 
 
 class _Snippet(torch.autograd.Function):
+    op = "pdmi_snippet"
+
     # One tensor in both places comes once, as torch.compile asks of a Function's inputs.
     @staticmethod
     def forward(attention: Tensor, other: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
@@ -57,6 +60,8 @@ class _Snippet(torch.autograd.Function):
 
 
 class _Video(torch.autograd.Function):
+    op = "pdmi_video"
+
     @staticmethod
     def forward(
         p: Tensor,
@@ -129,24 +134,18 @@ def pdmi_snippet(
         raise TypeError(
             f"pdmi_snippet: background_attention must be {form.values.dtype} as attention, got {other.dtype}"
         )
-    if normalization not in ("joint", "side"):
-        raise ValueError(f"pdmi_snippet: normalization must be 'joint' or 'side', got {normalization!r}")
-    if not 0 <= floor < 1:
-        raise ValueError(f"pdmi_snippet: floor must be in [0, 1), got {floor}")
-    if not 0 < rtol < 1:
-        raise ValueError(f"pdmi_snippet: rtol must be in (0, 1), got {rtol}")
     out = apply(
         _Snippet,
         form.values,
         None if other is form.values else other,
-        score.detach(),
+        *constant(score),
         form.offsets,
         form.lengths,
-        float(foreground_threshold),
-        float(background_threshold),
-        normalization == "joint",
-        float(floor),
-        float(rtol),
+        number("pdmi_snippet", "foreground_threshold", foreground_threshold, finite=False),
+        number("pdmi_snippet", "background_threshold", background_threshold, finite=False),
+        choice("pdmi_snippet", "normalization", normalization, ("joint", "side")) == "joint",
+        number("pdmi_snippet", "floor", floor, least=0, below=1),
+        number("pdmi_snippet", "rtol", rtol, above=0, below=1),
     )
     return PdmiSnippet(*out[:5])
 
@@ -188,6 +187,9 @@ def pdmi_video(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or value.
     """
+    for name, x in (("p", p), ("labels", labels), ("keep", keep)):
+        if not isinstance(x, Tensor) and not (x is None and name == "keep"):
+            raise TypeError(f"pdmi_video: {name} must be a tensor, got {type(x).__name__}")
     if p.dim() != 2 or not p.is_floating_point():
         raise ValueError(f"pdmi_video: p must be float (n, C), got {p.dtype} {tuple(p.shape)}")
     if labels.shape != p.shape:
@@ -196,13 +198,12 @@ def pdmi_video(
         keep = torch.ones(p.shape[0], dtype=torch.bool, device=p.device)
     elif keep.dtype != torch.bool or keep.shape != p.shape[:1]:
         raise ValueError(f"pdmi_video: keep must be bool ({p.shape[0]},), got {keep.dtype} {tuple(keep.shape)}")
-    if label_normalization not in ("batch", "class"):
-        raise ValueError(f"pdmi_video: label_normalization must be 'batch' or 'class', got {label_normalization!r}")
-    if relative_floor is not None and not 0 <= relative_floor < 1:
-        raise ValueError(f"pdmi_video: relative_floor must be in [0, 1), got {relative_floor}")
+    per_class = choice("pdmi_video", "label_normalization", label_normalization, ("batch", "class")) == "class"
+    normalize_rows = flag("pdmi_video", "normalize_rows", normalize_rows)
+    if relative_floor is not None:
+        relative_floor = number("pdmi_video", "relative_floor", relative_floor, least=0, below=1)
     limits = tolerances("pdmi_video", atol, rtol, max(p.shape))
     if 0 in p.shape:
         return PdmiVideo(p.sum(), torch.zeros((), dtype=torch.int64, device=p.device))
-    per_class = label_normalization == "class"
-    value, rank, _ = apply(_Video, p, labels != 0, keep, relative_floor, bool(normalize_rows), per_class, *limits)
+    value, rank, _ = apply(_Video, p, labels != 0, keep, relative_floor, normalize_rows, per_class, *limits)
     return PdmiVideo(value, rank)

@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2kernels._arguments import flag, number, whole
 from d2kernels.ops._library import apply, once
 from d2kernels.ops.temporal_conv import schema
 from d2kernels.ragged import Ragged, take
+
+_FARTHEST = 1 << 40  # rows; no sequence is as long, and no product with a place in the kernel wraps
 
 
 class TemporalConv(torch.autograd.Function):
@@ -58,7 +61,7 @@ class TemporalConv(torch.autograd.Function):
         return (grad_x, grad_w, grad_b if ctx.has_bias else None) + (None,) * 9
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int, residual: bool) -> None:
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, residual: bool) -> None:
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"temporal_conv: x must be float rows (total, c_in), got {x.dtype} {tuple(x.shape)}")
     if weight.dim() != 3 or weight.shape[2] % 2 == 0 or weight.shape[1] == 0:
@@ -68,8 +71,6 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups
     for name, p in (("weight", weight), ("bias", bias)):
         if p is not None and p.dtype != x.dtype:
             raise TypeError(f"temporal_conv: {name} must be {x.dtype} as x, got {p.dtype}")
-    if dilation < 1 or groups < 1:
-        raise ValueError(f"temporal_conv: dilation and groups must be at least 1, got {dilation} and {groups}")
     c_out, c_in = weight.shape[0], weight.shape[1] * groups
     if x.shape[1] != c_in:
         raise ValueError(
@@ -85,17 +86,12 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups
 
 
 def _seed(x: Tensor, dropout: float, seed: Tensor | None) -> Tensor | None:
-    if not 0 <= dropout < 1:
-        raise ValueError(f"temporal_conv: dropout must be at least 0 and below 1, got {dropout}")
     if seed is None:
         return torch.randint(-(1 << 63), (1 << 63) - 1, (1,), device=x.device) if dropout else None
     if not isinstance(seed, Tensor):
         raise TypeError(f"temporal_conv: seed must be a tensor (1,) of torch.int64, got {type(seed).__name__} {seed!r}")
-    if seed.dtype != torch.int64 or seed.shape != (1,) or seed.device != x.device:
-        raise ValueError(
-            f"temporal_conv: seed must be (1,) torch.int64 on {x.device}, got {tuple(seed.shape)} {seed.dtype} "
-            f"on {seed.device}"
-        )
+    if seed.dtype != torch.int64 or seed.shape != (1,):
+        raise ValueError(f"temporal_conv: seed must be (1,) torch.int64, got {tuple(seed.shape)} {seed.dtype}")
     return seed if dropout else None
 
 
@@ -148,12 +144,20 @@ def temporal_conv(
     """
     form = take("temporal_conv", x, offsets, lengths, mask)
     rows = form.values
-    if torch.is_autocast_enabled(rows.device.type) and rows.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(rows.device.type)
+    for name, p in (("weight", weight), ("bias", bias)):
+        if not isinstance(p, Tensor) and not (p is None and name == "bias"):
+            raise TypeError(f"temporal_conv: {name} must be a tensor, got {type(p).__name__}")
+    kind = rows.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind) and rows.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(kind)
         rows, weight = rows.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    _check(rows, weight, bias, dilation, groups, residual)
-    slope = None if negative_slope is None else float(negative_slope)
+    dilation = min(whole("temporal_conv", "dilation", dilation), _FARTHEST)
+    groups = whole("temporal_conv", "groups", groups)
+    residual = flag("temporal_conv", "residual", residual)
+    slope = None if negative_slope is None else number("temporal_conv", "negative_slope", negative_slope)
+    dropout = number("temporal_conv", "dropout", dropout, least=0, below=1)
+    _check(rows, weight, bias, groups, residual)
     seed = _seed(rows, dropout, seed)
     options = (dilation, groups, slope, residual, dropout, seed, form.gap)
     out, _ = apply(TemporalConv, rows, weight, bias, form.offsets, form.lengths, *options)

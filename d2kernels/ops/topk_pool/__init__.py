@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2kernels.ops._library import apply, once
+from d2kernels._arguments import choice, whole
+from d2kernels.ops._library import apply, is_integer, once
 from d2kernels.ops.topk_pool import schema
 from d2kernels.ragged import Ragged, take
 
@@ -33,25 +34,21 @@ class TopkPool(torch.autograd.Function):
 
 def _counts(lengths: Tensor, k: int | Tensor | None, divisor: int, rounding: str) -> Tensor:
     """(n,) int64 in [1, s]; 1 for an empty sequence, whose result is 0."""
+    divisor = min(whole("topk_pool", "divisor", divisor), 1 << 62)  # no sequence is as long, and no sum wraps
+    ceil = choice("topk_pool", "rounding", rounding, ("ceil", "floor")) == "ceil"
     if k is None:
-        if rounding not in ("ceil", "floor"):
-            raise ValueError(f"topk_pool: rounding must be 'ceil' or 'floor', got {rounding!r}")
-        if divisor < 1:
-            raise ValueError(f"topk_pool: divisor must be at least 1, got {divisor}")
-        k = torch.div(lengths + (divisor - 1 if rounding == "ceil" else 0), divisor, rounding_mode="floor")
+        k = torch.div(lengths + (divisor - 1 if ceil else 0), divisor, rounding_mode="floor")
         return k.clamp_(min=1)  # s / divisor is no more than s
-    elif isinstance(k, Tensor):
-        if k.shape != lengths.shape or k.is_floating_point() or k.dtype == torch.bool:
-            raise ValueError(
-                f"topk_pool: k must be an int or an integer tensor of shape {tuple(lengths.shape)}, "
-                f"got {k.dtype} {tuple(k.shape)}"
-            )
-        k = k.to(lengths)
-    elif k < 1:
-        raise ValueError(f"topk_pool: k must be at least 1, got {k}")
-    else:
-        return lengths.clamp(1, k)
-    return torch.minimum(k, lengths).clamp(min=1)
+    if not isinstance(k, Tensor):
+        return lengths.clamp(1, whole("topk_pool", "k", k))
+    if k.shape != lengths.shape or not is_integer(k):
+        raise ValueError(
+            f"topk_pool: k must be an int or an integer tensor of shape {tuple(lengths.shape)}, "
+            f"got {k.dtype} {tuple(k.shape)}"
+        )
+    if k.device != lengths.device:
+        raise ValueError(f"topk_pool: k is on {k.device} but scores is on {lengths.device}; move it there")
+    return torch.minimum(k.long(), lengths).clamp(min=1)
 
 
 def topk_pool(
