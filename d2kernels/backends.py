@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from functools import cache
-from types import ModuleType, TracebackType
+from collections.abc import Mapping
+from contextvars import ContextVar
+from functools import cache, lru_cache
+from types import MappingProxyType, ModuleType, TracebackType
 
 OPS = (
     "temporal_conv",
@@ -23,7 +25,8 @@ OPS = (
 )
 BACKENDS = ("reference", "native", "triton")
 _PREFERENCE = {"cpu": ("native", "reference"), "cuda": ("triton", "native", "reference")}
-_asked: dict[str, str] = {}  # op or "*" -> backend
+# op or "*" -> backend; each thread and each asyncio task has its own.
+_asked: ContextVar[Mapping[str, str]] = ContextVar("d2kernels_backends", default=MappingProxyType({}))
 
 
 class BackendUnavailable(RuntimeError):
@@ -40,7 +43,8 @@ def _known_backend(backend: str) -> None:
         raise ValueError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
 
 
-def _parse(text: str) -> dict[str, str]:
+@lru_cache(maxsize=16)
+def _parse(text: str) -> Mapping[str, str]:
     """`native`, or `connected_components=native,nms=reference`."""
     asked = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
@@ -49,11 +53,15 @@ def _parse(text: str) -> dict[str, str]:
             _known(op)
         _known_backend(backend)
         asked[op or "*"] = backend
-    return asked
+    return MappingProxyType(asked)
 
 
 class use:
     """Asks for a backend by name, for every op or for one; as a context manager, until it ends.
+
+    It holds for the thread or the asyncio task that asks (a context variable), and for the backward passes of what ran
+    under it, on whichever thread autograd runs them, unless another is asked for there. For a whole process there is
+    D2K_BACKEND in the environment.
 
     Args:
         backend: "reference", "native" or "triton"; None goes back to the automatic choice.
@@ -68,28 +76,46 @@ class use:
             _known_backend(backend)
         if op is not None:
             _known(op)
-        key = op or "*"
-        self._before = dict(_asked)
-        if backend is None:
-            _asked.pop(key, None)
-        else:
-            _asked[key] = backend
-        _choose.cache_clear()
+        self._before = _asked.get()
+        asked = {**self._before, op or "*": backend}
+        _asked.set(MappingProxyType({key: name for key, name in asked.items() if name is not None}))
 
     def __enter__(self) -> use:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        _asked.clear()
-        _asked.update(self._before)
-        _choose.cache_clear()
+        _asked.set(self._before)
+
+
+class resumed:
+    """Asks for what was asked for where a forward pass ran, unless something is asked for here."""
+
+    def __init__(self, asked: Mapping[str, str]):
+        self._asked = asked
+
+    def __enter__(self) -> None:
+        self._before = _asked.get()
+        if not self._before:
+            _asked.set(self._asked)
+
+    def __exit__(self, *_: object) -> None:
+        _asked.set(self._before)
+
+
+def asked() -> Mapping[str, str]:
+    """What `use` has asked for here: op, or "*" for every op, to backend."""
+    return _asked.get()
 
 
 def asked_for(op: str) -> str | None:
     """The backend named for this op by `use`, else by the environment's D2K_BACKEND, else None."""
-    if op in _asked or "*" in _asked:
-        return _asked.get(op, _asked.get("*"))
-    environment = _parse(os.environ.get("D2K_BACKEND", ""))
+    here = _asked.get()
+    if here and (op in here or "*" in here):
+        return here.get(op, here.get("*"))
+    text = os.environ.get("D2K_BACKEND")
+    if not text:
+        return None
+    environment = _parse(text)
     return environment.get(op, environment.get("*"))
 
 
@@ -132,8 +158,7 @@ def can_run(op: str, backend: str, device: str = "cpu", dtype: object = None, ra
 
 
 @cache
-def _choose(op: str, device: str, dtype: object, environment: str) -> ModuleType:
-    asked = asked_for(op)
+def _choose(op: str, device: str, dtype: object, asked: str | None) -> ModuleType:
     if asked is not None:
         can_run(op, asked, device, dtype, raise_error=True)
         return module(op, asked)
@@ -147,7 +172,7 @@ def select(op: str, device: str = "cpu", dtype: object = None) -> ModuleType:
     """The module that serves `op` on this kind of device: the one asked for, or the fastest that can run."""
     if op not in OPS:
         _known(op)
-    return _choose(op, device, dtype, os.environ.get("D2K_BACKEND", ""))
+    return _choose(op, device, dtype, asked_for(op))
 
 
 def explain(op: str, device: str = "cpu", dtype: object = None) -> dict[str, str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -22,12 +25,11 @@ def automatic(monkeypatch):
     """Nothing asked for, by the environment or by a test before; the same afterwards."""
     monkeypatch.delenv("D2K_BACKEND", raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    before = dict(backends._asked)
-    backends._asked.clear()
+    before = backends._asked.get()
+    backends._asked.set({})
     backends._choose.cache_clear()
     yield
-    backends._asked.clear()
-    backends._asked.update(before)
+    backends._asked.set(before)
     backends._choose.cache_clear()
 
 
@@ -99,6 +101,70 @@ def test_use_as_a_context_manager_ends(kernels):
     with pytest.raises(KeyError), use("reference"):
         raise KeyError
     assert name() == "native"
+
+
+def in_turns(*jobs):
+    """Runs generators on threads of their own, a step of each in turn."""
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ThreadPoolExecutor(1)) for _ in jobs]
+        running = dict(zip(pools, jobs, strict=True))
+        while running:
+            for pool, job in list(running.items()):
+                if pool.submit(next, job, "end").result() == "end":
+                    del running[pool]
+
+
+def test_threads_do_not_share_what_is_asked_for(kernels):
+    def asks(backend):
+        yield
+        with use(backend):
+            yield
+            assert name() == backend
+            yield
+            with use(None):
+                yield
+                assert name() == "native"
+            yield
+            assert name() == backend
+        yield
+        assert name() == "native"
+
+    in_turns(asks("reference"), asks("native"), asks("reference"))
+    assert name() == "native"
+
+
+def test_tasks_do_not_share_what_is_asked_for(kernels):
+    async def asks(backend):
+        with use(backend):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                assert name() == backend
+        await asyncio.sleep(0)
+        return name()
+
+    async def together():
+        return await asyncio.gather(asks("reference"), asks("native"), asks("reference"))
+
+    assert asyncio.run(together()) == ["native"] * 3 and name() == "native"
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_backward_runs_where_its_forward_ran_on_any_thread(create_graph, monkeypatch):
+    """Autograd has threads of its own for devices; another thread here stands for one."""
+    from d2kernels.ops.topk_pool import reference
+
+    calls, plainly = [], reference.topk_pool_backward
+    monkeypatch.setattr(reference, "topk_pool_backward", lambda *a: (calls.append("reference"), plainly(*a))[1])
+    scores = SCORES.clone().requires_grad_()
+    with use("reference"):
+        pooled = d2k.topk_pool(scores, k=1, offsets=OFFSETS).sum()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: torch.autograd.grad(pooled, scores, retain_graph=True, create_graph=create_graph)).result()
+    assert calls == ["reference"]
+    if can_run("topk_pool", "native"):
+        with use("native"):  # asked for by name, where it runs
+            torch.autograd.grad(pooled, scores, create_graph=create_graph)
+        assert calls == ["reference"]
 
 
 def test_a_function_call_survives_a_context_manager_around_it(kernels):

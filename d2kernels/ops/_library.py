@@ -103,7 +103,12 @@ def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     if not (torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)):
         return function.forward(*args)
     # Function.apply binds its arguments to forward's signature first, which takes ten times as long as the rest.
-    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+    out = super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
+    if asked := backends.asked():
+        # The node is the backward's ctx; autograd runs it on threads that know nothing of this one's choice.
+        node = next(x.grad_fn for x in (out if isinstance(out, tuple) else (out,)) if x.grad_fn is not None)
+        node.asked = asked
+    return out
 
 
 def constant(*args: Any) -> tuple[Any, ...]:
@@ -141,9 +146,15 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(backward)
     def wrapper(ctx: Any, *grads: Tensor | None) -> Any:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling():
             return backward(ctx, *grads)
-        with torch.no_grad():
+        asked = getattr(ctx, "asked", None)
+        if not torch.is_grad_enabled():
+            if not asked:
+                return backward(ctx, *grads)
+            with backends.resumed(asked):
+                return backward(ctx, *grads)
+        with torch.no_grad(), backends.resumed(asked or {}):
             out = backward(ctx, *grads)
         sources = [t for t in (*grads, *ctx.saved_tensors) if isinstance(t, Tensor) and t.requires_grad]
         if not sources:
