@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,9 @@ from d2net.localization.decoding import VideoScores, localize_chunks
 from d2net.methods.d2net.network import D2Net
 from d2net.timing import Timing, UnknownTiming
 from d2net.training.checkpoint import read_checkpoint, usable
+from d2net.training.health import TrainingWarning
 from d2net.training.loop import Run
+from d2net.training.survey import annotation_facts, training_facts
 
 Features = np.ndarray | Mapping[str, Any] | FeatureStore | str | os.PathLike
 
@@ -196,9 +199,12 @@ def train(
             f"{annotations.source}: none of the {len(kept)} training videos has a label; add `annotations` or "
             "`video_labels` to them"
         )
+    batches = TrainingBatches(store, kept, labels, config.train, config.model.gap)
+    for fact in [*annotation_facts(annotations), *training_facts(batches, annotations.classes, config)]:
+        warnings.warn(f"{annotations.source}: {fact}", TrainingWarning, stacklevel=2)
     run = Run(
         config=config,
-        batches=TrainingBatches(store, kept, labels, config.train, config.model.gap),
+        batches=batches,
         out=Path(out),
         meta={
             "classes": list(annotations.classes),

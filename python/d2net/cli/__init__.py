@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -26,12 +27,18 @@ for command in (train, localize, evaluate, ablate, export, parity, demo):
     app.command()(command)
 
 
+def _one_line(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: bad input is one line on standard error and exit status 2."""
     from d2kernels.backends import BackendUnavailable
 
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line
+            app()
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -14,21 +14,19 @@ from typing import IO, Any
 import torch
 from tqdm import tqdm
 
-from d2net.config import Config, TrainConfig, from_dict
+from d2net.config import Config, from_dict
 from d2net.data.dataset import Batch, TrainingBatches
 from d2net.data.files import DataError
 from d2net.methods.d2net.losses import denoising_scale
 from d2net.methods.d2net.network import D2Net
 from d2net.training.checkpoint import FILE, CheckpointError, read_checkpoint, save_checkpoint, usable
 from d2net.training.folder import check_folder, clear_folder, clear_temporaries, data_digest, trim_log
+from d2net.training.health import Health, TrainingError
 from d2net.training.lock import FolderLock
 from d2net.training.signals import StopOnSignal, held_back, leave_to_parent
 from d2net.training.state import TERMS, State, content, new_state, restore
 from d2net.training.step import train_step
-
-
-class TrainingError(ValueError):
-    """Training that cannot go on; the message says why and what to try."""
+from d2net.training.survey import check_videos
 
 
 @dataclass
@@ -60,6 +58,7 @@ class Run:
             raise
 
     def _begin(self, resume: bool) -> State:
+        check_videos(self.batches, self.config)
         self.batches.check()
         digest = data_digest(self.batches.names, self.batches.labels)
         self.meta = {**self.meta, "data": digest}
@@ -77,11 +76,19 @@ class Run:
             clear_folder(self.out)
             self.config.save(self.out / "config.yaml")
         clear_temporaries(self.out)
-        self.steps = state.iteration
+        self.steps = self.saved = state.iteration
+        self.health = Health(self.config, learned=state.iteration > 0)
         return state
 
     def save(self, state: State, name: str = FILE) -> None:
+        """Raises TrainingError, and leaves the earlier file alone, where a weight is not finite."""
+        self.health.check_weights(state, self._kept_so_far())
         save_checkpoint(self.out / name, content(state, self.config, {**self.meta, "best": self.best}))
+        if name == FILE:
+            self.saved = state.iteration
+
+    def _kept_so_far(self) -> str:
+        return f"the checkpoint of iteration {self.saved} is whole" if self.saved else "nothing was saved"
 
     def finish(self, state: State) -> bool:
         """Trains to the last iteration; False where a signal stopped it earlier, after saving.
@@ -127,14 +134,15 @@ class Run:
             train_step(state, batch.to(self.device), self.config)
             self.steps = state.iteration
             bar.update()
-            if state.iteration % settings.log_every == 0:
-                entry = self._entry(state, snippets, time.perf_counter() - clock, settings)
-                log.write(json.dumps(entry) + "\n")
-                bar.set_postfix_str(
-                    f"loss {entry['total']:.4f} (cls {entry['classification']:.4f}, DS {entry['ds']:.3f}, "
-                    f"DV {entry['dv']:.3f}), {entry['snippets_per_second']:.0f} snippets/s",
-                    refresh=False,
-                )
+            since = (state.iteration - 1) % settings.log_every + 1
+            if since == settings.log_every or state.iteration == settings.iterations:
+                sums = dict(zip(TERMS, state.sums.tolist(), strict=True))
+                if since == settings.log_every:
+                    entry = self._entry(state, sums, snippets, time.perf_counter() - clock)
+                    log.write(json.dumps(entry) + "\n")
+                    bar.set_postfix_str(_shown(entry), refresh=False)
+                    state.sums.zero_()
+                self.health.check(state, sums, since, batch, self._kept_so_far())
                 snippets, clock = 0, time.perf_counter()
             if self.score and state.iteration % settings.evaluate_every == 0:
                 self._select(state, log)
@@ -170,22 +178,31 @@ class Run:
         if 0 < state.iteration == self.steps:
             self.save(state)
 
-    def _entry(self, state: State, snippets: int, seconds: float, settings: TrainConfig) -> dict[str, Any]:
-        values = dict(zip(TERMS, state.sums.tolist(), strict=True))
-        state.sums.zero_()
+    def _entry(self, state: State, sums: dict[str, float], snippets: int, seconds: float) -> dict[str, Any]:
+        settings = self.config.train
         window = range(state.iteration - settings.log_every + 1, state.iteration + 1)
         # L_D enters only some iterations: its terms are averaged over those.
         active = max(1, sum(denoising_scale(self.config.loss, i) > 0 for i in window))
         count = dict.fromkeys(TERMS, settings.log_every) | {"ds": active, "dv": active}
-        means = {k: v if k.startswith("skipped") else v / count[k] for k, v in values.items()}
+        means = {k: v if k.startswith("skipped") else v / count[k] for k, v in sums.items()}
         return {"iteration": state.iteration, **means, "snippets_per_second": snippets / max(seconds, 1e-9)}
 
     def _select(self, state: State, log: IO[str]) -> None:
+        self.health.check_weights(state, self._kept_so_far())
         value = self.score(state.network)
         log.write(json.dumps({"iteration": state.iteration, self.config.train.selection: value}) + "\n")
         if value > self.best:
             self.best = value
             self.save(state, "best.pt")
+
+
+def _shown(entry: dict[str, Any]) -> str:
+    """A window of the log for the progress bar."""
+    skipped = f", {entry['skipped_steps']:.0f} steps skipped" if entry["skipped_steps"] else ""
+    return (
+        f"loss {entry['total']:.4f} (cls {entry['classification']:.4f}, DS {entry['ds']:.3f}, DV {entry['dv']:.3f})"
+        f"{skipped}, {entry['snippets_per_second']:.0f} snippets/s"
+    )
 
 
 def _same_run(before: Config, now: Config, data_before: str, data_now: str) -> None:

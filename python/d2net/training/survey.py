@@ -1,0 +1,83 @@
+"""What is odd about the training data, counted and named before training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from d2net.config import Config
+from d2net.data.annotations import Annotations
+from d2net.data.dataset import TrainingBatches
+from d2net.training.health import TrainingError
+
+
+def named(names: Iterable[str], most: int = 3) -> str:
+    """The first of the names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
+def usable_videos(batches: TrainingBatches, config: Config) -> np.ndarray:
+    """(n,) bool: whether the video can enter a loss: with a label, and long enough after the loader's crop."""
+    lengths = np.array([batches.features.store.lengths[v] for v in batches.names], np.int64)
+    longest = config.train.max_snippets
+    kept = lengths if longest is None else lengths.clip(max=longest)
+    return (kept >= config.loss.min_snippets) & batches.labels.astype(bool).any(1)
+
+
+def check_videos(batches: TrainingBatches, config: Config) -> None:
+    """Raises TrainingError where no video can enter a loss."""
+    if usable_videos(batches, config).any():
+        return
+    least, longest = config.loss.min_snippets, config.train.max_snippets
+    if longest is not None and longest < least:
+        why = f"train.max_snippets is {longest} and loss.min_snippets {least}; raise one or lower the other"
+    else:
+        lengths = [batches.features.store.lengths[v] for v in batches.names]
+        why = (
+            f"of {len(lengths)} videos none has a label and loss.min_snippets = {least} snippets (the longest has "
+            f"{max(lengths, default=0)}); lower loss.min_snippets or take longer clips"
+        )
+    raise TrainingError(f"nothing could be trained: {why}")
+
+
+def training_facts(batches: TrainingBatches, classes: Iterable[str], config: Config) -> list[str]:
+    """Videos that enter no loss, and classes without a video."""
+    labels, names = batches.labels.astype(bool), batches.names
+    found = []
+    if bare := [v for v, row in zip(names, labels, strict=True) if not row.any()]:
+        found.append(f"{len(bare)} of {len(names)} training videos have no label and enter no loss: {named(bare)}")
+    used = labels.any(0)
+    if unused := [c for c, has in zip(classes, used, strict=True) if not has]:
+        found.append(f"{len(unused)} of {len(used)} classes have no training video: {named(unused)}")
+    able = usable_videos(batches, config)
+    if short := [v for v, ok, row in zip(names, able, labels, strict=True) if row.any() and not ok]:
+        found.append(
+            f"{len(short)} of {len(names)} training videos are shorter than loss.min_snippets = "
+            f"{config.loss.min_snippets} and enter no loss: {named(short)}"
+        )
+    return found
+
+
+def annotation_facts(annotations: Annotations) -> list[str]:
+    """Segments given twice, and names that look like one name in two spellings."""
+    found = []
+    twice = {v: n for v, x in annotations.videos.items() if (n := len(x.segments) - len(set(x.segments)))}
+    if twice:
+        found.append(f"{sum(twice.values())} segments are given twice, in {len(twice)} videos: {named(twice)}")
+    spelt: dict[str, list[str]] = {}
+    for c in annotations.classes:
+        spelt.setdefault("".join(x for x in c.casefold() if x.isalnum()) or c, []).append(c)
+    if alike := [names for names in spelt.values() if len(names) > 1]:
+        found.append(f"{len(alike)} classes are spelt in several ways, each trained as its own: {named(alike[0])}")
+    subsets = Counter(v.subset for v in annotations.videos.values() if v.subset is not None)
+    folded: dict[str, list[str]] = {}
+    for name in subsets:
+        folded.setdefault(name.casefold(), []).append(name)
+    if mixed := [names for names in folded.values() if len(names) > 1]:
+        counts = " and ".join(f"{name!r} ({subsets[name]} videos)" for name in mixed[0])
+        found.append(f"subset names differ in case and are taken as one: {counts}")
+    return found

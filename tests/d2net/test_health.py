@@ -1,0 +1,144 @@
+"""Runs that learn nothing end in an error that says what to try; odd data are counted and named once, at the start."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+from d2net import api
+from d2net.config import make_config
+from d2net.data.annotations import load_annotations
+from d2net.training import loop
+from d2net.training.checkpoint import read_checkpoint
+from d2net.training.health import TrainingError, TrainingWarning
+from d2net.training.survey import annotation_facts
+
+SETTINGS = {
+    "train.subsets": ["train"], "train.iterations": 8, "train.batch_size": 4, "train.log_every": 4,
+    "train.checkpoint_every": 4, "train.learning_rate": 0.01, "model.streams": 1, "loss.denoising": "none",
+}  # fmt: skip
+
+
+def write(folder, lengths=(12, 9, 15, 20), scale=1.0, entries=None):
+    rng = np.random.default_rng(0)
+    np.savez(
+        folder / "f.npz",
+        **{f"v{i}": (scale * rng.standard_normal((s, 8))).astype(np.float32) for i, s in enumerate(lengths)},
+    )
+    database = {f"v{i}": {"subset": "train", "video_labels": ["ab"[i % 2]]} for i in range(len(lengths))}
+    for name, fields in (entries or {}).items():
+        database[name] |= fields
+    (folder / "a.json").write_text(json.dumps({"classes": ["a", "b"], "database": database}))
+    return folder / "f.npz", folder / "a.json"
+
+
+def train(folder, data, resume=False, **settings):
+    config = make_config(overrides={**SETTINGS, **settings})
+    return api.train(*data, folder / "run", config, device="cpu", progress=False, resume=resume)
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "says"),
+    [
+        ({"lengths": (2, 3, 4)}, {}, r"none has a label and loss.min_snippets = 5 snippets \(the longest has 4\)"),
+        ({}, {"train.max_snippets": 1}, r"train.max_snippets is 1 and loss.min_snippets 5"),
+        ({"lengths": (12, 4), "entries": {"v0": {"video_labels": []}}}, {}, r"of 2 videos none has a label and"),
+        ({"scale": 1e20}, {}, r"steps were skipped because .* not finite.*\(the largest here is \d.*e\+20\); nothing"),
+        (
+            {},
+            {"train.learning_rate": 1e10, "train.log_every": 50, "train.checkpoint_every": 50},
+            r"7 of the last 8 steps.*lower train.learning_rate \(1e\+10",
+        ),
+        ({}, {"train.weight_decay": 1e300, "train.log_every": 50}, r"not finite at iteration 4.*weight_decay \(1e\+30"),
+        ({}, {"train.weight_decay": 1e30}, r"not finite at iteration 4: .*nothing was saved"),
+        (
+            {},
+            {"model.init_std": 1e3, "loss.classification": "CE"},
+            r"the gradient was 0 in each of the first 4 steps.*init_std \(1000\)",
+        ),
+    ],
+)
+def test_nothing_was_trained(tmp_path, data, settings, says):
+    files = write(tmp_path, **data)
+    with pytest.raises(TrainingError, match=says), warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrainingWarning)
+        train(tmp_path, files, **settings)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("where", ["weight", "reference", "moment"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_never_overwrites_a_good_checkpoint(tmp_path, monkeypatch, where, value):
+    files = write(tmp_path)
+    train(tmp_path, files)
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    step = loop.train_step
+
+    def poisoned(state, *args):
+        step(state, *args)
+        if state.iteration == 10:
+            moment = next(iter(state.optimizer.state.values()))["exp_avg_sq"]
+            tensors = {"weight": state.network.conv1.weight, "reference": state.network.reference, "moment": moment}
+            tensors[where].data.view(-1)[3] = value
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+    with pytest.raises(TrainingError, match=r"not finite at iteration 12.*the checkpoint of iteration 8 is whole"):
+        train(tmp_path, files, resume=True, **{"train.iterations": 16})
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    monkeypatch.undo()
+    train(tmp_path, files, resume=True, **{"train.iterations": 16})
+    assert read_checkpoint(tmp_path / "run")["iteration"] == 16
+
+
+def test_skipped_steps_are_shown_logged_and_warned_of_once(tmp_path):
+    files = write(tmp_path, lengths=(12, 3, 15, 3))
+    with pytest.warns(TrainingWarning) as caught:
+        train(tmp_path, files, **{"train.batch_size": 1, "train.iterations": 40, "train.log_every": 20})
+    texts = [str(w.message) for w in caught]
+    assert sum("of the last 20 steps were skipped" in text for text in texts) == 1
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(4 < row["skipped_steps"] < 18 for row in rows)
+    assert f"{rows[0]['skipped_steps']:.0f} steps skipped" in loop._shown(rows[0])
+    assert "skipped" not in loop._shown(rows[0] | {"skipped_steps": 0.0})
+
+
+def test_odd_data_are_counted_and_named_once(tmp_path):
+    files = write(
+        tmp_path,
+        lengths=(12, 3, 15, 12, 12, 4),
+        entries={
+            "v1": {"video_labels": []}, "v2": {"annotations": [{"label": "a", "segment": [0, 1]}] * 3},
+            "v3": {"video_labels": ["a"]}, "v5": {"video_labels": ["a"]},
+        },
+    )  # fmt: skip
+    with pytest.warns(TrainingWarning) as caught:
+        train(tmp_path, files)
+    texts = [str(w.message).partition("a.json: ")[2] for w in caught]
+    assert texts == [
+        "2 segments are given twice, in 1 videos: 'v2'",
+        "1 of 6 training videos have no label and enter no loss: 'v1'",
+        "1 of 2 classes have no training video: 'b'",
+        "1 of 6 training videos are shorter than loss.min_snippets = 5 and enter no loss: 'v5'",
+    ]
+
+
+def test_names_in_two_spellings(tmp_path):
+    labels = ["High Jump", "high_jump", "HighJump", "Dive", "\u6f5c", "\u8df3"]
+    database = {
+        f"v{i}": {"subset": s, "video_labels": [c]} for i, (c, s) in enumerate(zip(labels, "aAabbb", strict=True))
+    }
+    (tmp_path / "a.json").write_text(json.dumps({"database": database}))
+    assert annotation_facts(load_annotations(tmp_path / "a.json")) == [
+        "1 classes are spelt in several ways, each trained as its own: 'High Jump', 'HighJump', 'high_jump'",
+        "subset names differ in case and are taken as one: 'a' (2 videos) and 'A' (1 videos)",
+    ]
+
+
+def test_clean_data_say_nothing(tmp_path):
+    files = write(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(tmp_path, files)
