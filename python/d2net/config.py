@@ -6,20 +6,25 @@ import difflib
 import itertools
 import json
 import os
-import re
-import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from d2net.data.files import DataError, shown, write_text
 from d2net.evaluation.matching import parse_iou
+from d2net.ranges import parse_values
+from d2net.settings_files import read_settings, yaml_value
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the field, its value and what to do."""
+
+
+def _optional(field: Any) -> bool:
+    return field is not None and type(None) in get_args(field.annotation)
 
 
 class Section(BaseModel):
@@ -30,15 +35,31 @@ class Section(BaseModel):
     def _names(cls, value: Any) -> Any:
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _none(cls, tree: Any) -> Any:
+        """`None`, as Python writes it, is YAML's null where a field may be empty."""
+        if not isinstance(tree, dict):
+            return tree
+        return {k: None if v == "None" and _optional(cls.model_fields.get(k)) else v for k, v in tree.items()}
+
+    @model_validator(mode="after")
+    def _countable(self) -> Section:
+        for name, value in self:
+            most = 2**63 - 1 if name == "seed" else 2**31 - 1
+            if isinstance(value, int) and abs(value) > most:
+                raise ValueError(f"{name} must be at most {most}, got {shown(value)}")
+        return self
+
 
 class ModelConfig(Section):
     """The network of Sec. 3: two temporal convolutions and a classifier, one group of channels per stream."""
 
-    streams: int | None = Field(None, ge=1, description="of equal width; None: as the annotations say, else 1")
-    kernel_size: int = Field(3, ge=1, description="of layers 1 and 2, odd")
-    dilation: int = Field(1, ge=1)
-    classifier_kernel_size: int = Field(1, ge=1, description="odd")
-    classifier_dilation: int = Field(1, ge=1)
+    streams: int | None = Field(None, ge=1, le=1024, description="of equal width; None: as the annotations say, else 1")
+    kernel_size: int = Field(3, ge=1, le=1025, description="of layers 1 and 2, odd")
+    dilation: int = Field(1, ge=1, le=65_536)
+    classifier_kernel_size: int = Field(1, ge=1, le=1025, description="odd")
+    classifier_dilation: int = Field(1, ge=1, le=65_536)
     residual: bool = Field(True, description="layers 1 and 2 add their input")
     negative_slope: float = Field(0.2, ge=0, le=1)
     dropout: float = Field(0.7, ge=0, lt=1, description="on layer 2's output while training")
@@ -111,7 +132,7 @@ class TrainConfig(Section):
 
     subsets: list[str] = Field(default_factory=lambda: ["validation"])
     iterations: int = Field(20_000, ge=1)
-    batch_size: int = Field(20, ge=1)
+    batch_size: int = Field(20, ge=1, le=65_536)
     sampling: Literal["epoch", "uniform"] = Field("uniform", description="without or with replacement")
     max_snippets: int | None = Field(750, ge=1, description="longer videos are cropped at random")
     min_rows: int = Field(1, ge=1, description="shorter videos are dropped by the loader")
@@ -126,8 +147,8 @@ class TrainConfig(Section):
     evaluate_every: int = Field(500, ge=1)
     log_every: int = Field(50, ge=1)
     checkpoint_every: int = Field(500, ge=1)
-    workers: int = Field(0, ge=0, description="processes that read features; 0 reads in the training process")
-    cache_gigabytes: float = Field(4.0, ge=0, description="features that fit are read once and kept in memory")
+    workers: int = Field(0, ge=0, le=1024, description="processes that read features; 0 reads in the training process")
+    cache_gigabytes: float = Field(4.0, ge=0, le=1e6, description="features that fit are read once and kept in memory")
 
 
 class LocalizeConfig(Section):
@@ -147,15 +168,15 @@ class LocalizeConfig(Section):
     class_threshold: float = Field(0.5, ge=0)
     thresholds: str | float | list[float] = Field("0.025:0.475:0.025", description="start:stop:step, or the values")
     min_length: int = Field(2, ge=1, description="snippets")
-    margin: float = Field(0.25, gt=0)
+    margin: float = Field(0.25, gt=0, le=1e6)
     outer: Literal["pooled", "sides"] = "sides"
     min_score: float | None = -0.4
     iou_threshold: float = Field(0.3, gt=0, le=1, description="overlaps at least this large are removed")
     sigma: float | None = Field(None, gt=0, description="of Gaussian soft-NMS, in place of removal")
     keep_ratio: float | None = Field(0.1, ge=0, le=1)
     keep_scope: Literal["sequence", "class"] = "class"
-    upsample: int = Field(1, ge=1)
-    smoothing: int = Field(1, ge=1, description="snippets of the moving average, odd")
+    upsample: int = Field(1, ge=1, le=1024)
+    smoothing: int = Field(1, ge=1, le=1_000_001, description="snippets of the moving average, odd")
     relative: Literal["max", "minmax"] | None = None
     class_score_weight: float = Field(0.0, ge=0, description="w: proposals score S + w p of their class")
 
@@ -214,9 +235,7 @@ class Config(Section):
         """Writes TOML to a path that ends in .toml, else YAML."""
         tree = self.model_dump()
         text = _toml(tree) if Path(path).suffix == ".toml" else yaml.safe_dump(tree, sort_keys=False)
-        temporary = Path(f"{path}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, text)
 
 
 def _toml(tree: dict[str, Any]) -> str:
@@ -232,36 +251,12 @@ def _toml(tree: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers, unlike 1.1's: 1e-4 is one, 0:1:0.1 is not."""
-
-
-_NUMBERS = {
-    "int": r"[-+]?(0|[1-9][0-9]*)",
-    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?",
-}
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(":")[2] not in _NUMBERS]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _kind, _pattern in _NUMBERS.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^{_pattern}$"), list("-+.0123456789"))
-
-
 def value_range(name: str, text: str) -> list[float]:
     """``start:stop:step`` inclusive, or comma-separated values, without the drift of repeated addition."""
     try:
-        if ":" not in text:
-            return [float(v) for v in text.split(",")]
-        start, stop, step = (float(v) for v in text.split(":"))
-        count = round((stop - start) / step) + 1
-        inverse = round(1 / step)
-        if abs(1 / step - inverse) < 1e-9 and abs(start * inverse - round(start * inverse)) < 1e-9:
-            first = round(start * inverse)
-            return [(first + i) / inverse for i in range(count)]
-        return [start + i * step for i in range(count)]
-    except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"{name}: expected start:stop:step or comma-separated numbers, got {text!r}") from error
+        return parse_values(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} {error}") from None
 
 
 def _sections() -> Iterator[tuple[str, type[Section]]]:
@@ -291,7 +286,7 @@ def _full_name(name: str) -> str:
     if name in dict(_sections()):
         raise ConfigError(f"{name!r} is a section; name one of its fields, as {name}.field")
     short = {n.rpartition(".")[2]: n for n in names}
-    near = difflib.get_close_matches(name, [*names, *short], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, [*names, *short], n=1, cutoff=0.65)
     hint = f"; did you mean {short.get(near[0], near[0])!r}?" if near else ""
     raise ConfigError(f"unknown field {name!r}{hint}")
 
@@ -302,7 +297,7 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         if not prefix and key in sections:
             if value is not None and not isinstance(value, dict):
-                raise ConfigError(f"section {key!r} must hold fields, got {value!r}")
+                raise ConfigError(f"section {key!r} must hold fields, got {shown(value)}")
             flat |= _flatten(value or {}, f"{key}.")
         elif not prefix and isinstance(value, dict) and not _matches(str(key)):
             near = difflib.get_close_matches(str(key), sections, n=1, cutoff=0.5)
@@ -319,10 +314,12 @@ def _build(flat: dict[str, Any]) -> Config:
         (tree.setdefault(section, {}) if section else tree)[field] = value
     try:
         return Config.model_validate(tree)
+    except (OverflowError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"config: a value is out of every range: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"][:2])
-        got = "" if isinstance(first["input"], (dict, Section)) else f", got {first['input']!r}"
+        got = "" if isinstance(first["input"], (dict, Section)) else f", got {shown(first['input'])}"
         got = "" if got in first["msg"] else got
         raise ConfigError(f"{where or 'config'}: {first['msg'].removeprefix('Value error, ')}{got}") from error
 
@@ -335,9 +332,11 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"--set takes field=value, got {text!r}")
         try:
-            flat[_full_name(name.strip())] = yaml.load(value, _Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {name.strip()}: {value!r} is not a YAML value") from error
+            flat[_full_name(name.strip())] = yaml_value(value)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"--set {name.strip()}: {shown(value)} is not a YAML value") from error
     return flat
 
 
@@ -354,17 +353,24 @@ def make_config(
     """
     from d2net.presets import PRESETS, RECIPES
 
-    from_file = _flatten(_read(file)) if file is not None else {}
+    from_file = _from_file(file) if file is not None else {}
     given = _flatten(overrides or {})
     recipe = recipe or given.get("recipe") or from_file.get("recipe") or "release"
     preset = preset or given.get("preset") or from_file.get("preset")
     for kind, name, known in (("recipe", recipe, RECIPES), ("preset", preset, PRESETS)):
         if name is not None and (not isinstance(name, str) or name not in known):
-            raise ConfigError(f"unknown {kind} {name!r}; there are {', '.join(known)}")
+            where = "" if file is None or given.get(kind) == name or from_file.get(kind) != name else f"{file}: "
+            raise ConfigError(f"{where}unknown {kind} {shown(name)}; there are {', '.join(known)}")
     flat = dict(RECIPES[recipe])
     if preset is not None:
         flat |= PRESETS[preset]["any"] | PRESETS[preset][recipe]
-    return _build(flat | from_file | given | {"recipe": recipe, "preset": preset})
+    try:
+        return _build(flat | from_file | given | {"recipe": recipe, "preset": preset})
+    except ConfigError as error:
+        field = str(error).partition(":")[0]
+        if field in from_file and field not in given:
+            raise ConfigError(f"{file}: {error}") from error
+        raise
 
 
 def load_config(path: str | os.PathLike) -> Config:
@@ -377,22 +383,10 @@ def from_dict(tree: dict) -> Config:
     return _build(_flatten(tree))
 
 
-def _null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _null(v) for k, v in value.items()}
-    return None if value == "" else value
-
-
-def _read(path: str | os.PathLike) -> dict:
-    is_toml = Path(path).suffix == ".toml"
+def _from_file(path: str | os.PathLike) -> dict[str, Any]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        tree = _null(tomllib.loads(text)) if is_toml else yaml.load(text, _Loader)
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"the configuration {path} is not valid {'TOML' if is_toml else 'YAML'}: {reason}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"the configuration {path} must hold sections of fields, got {type(tree).__name__}")
-    return tree
+        return _flatten(read_settings(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except DataError as error:
+        raise ConfigError(str(error)) from error

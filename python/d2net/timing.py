@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
+import sys
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,8 +42,8 @@ class Timing:
         frames = {"fps": self.fps, "stride": self.stride, "snippet_frames": self.snippet_frames}
         given = {k: v for k, v in {**frames, "snippet_seconds": self.snippet_seconds}.items() if v is not None}
         for name, value in given.items():
-            if not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-                raise ValueError(f"timing: {name} must be a positive number, got {value!r}")
+            if not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
+                raise ValueError(f"timing: {name} must be a positive number, got {reprlib.repr(value)}")
         of_frames = [k for k in frames if k in given]
         kinds = bool(of_frames) + ("snippet_seconds" in given) + bool(self.resized)
         if kinds > 1:

@@ -118,7 +118,7 @@ def test_unusable_files(tmp_path):
         toml.write_text(text)
         with pytest.raises(ConfigError, match=says):
             load_config(toml)
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match=r"no file .*absent\.yaml"):
         load_config(tmp_path / "absent.yaml")
     for kwargs in ({"preset": "thumos"}, {"recipe": "papers"}):
         with pytest.raises(ConfigError, match=r"unknown (preset|recipe)"):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import NamedTuple
+import zipfile
+from collections.abc import Iterable
+from typing import IO, NamedTuple
 
 import numpy as np
 
-from d2net.data.files import DAMAGED, DataError, write_atomically
+from d2net.data.files import DataError, check_regular, reading, write_atomically
 
 _FOREGROUND = ".foreground"
 
@@ -20,14 +21,31 @@ class VideoActivations(NamedTuple):
     foreground: np.ndarray | None
 
 
+def check_activation_names(names: Iterable[str]) -> None:
+    """Raises DataError where a video's name is what another's foreground scores are called."""
+    names = set(names)
+    if both := sorted(n for n in names if n.removesuffix(_FOREGROUND) in names - {n}):
+        other = both[0].removesuffix(_FOREGROUND)
+        raise DataError(
+            f"activations: the foreground scores of video {other!r} are stored as {both[0]!r}, which is a video too; "
+            "rename one"
+        )
+
+
 def save_activations(path: str | os.PathLike, videos: dict[str, VideoActivations]) -> None:
     """Writes the .npz in one step."""
-    arrays = {}
-    for name, a in videos.items():
-        arrays[name] = a.classes
-        if a.foreground is not None:
-            arrays[name + _FOREGROUND] = a.foreground
-    write_atomically(path, lambda file: np.savez(file, **arrays))
+    check_activation_names(videos)
+
+    # Not np.savez, whose own parameters are `file` and `allow_pickle`: videos may be called so.
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, a in videos.items():
+                for key, array in ((name, a.classes), (name + _FOREGROUND, a.foreground)):
+                    if array is not None:
+                        with archive.open(f"{key}.npy", "w", force_zip64=True) as entry:
+                            np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
+
+    write_atomically(path, write)
 
 
 def load_activations(path: str | os.PathLike, classes: int) -> dict[str, VideoActivations]:
@@ -36,26 +54,38 @@ def load_activations(path: str | os.PathLike, classes: int) -> dict[str, VideoAc
     Raises:
         DataError: not there, truncated, pickled, not finite, or of another width; names file and video.
     """
-    if not Path(path).exists():
-        raise DataError(f"no activations at {path}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except DAMAGED as error:
-        raise DataError(f"{path} is truncated, pickled or not an .npz: {error}") from error
-    videos = {}
-    for name, array in arrays.items():
-        if name.endswith(_FOREGROUND) and name.removesuffix(_FOREGROUND) in arrays:
-            continue
-        foreground = arrays.get(name + _FOREGROUND)
-        if array.ndim != 2 or array.shape[1] != classes or len(array) == 0:
-            raise DataError(f"{path}: {name!r} must be (snippets, {classes}), got {array.shape}")
-        if foreground is not None and foreground.shape != array.shape[:1]:
-            raise DataError(f"{path}: {name + _FOREGROUND!r} must be {array.shape[:1]}, got {foreground.shape}")
-        for part in (array, foreground):
-            if part is not None and not np.isfinite(part).all():
-                raise DataError(f"{path}: {name!r} holds NaN or infinity")
-        videos[name] = VideoActivations(
-            array.astype(np.float32), None if foreground is None else foreground.astype(np.float32)
-        )
-    return videos
+    with reading(path, "an .npz of activations"):
+        check_regular(path)
+        arrays: dict[str, np.ndarray] = {}
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.namelist():
+                if not entry.endswith(".npy") or entry.rpartition("/")[2].startswith("."):
+                    continue
+                name = entry.removesuffix(".npy")
+                if name in arrays:
+                    raise DataError(f"{path}: {name!r} is in it twice")
+                with archive.open(entry) as file:
+                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+                    file.read(1)  # the checksum is compared at the end
+        if not arrays:
+            raise DataError(f"{path}: no activations in it")
+        return {
+            name: _video(path, name, array, arrays.get(name + _FOREGROUND), classes)
+            for name, array in arrays.items()
+            if not (name.endswith(_FOREGROUND) and name.removesuffix(_FOREGROUND) in arrays)
+        }
+
+
+def _video(
+    path: str | os.PathLike, name: str, array: np.ndarray, foreground: np.ndarray | None, classes: int
+) -> VideoActivations:
+    if array.ndim != 2 or array.shape[1] != classes or len(array) == 0:
+        raise DataError(f"{path}: {name!r} must be (snippets, {classes}), got {array.shape}")
+    if foreground is not None and foreground.shape != array.shape[:1]:
+        raise DataError(f"{path}: {name + _FOREGROUND!r} must be {array.shape[:1]}, got {foreground.shape}")
+    for part in (array, foreground):
+        if part is not None and part.dtype.kind not in "fiub":
+            raise DataError(f"{path}: {name!r} must hold numbers, got {part.dtype}")
+        if part is not None and not np.isfinite(part).all():
+            raise DataError(f"{path}: {name!r} holds NaN or infinity")
+    return VideoActivations(array.astype(np.float32), None if foreground is None else foreground.astype(np.float32))

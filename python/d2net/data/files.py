@@ -1,26 +1,96 @@
-"""Reading JSON and writing files so that an interruption leaves the earlier one whole."""
+"""Reading users' files, with one boundary for whatever they hold, and writing so that an interruption harms nothing."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import reprlib
+import stat
 import tempfile
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-
-# What reading a damaged .npz or .npy can raise.
-DAMAGED = (
-    ValueError, TypeError, OSError, EOFError, SyntaxError, RuntimeError, MemoryError, KeyError,
-    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
-)  # fmt: skip
 
 
 class DataError(ValueError):
     """Input that cannot be used; the message names the file, the entry, its value and what to do."""
+
+    def __init__(self, message: str):
+        # A file decides what is quoted from it; a line on a terminal it must stay.
+        super().__init__(message if len(message) <= 900 else f"{message[:600]} ... {message[-250:]}")
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80
+_short.maxlist = _short.maxtuple = _short.maxdict = 4
+_short.maxlevel = 3
+
+
+def shown(value: Any) -> str:
+    """repr of a value out of a file, cut to what a message can hold."""
+    text = _short.repr(value)
+    return text if len(text) <= 200 else f"{text[:190]} ..."
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def reading(path: str | os.PathLike, what: str, error: type[DataError] = DataError) -> Iterator[None]:
+    """A reader's boundary: whatever goes wrong inside is one DataError that names the file.
+
+    Args:
+        path: the file; what: what it should be, as "an .npz"; error: the kind to raise.
+    """
+    try:
+        yield
+    except DataError as found:
+        if str(path) in str(found) and isinstance(found, error):
+            raise
+        text = str(found) if str(path) in str(found) else f"{path}: {found}"
+        raise error(text) from found
+    except FileNotFoundError as found:
+        raise error(f"no file {path}") from found
+    except OSError as found:
+        if found.errno is None or found.strerror is None:  # h5py's and zipfile's own
+            raise error(f"{path} is truncated or not {what}: {_first_line(found)}") from found
+        raise error(f"cannot read {path}: {found.strerror}") from found
+    except RecursionError as found:
+        raise error(f"{path} is nested too deeply to be {what}") from found
+    except MemoryError as found:
+        raise error(f"{path}: what it holds, or claims to hold, does not fit in memory") from found
+    except Exception as found:
+        raise error(f"{path} is truncated or not {what}: {_first_line(found)}") from found
+
+
+def check_regular(path: str | os.PathLike, error: type[DataError] = DataError) -> None:
+    """Refuses what has no end or blocks: pipes, devices and sockets; raises FileNotFoundError where nothing is."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise error(f"{path} is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise error(f"{path} is a pipe, device or socket; save what it gives to a file first")
+
+
+_MARKS = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+
+
+def read_text(path: str | os.PathLike, what: str = "text") -> str:
+    r"""UTF-8 text whatever the locale, without byte-order mark, line ends as \n."""
+    with reading(path, what):
+        check_regular(path)
+        raw = Path(path).read_bytes()
+        for mark, name in _MARKS:
+            if raw.startswith(mark):
+                raise DataError(f"{path} is {name} text; save it as UTF-8")
+        try:
+            text = raw.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 text: byte {error.start} is {raw[error.start]:#04x}") from error
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -34,22 +104,29 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read_json(path: str | os.PathLike) -> Any:
     """Parses JSON; duplicate keys are an error."""
+    with reading(path, "JSON"):
+        return json.loads(read_text(path, "JSON"), object_pairs_hook=_unique)
+
+
+def _destination(path: str | os.PathLike) -> Path:
+    """Where to write: a link's target; raises DataError for what a file must not replace."""
+    path = Path(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file, object_pairs_hook=_unique)
-    except FileNotFoundError as error:
-        raise DataError(f"no file {path}") from error
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is truncated or not JSON: {error}") from error
+        if path.is_dir():
+            raise DataError(f"{path} is a folder; give the name of a file to write")
+        real = path.resolve() if path.is_symlink() else path
+        if real.exists() and not real.is_file():
+            raise DataError(f"{path} is a pipe, device or socket; give the name of a file to write")
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+    return real
 
 
 def check_destination(path: str | os.PathLike) -> None:
     """Makes the folder of `path`; raises DataError where no file can be written there."""
-    path = Path(path)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; give the name of a file to write")
+    path = _destination(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -58,27 +135,49 @@ def check_destination(path: str | os.PathLike) -> None:
         raise DataError(f"cannot write to the folder {path.parent}: {error.strerror}; choose another place") from error
 
 
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it replaces `path` if the block ends well, and goes away if not.
+
+    A symbolic link is followed. Raises DataError where it cannot be written.
+    """
+    check_destination(path)
+    target = _destination(path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or os.strerror(error.errno or errno.EIO)
+            raise DataError(f"cannot write {path}: {reason}; what was there before is whole") from error
+        raise
+
+
 def write_atomically(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) -> None:
     """Calls write(file) on a temporary file beside `path`, which it then replaces; raises DataError if it cannot."""
-    path = Path(path)
-    check_destination(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            text = f"cannot write {path}: {error.strerror}; what was there before is whole"
-            raise DataError(text) from error
-        raise
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        write(file)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes UTF-8 in one step; lone surrogates, which UTF-8 cannot hold, are escaped."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, quoted, with how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(n) for n in names[:most]) + more

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from d2net.data.files import DataError, read_json
+from d2net.data.files import DataError, read_json, read_text, reading, shown
 from d2net.timing import Timing
 
 _TIMING = ("fps", "stride", "snippet_frames", "snippet_seconds", "resized")
@@ -28,33 +29,63 @@ def load_video_info(path: str | os.PathLike) -> VideoInfo:
     Raises:
         DataError: names file, video and field.
     """
-    rows = _csv_rows(path) if Path(path).suffix == ".csv" else read_json(path)
-    if not isinstance(rows, dict):
-        raise DataError(f"{path}: expected an object keyed by video")
-    durations, timings = {}, {}
-    for name, fields in rows.items():
-        if not isinstance(fields, dict) or (unknown := set(fields) - {*_TIMING, "duration"}):
-            what = f"unknown field {sorted(unknown)[0]!r}" if isinstance(fields, dict) else f"got {fields!r}"
-            raise DataError(f"{path}: video {name!r}: {what}; fields are {', '.join(_TIMING)} and duration")
-        try:
-            values = {k: float(v) for k, v in fields.items() if v is not None}
-            if "duration" in values:
-                durations[name] = values.pop("duration")
-                if not 0 < durations[name] < float("inf"):
-                    raise ValueError(f"duration must be a positive number, got {durations[name]}")
-            if values:
-                timings[name] = Timing(**{k: bool(v) if k == "resized" else v for k, v in values.items()})
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{path}: video {name!r}: {error}") from error
-    return VideoInfo(durations, timings)
+    with reading(path, "JSON or CSV of video info"):
+        kind = Path(path).suffix.lower()
+        rows = _csv_rows(path) if kind in (".csv", ".tsv") else read_json(path)
+        if not isinstance(rows, dict):
+            raise DataError(f"{path}: expected an object keyed by video")
+        durations: dict[str, float] = {}
+        timings: dict[str, Timing] = {}
+        for name, fields in rows.items():
+            if not isinstance(fields, dict) or (unknown := set(fields) - {*_TIMING, "duration"}):
+                what = f"unknown field {min(unknown)!r}" if isinstance(fields, dict) else f"got {shown(fields)}"
+                raise DataError(f"{path}: video {name!r}: {what}; fields are {', '.join(_TIMING)} and duration")
+            try:
+                values = {k: _number(k, v) for k, v in fields.items() if v is not None}
+                if "duration" in values:
+                    durations[name] = values.pop("duration")
+                    if not 0 < durations[name] < float("inf"):
+                        raise ValueError(f"duration must be a positive number, got {durations[name]}")
+                if values:
+                    timings[name] = Timing(**{k: bool(v) if k == "resized" else v for k, v in values.items()})
+            except ValueError as error:
+                raise DataError(f"{path}: video {name!r}: {error}") from error
+        return VideoInfo(durations, timings)
+
+
+def _number(field: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{field} must be a number, got {shown(value)}") from None
 
 
 def _csv_rows(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            table = list(csv.DictReader(file))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    if table and "video" not in table[0]:
-        raise DataError(f"{path}: a CSV of video info needs a column `video`, got {', '.join(table[0])}")
-    return {row["video"]: {k: v or None for k, v in row.items() if k != "video"} for row in table}
+    """Comma, semicolon or tab between cells, by what the first line has; decimal commas beside semicolons or tabs."""
+    text = read_text(path, "CSV")
+    first = text.partition("\n")[0]
+    separator = next((s for s in (";", "\t") if s in first), ",")
+    table = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+    header = [cell.strip() for cell in next(table, [])]
+    if "video" not in header:
+        raise DataError(f"{path}: a CSV of video info needs a column `video`, got {shown(', '.join(header))}")
+    if len(set(header)) < len(header):
+        raise DataError(f"{path}: a column is named twice in {shown(', '.join(header))}")
+    rows: dict[str, dict[str, Any]] = {}
+    for cells in table:
+        if not any(cell.strip() for cell in cells):
+            continue
+        where = f"{path}, line {table.line_num}"
+        if len(cells) > len(header):
+            more = "; decimal commas need semicolons between the cells" if separator == "," else ""
+            raise DataError(f"{where}: {len(cells)} cells under {len(header)} columns{more}")
+        row = {k: v.strip() or None for k, v in zip(header, cells, strict=False)}
+        name = row.pop("video")
+        if name is None:
+            raise DataError(f"{where}: the cell of `video` is empty")
+        if name in rows:
+            raise DataError(f"{where}: video {name!r} is listed twice")
+        if separator != ",":
+            row = {k: v.replace(",", ".") if v else v for k, v in row.items()}
+        rows[name] = row
+    return rows

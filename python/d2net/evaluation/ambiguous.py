@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from d2net.data.detections import Detections
-from d2net.data.files import DataError
+from d2net.data.files import DataError, read_text, reading
 from d2net.evaluation.matching import Spans, overlaps
 from d2net.evaluation.release import Rate, snippet_spans
 
@@ -16,30 +17,26 @@ Ambiguous = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def load_ambiguous(path: str | Path) -> dict[str, list[tuple[float, float]]]:
-    """Lines of `video start end`, in seconds (THUMOS'14's Ambiguous_test.txt) as {video: [(start, end),
-    ...]}.
+    """Lines of `video start end`, in seconds (THUMOS'14's Ambiguous_test.txt), as {video: [(start, end), ...]}.
 
     Raises:
         DataError: a line of another form; names the file and the line.
     """
     found: dict[str, list[tuple[float, float]]] = {}
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the ambiguous segments {path}: {error}") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            name, start, end = words[0], float(words[1]), float(words[2])
-            if len(words) != 3 or not end >= start:
-                raise ValueError
-        except (IndexError, ValueError):
-            raise DataError(
-                f"{path}, line {number}: expected 'video start end' in seconds, got {line[:80]!r}"
-            ) from None
-        found.setdefault(name, []).append((start, end))
+    with reading(path, "lines of ambiguous segments"):
+        for number, line in enumerate(read_text(path).split("\n"), 1):
+            words = line.split()
+            if not words:
+                continue
+            try:
+                name, start, end = words[0], float(words[1]), float(words[2])
+                if len(words) != 3 or not -math.inf < start <= end < math.inf:
+                    raise ValueError
+            except (IndexError, ValueError):
+                raise DataError(
+                    f"{path}, line {number}: expected 'video start end' in seconds, got {line[:80]!r}"
+                ) from None
+            found.setdefault(name, []).append((start, end))
     return found
 
 

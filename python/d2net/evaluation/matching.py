@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from decimal import Decimal, InvalidOperation
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from d2kernels import _average_precision as native
+from d2net.ranges import parse_values
 
 PAIRS_AT_ONCE = 1 << 22
 
@@ -287,22 +287,10 @@ def parse_iou(text: str | float | Sequence[float]) -> list[float]:
     if not isinstance(text, str):
         values = [float(t) for t in np.atleast_1d(np.asarray(text, np.float64))]
     else:
-        values = []
-        for part in text.split(","):
-            try:
-                numbers = [Decimal(n.strip()) for n in part.split(":")]
-            except InvalidOperation:
-                numbers = []
-            if len(numbers) == 1:
-                values.append(float(numbers[0]))
-            elif len(numbers) == 3 and all(n.is_finite() for n in numbers) and numbers[2] > 0:
-                start, stop, step = numbers
-                steps = int((stop - start) // step) if stop >= start else -1
-                values += [float(start + k * step) for k in range(steps + 1)]
-            else:
-                raise ValueError(
-                    f"iou must be like 0.5, 0.3,0.5,0.7 or 0.1:0.7:0.1 (start:stop:step), got {text!r}"
-                )
+        try:
+            values = parse_values(text)
+        except ValueError as error:
+            raise ValueError(f"iou {error}") from None
     if not values:
         raise ValueError(f"iou must name at least one threshold, got {text!r}")
     wrong = [t for t in values if not 0 < t <= 1]

@@ -9,6 +9,7 @@ recall steps. On THUMOS'14 every detection overlapping an Ambiguous segment is d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from d2net.data.annotations import Annotations, Segment, Video
-from d2net.data.files import DataError, read_json
+from d2net.data.files import DataError, read_json, reading
 from d2net.evaluation.matching import Protocol, Spans
 
 RELEASE = Protocol("release", strict=False, chooser="detection", prefer="first", interpolate=True)
@@ -54,15 +55,10 @@ def load_fractions(path: str | Path, durations: Mapping[str, float] | Annotation
     Raises:
         DataError: not such a file, or a video without a duration.
     """
-    try:
-        rows = read_json(path)["rows"]
-        rows = [(str(v), str(c), float(a), float(b)) for v, c, a, b in rows]
-    except DataError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: expected JSON with rows of [video, label, start / duration, end / duration]: {error}"
-        ) from None
+    with reading(path, "JSON with rows of [video, label, start / duration, end / duration]"):
+        rows = [(str(v), str(c), float(a), float(b)) for v, c, a, b in read_json(path)["rows"]]
+        if not all(math.isfinite(a) and math.isfinite(b) for _, _, a, b in rows):
+            raise DataError(f"{path}: a row's fractions are not finite")
     return from_fractions(rows, durations, source=str(path))
 
 

@@ -84,16 +84,11 @@ class Report:
         )
         lines = [
             heading,
-            *(
-                f"{name:<{width}} " + "".join(f"{v:>7}" for v in values) + f"{mean:>8}"
-                for name, values, mean in rows
-            ),
+            *(f"{name:<{width}} " + "".join(f"{v:>7}" for v in values) + f"{mean:>8}" for name, values, mean in rows),
         ]
         if self.average_recall:
             at = sorted({n for n in (1, 5, 10, 50, 100) if n <= len(self.average_recall)})
-            lines.append(
-                "recall %  " + "  ".join(f"AR@{n} {100 * self.average_recall[n - 1]:.2f}" for n in at)
-            )
+            lines.append("recall %  " + "  ".join(f"AR@{n} {100 * self.average_recall[n - 1]:.2f}" for n in at))
         if self.classification_mAP is not None:
             lines.append(f"classification mAP % {100 * self.classification_mAP:.2f}")
         return "\n".join(lines + [f"warning: {w}" for w in self.warnings])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from d2net.data.annotations.model import Annotations, AnnotationWarning, Segment, Video
-from d2net.data.files import DataError, read_json
+from d2net.data.files import DataError, read_json, reading, shown
 
 
 def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None = None) -> Annotations:
@@ -24,18 +24,22 @@ def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None =
         DataError: not JSON, no `database`, a label outside the class list, a segment that is not two finite
             numbers or ends before it starts; names file, video and value.
     """
-    tree = read_json(path)
+    with reading(path, "ActivityNet's annotation JSON"):
+        return _annotations(path, read_json(path), classes)
+
+
+def _annotations(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None) -> Annotations:
     if not isinstance(tree, dict) or not isinstance(tree.get("database"), dict):
         raise DataError(f"{path}: expected an object with `database`, as ActivityNet's annotation files have")
     given = classes if classes is not None else tree.get("classes")
     names = isinstance(given, (list, tuple)) and all(isinstance(c, str) for c in given)
     if given is not None and not names:
-        raise DataError(f"{path}: classes must be a list of names, got {given!r}")
+        raise DataError(f"{path}: classes must be a list of names, got {shown(given)}")
     videos = {name: _video(path, name, entry) for name, entry in tree["database"].items()}
     found = sorted({c for v in videos.values() for c in v.labels})
     known = tuple(given) if given is not None else tuple(found)
     if len(set(known)) != len(known):
-        raise DataError(f"{path}: a class is listed twice in {list(known)}")
+        raise DataError(f"{path}: a class is listed twice in {shown(list(known))}")
     if outside := [c for c in found if c not in set(known)]:
         name = next(v.name for v in videos.values() if outside[0] in v.labels)
         raise DataError(
@@ -46,28 +50,26 @@ def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None =
     odd = [f"{count} {what}" for what, count in report.items() if count and what in ("degenerate", "overrunning")]
     if odd:
         text = f"{path}: {' and '.join(odd)} segments are kept{_example(videos)}"
-        warnings.warn(text, AnnotationWarning, stacklevel=2)
-    return Annotations(
-        known, videos, _streams(path, tree.get("streams")), _positive(path, tree, "snippet_seconds"), str(path), report
-    )
+        warnings.warn(text, AnnotationWarning, stacklevel=3)
+    return Annotations(known, videos, tree.get("streams"), _positive(path, tree, "snippet_seconds"), str(path), report)
 
 
 def _video(path: str | os.PathLike, name: str, entry: Any) -> Video:
     if not isinstance(entry, dict):
-        raise DataError(f"{path}: video {name!r} must be an object, got {entry!r}")
+        raise DataError(f"{path}: video {name!r} must be an object, got {shown(entry)}")
     for key in ("annotations", "video_labels"):
         if not isinstance(entry.get(key) or [], list):
-            raise DataError(f"{path}: video {name!r}: {key} must be a list, got {entry[key]!r}")
+            raise DataError(f"{path}: video {name!r}: {key} must be a list, got {shown(entry[key])}")
     segments = tuple(_segment(path, name, a) for a in entry.get("annotations") or [])
     own = [_label(path, name, c) for c in entry.get("video_labels") or []]
     labels = dict.fromkeys([*own, *(s.label for s in segments)])
     subset = entry.get("subset")
     if subset is not None and not isinstance(subset, (str, int)):
-        raise DataError(f"{path}: video {name!r}: subset must be a name, got {subset!r}")
+        raise DataError(f"{path}: video {name!r}: subset must be a name, got {shown(subset)}")
     duration = _positive(path, entry, "duration_second", name) or _positive(path, entry, "duration", name)
     taken = ("subset", "duration_second", "duration", "fps", "video_labels", "annotations")
     info = {k: v for k, v in entry.items() if k not in taken and isinstance(v, (str, int, float, bool))}
-    fps = _positive(path, entry, "fps", name)
+    fps = _usable(entry.get("fps"))
     return Video(name, None if subset is None else str(subset), duration, fps, tuple(labels), segments, info)
 
 
@@ -75,8 +77,10 @@ def _segment(path: str | os.PathLike, name: str, entry: Any) -> Segment:
     try:
         label, (start, end) = entry["label"], entry["segment"]
         start, end = float(start), float(end)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: video {name!r}: expected label and segment [start, end], got {entry!r}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{path}: video {name!r}: expected label and segment [start, end], got {shown(entry)}"
+        ) from error
     if not (math.isfinite(start) and math.isfinite(end)):
         raise DataError(f"{path}: video {name!r}: segment [{start}, {end}] of {label!r} is not finite")
     if end < start:
@@ -88,27 +92,27 @@ def _segment(path: str | os.PathLike, name: str, entry: Any) -> Segment:
 
 def _label(path: str | os.PathLike, name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise DataError(f"{path}: video {name!r}: a label must be the name of a class, got {value!r}")
+        raise DataError(f"{path}: video {name!r}: a label must be the name of a class, got {shown(value)}")
     return str(value)
+
+
+def _usable(value: Any) -> float | None:
+    """A positive number, as a number or its text, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 < number < math.inf else None
 
 
 def _positive(path: str | os.PathLike, entry: dict, key: str, video: str | None = None) -> float | None:
     value = entry.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        where = f"video {video!r}: " if video else ""
-        raise DataError(f"{path}: {where}{key} must be a positive number, got {value!r}")
-    return float(value)
-
-
-def _streams(path: str | os.PathLike, rows: Any) -> tuple[tuple[int, int, str], ...] | None:
-    if rows is None:
-        return None
-    try:
-        return tuple((int(a), int(b), str(name)) for a, b, name in rows)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: streams must be rows of [first, end, name], got {rows!r}") from error
+    if value is None or (number := _usable(value)) is not None:
+        return None if value is None else number
+    where = f"video {video!r}: " if video else ""
+    raise DataError(f"{path}: {where}{key} must be a positive number, got {shown(value)}")
 
 
 def _example(videos: dict[str, Video]) -> str:

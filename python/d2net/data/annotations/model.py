@@ -39,11 +39,14 @@ class Video:
 
 @dataclass(frozen=True)
 class Annotations:
-    """Videos by name, in file order. report counts degenerate (end = start) and overrunning segments."""
+    """Videos by name, in file order. report counts degenerate (end = start) and overrunning segments.
+
+    streams: rows of [first, end, name] as the file has them; who uses them checks them (`check_streams`).
+    """
 
     classes: tuple[str, ...]
     videos: dict[str, Video]
-    streams: tuple[tuple[int, int, str], ...] | None = None
+    streams: Any = None
     snippet_seconds: float | None = None
     source: str = "annotations"
     report: dict[str, int] = field(default_factory=dict)

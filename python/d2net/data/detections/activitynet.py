@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from d2net.data.detections.model import Detections
-from d2net.data.files import DataError, read_json, write_atomically
+from d2net.data.files import DataError, read_json, reading, shown, write_atomically
 
 
 def load_detections(path: str | os.PathLike) -> Detections:
@@ -17,30 +17,31 @@ def load_detections(path: str | os.PathLike) -> Detections:
     Raises:
         DataError: names file, video and row.
     """
-    tree = read_json(path)
-    results = tree.get("results") if isinstance(tree, dict) else None
-    if not isinstance(results, dict):
-        raise DataError(f"{path}: expected an object with `results`, as ActivityNet's result files have")
-    videos = list(results)
-    index: dict[str, int] = {}
-    rows: list[tuple[int, int, float, float, float]] = []
-    for v, name in enumerate(videos):
-        if not isinstance(results[name] or [], list):
-            raise DataError(f"{path}: video {name!r}: expected a list of detections, got {results[name]!r}")
-        for i, entry in enumerate(results[name] or []):
-            try:
-                start, end = entry["segment"]
-                label = index.setdefault(str(entry["label"]), len(index))
-                rows.append((v, label, float(start), float(end), float(entry["score"])))
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(
-                    f"{path}: video {name!r}, row {i}: expected label, score and segment [start, end], got {entry!r}"
-                ) from error
-    columns = np.array(rows, np.float64).reshape(-1, 5).T
-    try:
+    with reading(path, "ActivityNet's results JSON"):
+        tree = read_json(path)
+        results = tree.get("results") if isinstance(tree, dict) else None
+        if not isinstance(results, dict):
+            raise DataError(f"{path}: expected an object with `results`, as ActivityNet's result files have")
+        videos = list(results)
+        index: dict[str, int] = {}
+        rows: list[tuple[int, int, float, float, float]] = []
+        for v, name in enumerate(videos):
+            if not isinstance(results[name] or [], list):
+                raise DataError(f"{path}: video {name!r}: expected a list of detections, got {shown(results[name])}")
+            for i, entry in enumerate(results[name] or []):
+                try:
+                    start, end = entry["segment"]
+                    if isinstance(entry["label"], bool) or not isinstance(entry["label"], (str, int)):
+                        raise TypeError("a label is a name")
+                    label = index.setdefault(str(entry["label"]), len(index))
+                    rows.append((v, label, float(start), float(end), float(entry["score"])))
+                except (KeyError, TypeError, ValueError, OverflowError) as error:
+                    raise DataError(
+                        f"{path}: video {name!r}, row {i}: expected label, score and segment [start, end], got "
+                        f"{shown(entry)}"
+                    ) from error
+        columns = np.array(rows, np.float64).reshape(-1, 5).T
         return Detections.from_arrays(videos, tuple(index), *columns)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
 
 
 def save_detections(path: str | os.PathLike, detections: Detections) -> None:

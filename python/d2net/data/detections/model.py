@@ -53,8 +53,9 @@ class Detections:
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
             values = [float(x[i]) for x in floats]
+            row = int((ints[0][:i] == ints[0][i]).sum())
             raise DataError(
-                f"detections: row {i} of video {videos[ints[0][i]]!r}: segment [{values[0]}, {values[1]}], score "
+                f"detections: row {row} of video {videos[ints[0][i]]!r}: segment [{values[0]}, {values[1]}], score "
                 f"{values[2]}; all must be finite and the end not before the start"
             )
         return cls(list(videos), tuple(classes), *ints, *floats)

@@ -12,6 +12,7 @@ from d2net.data.features.npz import NpzFeatures as NpzFeatures
 from d2net.data.features.store import FeatureError as FeatureError
 from d2net.data.features.store import FeatureStore as FeatureStore
 from d2net.data.features.store import check_streams as check_streams
+from d2net.data.files import check_regular, reading
 
 
 def open_features(path: str | os.PathLike) -> FeatureStore:
@@ -24,12 +25,15 @@ def open_features(path: str | os.PathLike) -> FeatureStore:
         FeatureError: not there, truncated, pickled, empty, or of unequal widths.
     """
     path = Path(path)
-    if path.is_dir():
-        return open_folder(path)
-    if not path.exists():
-        raise FeatureError(f"no features at {path}")
-    if path.suffix in (".h5", ".hdf5"):
+    with reading(path, "features", FeatureError):
+        if path.is_dir():
+            return open_folder(path)
+        if not path.exists():
+            raise FeatureError(f"no features at {path}")
+        check_regular(path, FeatureError)
+    kind = path.suffix.lower()
+    if kind in (".h5", ".hdf5"):
         return Hdf5Features(path)
-    if path.suffix == ".npz":
+    if kind == ".npz":
         return NpzFeatures(path)
-    raise FeatureError(f"{path}: features are an .npz, an .h5 or a folder of .npy files, not {path.suffix or 'this'}")
+    raise FeatureError(f"{path}: features are an .npz, an .h5 or a folder of .npy files, not {kind or 'this'}")

@@ -2,39 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from d2net.data.features.store import FeatureError, FeatureStore
+from d2net.data.files import check_regular, reading
+
+MOST_NESTED = 16
 
 
 class Hdf5Features(FeatureStore):
-    """An HDF5 file with a dataset per video."""
+    """An HDF5 file with a dataset per video, or a group per video that holds one dataset, named alike in all groups."""
 
     def __init__(self, path: Path):
         self.path = path
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        with reading(path, "HDF5", FeatureError):
+            with self._open() as file:
+                for name, item in _datasets(path, file):
+                    _check_own_data(path, name, item)
+                    shapes[name] = (item.shape or (), item.dtype)
+            self.places = _by_video(list(shapes))
+        super().__init__(str(path), {video: shapes[place] for video, place in self.places.items()})
 
-        def visit(name: str, item: Any) -> None:
-            if hasattr(item, "shape"):
-                shapes[name] = (item.shape, item.dtype)
-
-        with self._open() as file:
-            file.visititems(visit)
-        super().__init__(str(path), shapes)
-
-    def _open(self):
+    def _open(self) -> Any:
         try:
             import h5py
         except ImportError as error:
             raise FeatureError(f"{self.path}: reading HDF5 needs the package h5py; pip install h5py") from error
-        try:
-            return h5py.File(self.path, "r")
-        except OSError as error:
-            raise FeatureError(f"{self.path} is truncated or not HDF5: {error}") from error
+        check_regular(self.path, FeatureError)
+        return h5py.File(self.path, "r")
 
     def _read(self, name: str) -> np.ndarray:
         with self._open() as file:
-            return file[name][()]
+            dataset = file[self.places[name]]
+            _check_own_data(self.path, name, dataset)
+            return dataset[()]
+
+
+def _datasets(
+    path: Path, group: Any, prefix: str = "", seen: dict[Any, str] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Every dataset by name, links within the file followed."""
+    import h5py
+
+    seen = {} if seen is None else seen
+    own = prefix.rstrip("/") or "/"
+    if group.id in seen:
+        raise FeatureError(f"{path}: the group {own!r} is {seen[group.id]!r} by another name; keep one name for each")
+    if prefix.count("/") > MOST_NESTED:
+        raise FeatureError(f"{path}: the group {own!r} is more than {MOST_NESTED} deep")
+    seen[group.id] = own
+    for key in group:
+        name, link = prefix + key, group.get(key, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise FeatureError(f"{path}: {name!r} is a link to another file, {link.filename!r}; copy the data in")
+        try:
+            item = group[key]
+        except KeyError as error:
+            raise FeatureError(f"{path}: {name!r} is damaged or a link to nothing; write the file again") from error
+        if isinstance(item, h5py.Group):
+            yield from _datasets(path, item, f"{name}/", seen)
+        elif isinstance(item, h5py.Dataset):
+            yield name, item
+
+
+def _check_own_data(path: Path, name: str, dataset: Any) -> None:
+    """Refuses data that are not in the file: what a file names elsewhere is not ours to open."""
+    if dataset.external or dataset.is_virtual:
+        raise FeatureError(f"{path}: the data of {name!r} are in other files; copy them in")
+    if dataset.size and not dataset.id.get_storage_size():
+        raise FeatureError(f"{path}: the data of {name!r} were never written; extract it again")
+
+
+def _by_video(places: list[str]) -> dict[str, str]:
+    """{video: dataset}: `v_1/c3d_features`, `v_2/c3d_features` are videos v_1 and v_2."""
+    parts = [place.rpartition("/") for place in places]
+    leaves = {leaf for _, _, leaf in parts}
+    if places and len(leaves) == 1 and all(group for group, _, _ in parts) and len(places) > 1:
+        return {group: place for (group, _, _), place in zip(parts, places, strict=True)}
+    return {place: place for place in places}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from d2net.data.features.store import FeatureError, FeatureStore, header
-from d2net.data.files import DAMAGED
+from d2net.data.files import check_regular, reading
 
 
 class NpzFeatures(FeatureStore):
@@ -16,21 +16,33 @@ class NpzFeatures(FeatureStore):
 
     def __init__(self, path: Path):
         self.path = path
-        try:
+        self.entries: dict[str, str] = {}
+        self._archive: zipfile.ZipFile | None = None
+        shapes = {}
+        with reading(path, "an .npz", FeatureError):
+            check_regular(path, FeatureError)
             with zipfile.ZipFile(path) as archive:
-                names = [n for n in archive.namelist() if n.endswith(".npy")]
-                shapes = {n.removesuffix(".npy"): header(archive.open(n), f"{path}: {n}") for n in names}
-        except FeatureError:
-            raise
-        except DAMAGED as error:
-            raise FeatureError(f"{path} is truncated or not an .npz: {error}") from error
+                for info in archive.infolist():
+                    entry = info.filename
+                    # macOS adds a shadow of each file to the archives that it makes.
+                    if not entry.endswith(".npy") or entry.rpartition("/")[2].startswith("."):
+                        continue
+                    name = entry.removesuffix(".npy")
+                    if name in self.entries:
+                        raise FeatureError(f"{path}: video {name!r} is in it twice")
+                    self.entries[name] = entry
+                    with reading(f"{path}: {entry}", "a NumPy array", FeatureError), archive.open(entry) as file:
+                        shapes[name] = header(file, info.file_size)
         super().__init__(str(path), shapes)
-        self._archive: np.lib.npyio.NpzFile | None = None
 
     def _read(self, name: str) -> np.ndarray:
         if self._archive is None:
-            self._archive = np.load(self.path, allow_pickle=False)
-        return self._archive[name]
+            self._archive = zipfile.ZipFile(self.path)
+        # Not np.load: it takes the entry `v.npy` for the key `v.npy` too.
+        with self._archive.open(self.entries[name]) as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            file.read(1)  # the checksum is compared at the end
+        return array
 
     def __getstate__(self) -> dict:
         # A worker process opens its own handle.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 
-from d2net.data.files import DAMAGED, DataError
+from d2net.data.files import DataError, reading, shown, some
+from d2net.data.names import hint
 
 
 class FeatureError(DataError):
@@ -26,6 +28,9 @@ class FeatureStore(ABC):
         self.source = source
         if not shapes:
             raise FeatureError(f"{source}: no feature arrays in it")
+        # What other systems and terminals cannot hold as a name.
+        if odd := next((n for n in shapes if not n.strip()), None):
+            raise FeatureError(f"{source}: {odd!r} is no name of a video")
         self.names = sorted(shapes)
         first = self.names[0]
         for name in self.names:
@@ -48,22 +53,21 @@ class FeatureStore(ABC):
         """(s, d) float16 or float32; NaN and infinities are an error that names the first row."""
         if name not in self.lengths:
             raise FeatureError(f"{self.source}: no features of video {name!r}")
-        try:
+        with reading(self.source, f"a whole array of {name!r}", FeatureError):
             array = self._read(name)
-        except DAMAGED as error:
-            raise FeatureError(f"{self.source}: {name!r} is truncated or damaged: {error}") from error
-        opened = (self.lengths[name], self.width)
-        if array.shape != opened or array.dtype.kind != "f":
-            raise FeatureError(
-                f"{self.source}: {name!r} changed while it was in use: it was float {opened}, and is now {array.dtype} "
-                f"{array.shape}; put it back, or start again"
-            )
-        if array.dtype not in (np.float16, np.float32):
-            array = array.astype(np.float32)
-        finite = np.isfinite(array).all(1)
-        if not finite.all():
-            row = int(np.flatnonzero(~finite)[0])
-            raise FeatureError(f"{self.source}: {name!r} holds NaN or infinity in row {row}; extract it again")
+            opened = (self.lengths[name], self.width)
+            if array.shape != opened or array.dtype.kind != "f":
+                raise FeatureError(
+                    f"{self.source}: {name!r} changed while it was in use: it was float {opened}, and is now "
+                    f"{array.dtype} {array.shape}; put it back, or start again"
+                )
+            if array.dtype not in (np.float16, np.float32):
+                with np.errstate(over="ignore"):
+                    array = array.astype(np.float32)
+            finite = np.isfinite(array).all(1)
+            if not finite.all():
+                row = int(np.flatnonzero(~finite)[0])
+                raise FeatureError(f"{self.source}: {name!r} holds NaN or infinity in row {row}; extract it again")
         return array
 
     def __contains__(self, name: object) -> bool:
@@ -79,26 +83,33 @@ class FeatureStore(ABC):
         """Raises FeatureError unless every one of these videos has features."""
         missing = [n for n in names if n not in self.lengths]
         if missing:
-            some = ", ".join(repr(n) for n in missing[:3])
+            near = hint(missing, self.lengths)
+            todo = "rename them to agree" if near else "extract them, or take these videos out of the subset"
             raise FeatureError(
-                f"{self.source}: no features of {len(missing)} annotated videos: {some}; extract them, or "
-                "take these videos out of the subset"
+                f"{self.source}: no features of {len(missing)} annotated videos: {some(missing)}{near}; {todo}"
             )
 
 
-def header(file: Any, where: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of a .npy without reading its data."""
-    with file:
-        try:
-            read: Callable = npy.read_array_header_1_0 if npy.read_magic(file)[0] == 1 else npy.read_array_header_2_0
-            shape, _, dtype = read(file)
-        except DAMAGED as error:
-            raise FeatureError(f"{where} is truncated or not a NumPy array: {error}") from error
+def header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of a .npy of `size` bytes, without reading its data.
+
+    Raises:
+        ValueError: not a .npy, or one whose data are not of the size that it states.
+    """
+    read: Callable = npy.read_array_header_1_0 if npy.read_magic(file)[0] == 1 else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
+    # An object array's size says nothing; the store refuses it by name.
+    if dtype.kind != "O" and file.tell() + math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"it states {dtype} {shape}, which its {size} bytes are not")
     return shape, dtype
 
 
-def check_streams(streams: Sequence[tuple[int, int, str]], width: int) -> None:
-    """Raises FeatureError unless the streams are contiguous, of equal width, and cover `width`."""
+def check_streams(streams: Any, width: int) -> None:
+    """Raises FeatureError unless the streams, rows of [first, end, name], are contiguous, as wide and cover `width`."""
+    try:
+        streams = [(int(first), int(end), str(name)) for first, end, name in streams]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FeatureError(f"streams must be rows of [first, end, name], got {shown(streams)}") from error
     at = 0
     for first, end, name in streams:
         if first != at or end <= first:

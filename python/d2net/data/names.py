@@ -1,0 +1,100 @@
+"""Names of videos across files: which match, which nearly do, and which do not."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
+
+from d2net.data.files import DataError, some
+
+T = TypeVar("T")
+
+_MEDIA = r"mp4|avi|mkv|webm|mov|m4v|mpg|mpeg|flv|wmv|wav|flac|mp3|ogg|npy|npz|pt|pth|csv|h5|hdf5|pkl|json|txt"
+_SUFFIX = re.compile(rf"\.(?:{_MEDIA})$")
+_KIND = re.compile(r"[-_](?:i3d|c3d|tsn|tsp|slowfast|resnet|rgb|flow|joint|jointfeatures|features?|feats?)$")
+
+
+class NameWarning(UserWarning):
+    """Names in one file that another does not have."""
+
+
+def normalized(name: str) -> str:
+    """Without folder, extension, `v_` prefix, kind of feature (`-I3D`, `_rgb`) and capitals."""
+    name = name.strip().replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
+    before = None
+    while name != before:
+        before, name = name, _KIND.sub("", _SUFFIX.sub("", name)) or name
+    return name.removeprefix("v_") or name
+
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The known name that this one probably means."""
+    wanted = normalized(name)
+    for other in known:
+        if normalized(other) == wanted:
+            return other
+    pool = known if len(known) <= 5000 else [k for k in known if k[:1] == name[:1]][:5000]
+    close = difflib.get_close_matches(name, pool, n=1, cutoff=0.75)
+    return close[0] if close else None
+
+
+def hint(names: Iterable[str], known: Collection[str]) -> str:
+    """`; nearest: 'v1.mp4' is like 'v1'`, or nothing."""
+    pairs = [(name, near) for name in list(names)[:3] if (near := nearest(name, known)) is not None]
+    return "; nearest: " + ", ".join(f"{a!r} is like {b!r}" for a, b in pairs) if pairs else ""
+
+
+def aliases(names: Collection[str], known: Collection[str]) -> dict[str, str]:
+    """{name: known name} of the names that are not known but match one to one once normalized."""
+    names, known = dict.fromkeys(names), dict.fromkeys(known)
+    strangers = [n for n in names if n not in known]
+    if not strangers:
+        return {}
+    wanted = Counter(normalized(n) for n in names)
+    there: dict[str, str] = {}
+    for k in known:
+        # Two known names that become one: no guess is made.
+        key = normalized(k)
+        there[key] = "" if key in there else k
+    found = {n: there.get(normalized(n), "") for n in strangers if wanted[normalized(n)] == 1}
+    return {n: k for n, k in found.items() if k and k not in names}
+
+
+def match(
+    given: Mapping[str, T], known: Collection[str], what: str, where: str, *, all_known: bool = False
+) -> dict[str, T]:
+    """`given` keyed as in `known`; what does not match is counted and named in a NameWarning.
+
+    Names match exactly, or normalized where that is one to one.
+
+    Args:
+        what: what `given` holds, as "durations"; where: what `known` is, as "the features".
+        all_known: names of `known` that `given` lacks are worth a warning too.
+
+    Raises:
+        DataError: not one name matches.
+    """
+    if not given or not known:
+        return dict(given)
+    alias = aliases(given, known)
+    out = {alias.get(name, name): value for name, value in given.items()}
+    lost = [name for name in given if alias.get(name, name) not in known]
+    if len(lost) == len(given):
+        raise DataError(
+            f"{what}: none of {len(lost)} names is among the {len(known)} of {where} ({some(lost)}; there are "
+            f"{some(list(known))}); use the same names{hint(lost, known)}"
+        )
+    if alias:
+        first = next(iter(alias))
+        text = f"{what}: {len(alias)} names were matched to those of {where}, such as {first!r} to {alias[first]!r}"
+        warnings.warn(text, NameWarning, stacklevel=2)
+    missing = [name for name in known if name not in out] if all_known else []
+    for names, lack, pool in ((lost, f"are not among {where}", known), (missing, f"of {where} are not in it", given)):
+        if names:
+            text = f"{what}: {len(names)} names {lack} ({some(names)}){hint(names, pool)}"
+            warnings.warn(text, NameWarning, stacklevel=2)
+    return out

@@ -1,0 +1,35 @@
+"""Ranges of numbers as text: "0.5", "0.3,0.5,0.7" or "0.1:0.7:0.1"."""
+
+from __future__ import annotations
+
+from decimal import Decimal, DecimalException
+
+MOST = 10_000
+
+
+def parse_values(text: str) -> list[float]:
+    """Numbers, comma-separated; ``start:stop:step`` is a range that includes stop. Decimals, so that none drifts.
+
+    Raises:
+        ValueError: not of these forms, not finite, or more than 10 000 values; does not name the field.
+    """
+    values: list[float] = []
+    for part in text.split(","):
+        try:
+            numbers = [Decimal(n.strip()) for n in part.split(":")]
+            if not all(n.is_finite() for n in numbers) or len(numbers) not in (1, 3):
+                raise ValueError
+            start, stop, step = numbers if len(numbers) == 3 else (*numbers, *numbers, Decimal(1))
+            if step <= 0:
+                raise ValueError
+            steps = (stop - start) / step if stop >= start else Decimal(-1)
+            if steps + len(values) >= MOST:
+                raise ValueError(f"must be at most {MOST} values, got {text[:80]!r}")
+            values += [float(start + k * step) for k in range(int(steps) + 1 if steps >= 0 else 0)]
+        except (DecimalException, OverflowError, ValueError) as error:
+            if str(error).startswith("must be"):
+                raise
+            raise ValueError(
+                f"must be like 0.5, 0.3,0.5,0.7 or 0.1:0.7:0.1 (start:stop:step), got {text[:80]!r}"
+            ) from None
+    return values

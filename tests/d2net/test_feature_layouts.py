@@ -1,0 +1,230 @@
+"""No video of a feature file or folder is lost or mixed up: each is read rightly, or refused by name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+from d2net.data.activations import VideoActivations, load_activations, save_activations
+from d2net.data.features import FeatureError, open_features
+from d2net.data.files import DataError
+
+
+def rows(n, width=4, value=1.0):
+    return np.full((n, width), value, np.float32)
+
+
+def save(folder, **arrays):
+    for name, array in arrays.items():
+        path = folder / f"{name.replace('__', '/')}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, array)
+    return folder
+
+
+def test_a_whole_video_beside_pairs_of_streams(tmp_path):
+    save(tmp_path, v1_rgb=rows(3, 2), v1_flow=rows(3, 2), v2=rows(5))
+    assert open_features(tmp_path).lengths == {"v1": 3, "v2": 5}
+    save(tmp_path, v1=rows(3))
+    with pytest.raises(FeatureError, match=r"'v1' is there as v1\.npy and as v1_rgb\.npy"):
+        open_features(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["train/rgb/v", "train/flow/v", "test/rgb/v", "test/flow/v"], "video 'v' is in .*train/rgb and in .*test/rgb"),
+        (["train/rgb/v", "train/flow/v", "test/flow/w"], "video 'w' lacks its stream test/rgb/w.npy"),
+        (["rgb/v", "flow/v", "rgb/w"], "video 'w' lacks its stream flow/w.npy"),
+        (["rgb/v", "flow/v", "u"], r"holds 1 \.npy files \('u'\) beside the folders"),
+        (["flow/v"], "video 'v' lacks its stream rgb/v.npy"),
+    ],
+)
+def test_folders_of_streams(tmp_path, files, says):
+    save(tmp_path, **{f.replace("/", "__"): rows(3, 2) for f in files})
+    with pytest.raises(FeatureError, match=says):
+        open_features(tmp_path)
+
+
+def test_unequal_streams_are_told_apart(tmp_path):
+    save(tmp_path, train__rgb__v=rows(3, 2), train__flow__v=rows(4, 2))
+    with pytest.raises(FeatureError, match=r"train/rgb/v\.npy has 3 and train/flow/v\.npy has 4"):
+        open_features(tmp_path)
+    np.save(tmp_path / "train/flow/v.npy", np.ones((3, 2), np.int64))
+    with pytest.raises(FeatureError, match=r"'v' must be float.*int64"):
+        open_features(tmp_path)
+
+
+def test_shadows_of_macos_are_no_videos(tmp_path):
+    save(tmp_path, v=rows(3))
+    (tmp_path / "._v.npy").write_bytes(b"\0\5\x16\7")
+    assert open_features(tmp_path).names == ["v"]
+    np.savez(tmp_path / "f.npz", v=rows(3))
+    with zipfile.ZipFile(tmp_path / "f.npz", "a") as archive:
+        archive.writestr("__MACOSX/._v.npy", b"\0\5\x16\7")
+    assert open_features(tmp_path / "f.npz").names == ["v"]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt", ".csv", ".pkl"])
+def test_a_folder_of_other_files_says_what_it_holds(tmp_path, suffix):
+    for name in "ab":
+        (tmp_path / f"{name}{suffix}").write_bytes(b"x")
+    with pytest.raises(FeatureError, match=rf"no \.npy feature arrays in it: it holds 2 \{suffix}; convert them"):
+        open_features(tmp_path)
+
+
+def test_keys_that_end_in_npy(tmp_path):
+    path = tmp_path / "f.npz"
+    np.savez(path, **{"v": rows(3, value=1), "v.npy": rows(5, value=2)})
+    store = open_features(path)
+    assert store.lengths == {"v": 3, "v.npy": 5}
+    assert store["v"][0, 0] == 1 and store["v.npy"].shape == (5, 4) and store["v.npy"][0, 0] == 2
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("v.npy", archive.read("v.npy"))
+    with pytest.raises(FeatureError, match="'v' is in it twice"):
+        open_features(path)
+
+
+def test_upper_case_suffixes(tmp_path):
+    np.savez(tmp_path / "f.npz", v=rows(3))
+    assert open_features(shutil.move(tmp_path / "f.npz", tmp_path / "F.NPZ")).names == ["v"]
+
+
+def test_features_that_change_on_disk_name_the_file(tmp_path):
+    for changed in (rows(3, 5), rows(4), rows(0), np.ones(3, np.float32), np.ones((3, 4), np.int64), rows(3)[:, :0]):
+        save(tmp_path, v=rows(3))
+        store = open_features(tmp_path)
+        save(tmp_path, v=changed)
+        with pytest.raises(FeatureError, match=r"'v' changed while it was in use") as error:
+            store["v"]
+        assert str(tmp_path) in str(error.value)
+        (tmp_path / "v.npy").unlink()
+        with pytest.raises(FeatureError, match=r"no file .*v\.npy"):
+            store["v"]
+
+
+def test_missing_features_are_shown_with_the_nearest(tmp_path):
+    np.savez(tmp_path / "f.npz", **{"v_abc": rows(3), "clip.avi": rows(3), "group/x": rows(3)})
+    store = open_features(tmp_path / "f.npz")
+    with pytest.raises(
+        FeatureError, match=r"'abc' is like 'v_abc', 'clip' is like 'clip\.avi', 'x' is like 'group/x'; rename"
+    ):
+        store.require(["abc", "clip", "x"])
+    with pytest.raises(FeatureError, match="'qqqqqq'; extract them"):
+        store.require(["qqqqqq"])
+
+
+def hdf5(path):
+    h5py = pytest.importorskip("h5py")
+    return h5py, h5py.File(path, "w")
+
+
+def test_hdf5_links_within_the_file_are_videos(tmp_path):
+    h5py, file = hdf5(tmp_path / "f.h5")
+    with file:
+        file["a"] = rows(3)
+        file["hard"] = file["a"]
+        file["soft"] = h5py.SoftLink("/deep/er/b")
+        file["deep/er/b"] = rows(5)
+    assert open_features(tmp_path / "f.h5").lengths == {"a": 3, "hard": 3, "soft": 5, "deep/er/b": 5}
+
+
+def test_hdf5_groups_of_one_array_are_videos(tmp_path):
+    _, file = hdf5(tmp_path / "f.h5")
+    with file:
+        file["v_1/c3d_features"], file["v_2/c3d_features"] = rows(3), rows(5)
+    store = open_features(tmp_path / "f.h5")
+    assert store.lengths == {"v_1": 3, "v_2": 5} and store["v_2"].shape == (5, 4)
+
+
+def external(h5py, file, folder):
+    file["b"] = h5py.ExternalLink("other.h5", "a")
+
+
+def dangling(h5py, file, folder):
+    file["b"] = h5py.SoftLink("/nothing")
+
+
+def cycle(h5py, file, folder):
+    file.create_group("g")["b"] = file["/"]
+
+
+def two_names(h5py, file, folder):
+    file["g/b"] = rows(3)
+    file["h"] = file["g"]
+
+
+def stored_elsewhere(h5py, file, folder):
+    (folder / "secret").write_bytes(bytes(48))
+    file.create_dataset("b", (3, 4), np.float32, external=[(str(folder / "secret"), 0, 48)])
+
+
+def virtual(h5py, file, folder):
+    layout = h5py.VirtualLayout((3, 4), np.float32)
+    layout[:] = h5py.VirtualSource(str(folder / "other.h5"), "a", (3, 4))
+    file.create_virtual_dataset("b", layout)
+
+
+def never_written(h5py, file, folder):
+    file.create_dataset("b", (10**12, 4), np.float32, chunks=(1024, 4))
+
+
+def deep(h5py, file, folder):
+    group = file
+    for name in "bcdefghijklmnopqrstu":
+        group = group.create_group(name)
+    group["v"] = rows(3)
+
+
+@pytest.mark.parametrize(
+    ("plant", "says"),
+    [
+        (external, "'b' is a link to another file, 'other.h5'"),
+        (dangling, "'b' is damaged or a link to nothing"),
+        (cycle, "the group 'g/b' is '/' by another name"),
+        (two_names, "the group 'h' is 'g' by another name"),
+        (stored_elsewhere, "the data of 'b' are in other files"),
+        (virtual, "the data of 'b' are in other files"),
+        (never_written, "the data of 'b' were never written"),
+        (deep, "more than 16 deep"),
+    ],
+)
+def test_hdf5_that_is_refused(tmp_path, plant, says):
+    h5py, file = hdf5(tmp_path / "f.h5")
+    with file:
+        file["a"] = rows(3)
+        plant(h5py, file, tmp_path)
+    with pytest.raises(FeatureError, match=says):
+        open_features(tmp_path / "f.h5")
+
+
+NAMES = ["file", "allow_pickle", "self", "x", "a/b", "v.npy", "arr_0", "ü", "x.y"]
+
+
+def test_activations_of_videos_by_any_name(tmp_path):
+    made = {name: VideoActivations(rows(i + 1, 2, i), rows(i + 1, 1, i)[:, 0]) for i, name in enumerate(NAMES)}
+    save_activations(tmp_path / "a.npz", made)
+    got = load_activations(tmp_path / "a.npz", 2)
+    assert got.keys() == made.keys()
+    for name, a in made.items():
+        assert np.array_equal(got[name].classes, a.classes) and np.array_equal(got[name].foreground, a.foreground)
+    with np.load(tmp_path / "a.npz") as archive:
+        assert np.array_equal(archive["x"], made["x"].classes)
+    made["x.foreground"] = made["x"]
+    before = (tmp_path / "a.npz").read_bytes()
+    with pytest.raises(
+        DataError, match=r"foreground scores of video 'x' are stored as 'x\.foreground', which is a video"
+    ):
+        save_activations(tmp_path / "a.npz", made)
+    assert (tmp_path / "a.npz").read_bytes() == before
+
+
+def test_a_pipe_in_a_folder_is_refused(tmp_path):
+    save(tmp_path, v=rows(3))
+    os.mkfifo(tmp_path / "w.npy")
+    with pytest.raises(FeatureError, match=r"w\.npy is a pipe"):
+        open_features(tmp_path)
