@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
@@ -21,6 +23,26 @@ import build_plan  # noqa: E402
 
 PLAN = build_plan.plan()
 INFO = Path("d2kernels", "_build_info.json")
+
+
+def module(path: str) -> Any:
+    """A module of the package that needs nothing but the standard library, without importing the package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def compiled() -> dict[str, Any]:
+    """What the GPU kernels of this build are compiled from and by, and which of them a committed GPU record covers."""
+    if "cuda" not in PLAN.parts:
+        return {"cxx": PLAN.versions["cxx"]}
+    return {
+        "cxx": PLAN.versions["cxx"],
+        "nvcc": PLAN.versions["nvcc"],
+        "cuda": module("d2kernels/verify/hashes.py").cuda_files(ROOT),
+        "records": module("d2kernels/verify/records.py").committed(ROOT / "benchmarks/results"),
+    }
 
 
 class BuildPy(build_py):
@@ -71,6 +93,7 @@ class BuildExt(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         (built,) = (folder / "out").glob(f"_C*{target.suffix}")
         shutil.copy2(built, target)
+        (target.parent / "_compiled.json").write_text(json.dumps(compiled(), indent=1) + "\n")
 
 
 setup(

@@ -95,7 +95,7 @@ def machine_lines(machine: dict[str, Any]) -> list[str]:
 
 def markdown(rows: list[Row], machine: dict[str, Any], plots: list[tuple[str, str]], gpu: list[str]) -> str:
     command = "make bench-full" if machine.get("full") else "make bench"
-    unverified = [f"- {name}: {why}" for name, why in verified.unverified().items()]
+    standings = [f"- {name}: {standing.says(name)}" for name, standing in verified.standings().items()]
     return "\n".join(
         [
             "# How fast",
@@ -119,9 +119,9 @@ def markdown(rows: list[Row], machine: dict[str, Any], plots: list[tuple[str, st
             "## On a GPU",
             "",
             *gpu,
-            "Kernels that no GPU run has verified since they last changed:",
+            "What has run each GPU kernel as it is now: a GPU, the emulator on the machine code's PTX, or neither:",
             "",
-            *(unverified or ["- none"]),
+            *standings,
             "",
         ]
     )

@@ -151,35 +151,95 @@ def can_run(op: str, backend: str, device: str = "cpu", dtype: object = None, ra
     """Whether `backend` can serve `op` on this kind of device; with raise_error, the reason why not is raised."""
     _known(op)
     _known_backend(backend)
-    reason = _why_not(op, backend, device, dtype)
+    reason = _why_not(op, backend, device, dtype) or _known_to_fail(op, backend, device)
     if reason and raise_error:
-        raise BackendUnavailable(f"{op}: the {backend} backend cannot run on {device}: {reason}")
+        raise BackendUnavailable(_unavailable(op, backend, device, reason))
     return reason is None
 
 
+def _unavailable(op: str, backend: str, device: str, reason: object) -> str:
+    return f"{op}: the {backend} backend cannot run on {device}: {reason}"
+
+
+def _known_to_fail(op: str, backend: str, device: str, index: int | None = None) -> str | None:
+    """Why a GPU kernel may not serve, as far as a check or record says; starts none."""
+    if device != "cuda":
+        return None
+    from d2kernels.verify import gate
+
+    return gate.known(op, backend, index)
+
+
+def _refused(op: str, backend: str, device: str, index: int | None = None) -> str | None:
+    """As _known_to_fail, after checking a GPU kernel that nobody vouches for; may raise gate.Later."""
+    if device != "cuda":
+        return None
+    from d2kernels.verify import gate
+
+    return gate.refuse(op, backend, index)
+
+
+class _NotKept(Exception):
+    """Carries a choice that holds for this call alone."""
+
+
 @cache
-def _choose(op: str, device: str, dtype: object, asked: str | None) -> ModuleType:
+def _choose(op: str, device: str, dtype: object, asked: str | None, index: int | None, verify: str) -> ModuleType:
+    from d2kernels.verify.later import Later
+
     if asked is not None:
         can_run(op, asked, device, dtype, raise_error=True)
+        try:
+            reason: object = _refused(op, asked, device, index)
+        except Later as later:
+            reason = later
+        if reason:
+            raise BackendUnavailable(_unavailable(op, asked, device, reason))
         return module(op, asked)
+    refused: dict[str, object] = {}
     for backend in _PREFERENCE.get(device, ("reference",)):
-        if _why_not(op, backend, device, dtype) is None:
-            return module(op, backend)
-    raise BackendUnavailable(f"{op}: no backend can run on {device}")
+        if _why_not(op, backend, device, dtype) is not None:
+            continue
+        try:
+            reason = _refused(op, backend, device, index)
+        except Later as later:
+            reason = later
+        if reason is None:
+            break
+        refused[backend] = reason
+    else:
+        raise BackendUnavailable(f"{op}: no backend can run on {device}")
+    if refused:
+        from d2kernels.verify import gate
+
+        for other, reason in refused.items():
+            gate.warn_replaced(op, other, backend, str(reason))
+        if any(isinstance(reason, Later) for reason in refused.values()):
+            raise _NotKept(module(op, backend))
+    return module(op, backend)
 
 
-def select(op: str, device: str = "cpu", dtype: object = None) -> ModuleType:
-    """The module that serves `op` on this kind of device: the one asked for, or the fastest that can run."""
+def select(op: str, device: str = "cpu", dtype: object = None, index: int | None = None) -> ModuleType:
+    """The module that serves `op` on this kind of device: the one asked for, or the fastest that can run.
+
+    A GPU kernel that no GPU record vouches for is checked first, once on this machine (see `d2kernels.verify`).
+
+    Args:
+        index: the device's number; None for the current one.
+    """
     if op not in OPS:
         _known(op)
-    return _choose(op, device, dtype, asked_for(op))
+    verify = os.environ.get("D2K_VERIFY", "") if device == "cuda" else ""
+    try:
+        return _choose(op, device, dtype, asked_for(op), index, verify)
+    except _NotKept as choice:
+        return choice.args[0]
 
 
 def explain(op: str, device: str = "cpu", dtype: object = None) -> dict[str, str]:
-    """For each backend, 'used', 'available', or the reason why it cannot serve `op` on this device."""
+    """For each backend, 'used', 'available', or the reason why it cannot serve `op` on this device; checks nothing."""
     _known(op)
-    try:
-        used = select(op, device, dtype).__name__.rpartition(".")[2]
-    except BackendUnavailable:
-        used = None
-    return {b: "used" if b == used else (_why_not(op, b, device, dtype) or "available") for b in BACKENDS}
+    reasons = {b: _why_not(op, b, device, dtype) or _known_to_fail(op, b, device) for b in BACKENDS}
+    order = _PREFERENCE.get(device, ("reference",)) if (asked := asked_for(op)) is None else (asked,)
+    used = next((b for b in order if reasons[b] is None), None)
+    return {b: "used" if b == used else (reason or "available") for b, reason in reasons.items()}

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def _versions() -> Lines:
     yield f"python    {platform.python_version()} on {platform.system()} {platform.machine()} ({sys.executable})"
     for name in PACKAGES:
         yield f"{name:9} {_import(name)[1]}"
-    for variable in ("D2K_BACKEND", "D2K_CHECK", "TRITON_INTERPRET"):
+    for variable in ("D2K_BACKEND", "D2K_CHECK", "D2K_VERIFY", "TRITON_INTERPRET"):
         if variable in os.environ:
             yield f"{variable}={os.environ[variable]}"
 
@@ -143,70 +143,41 @@ def _table() -> Lines:
         yield f"{reason} ({'every op' if len(ops) == len(backends.OPS) else ', '.join(ops)})"
 
 
-def _examples(torch: Any, device: str) -> dict[str, Callable[[], Any]]:
-    """One small call of every op; returns its outputs."""
-    d2k: Any = d2kernels
-    generator = torch.Generator().manual_seed(0)
+def _check(op: str, device: str) -> str | None:
+    """What went wrong in one small call by the backend that serves there, or None."""
+    import torch
 
-    def rand(*shape: int) -> Any:
-        return torch.rand(*shape, generator=generator).to(device)
+    from d2kernels.verify.cases import cases
+    from d2kernels.verify.check import Wrong, check_case
 
-    offsets = torch.tensor([0, 5, 5, 12], device=device)
-    rows, scores, attention = rand(12, 8), rand(12, 3), rand(12)
-    weight, square = rand(8, 4, 3), rand(2, 4, 3)
-    labels = torch.tensor([[1, 0, 0], [0, 1, 1], [0, 1, 0]], device=device)
-    segments = torch.tensor([[0.0, 4.0], [1.0, 4.0], [8.0, 9.0]], device=device)
-    leaves = [x.requires_grad_() for x in (rows, scores, attention, weight, square)]
-
-    def differentiated(call: Callable[[], Any]) -> Callable[[], Any]:
-        def run() -> Any:
-            out = call()
-            tensors = [out] if isinstance(out, torch.Tensor) else list(out)
-            used = [t for t in tensors if t.requires_grad]
-            gradients = torch.autograd.grad([t.sum() for t in used], leaves, allow_unused=True) if used else ()
-            return [t.detach() for t in tensors] + [g for g in gradients if g is not None]
-
-        return run
-
-    calls: dict[str, Callable[[], Any]] = {
-        "temporal_conv": lambda: d2k.temporal_conv(rows, weight, groups=2, negative_slope=0.2, offsets=offsets),
-        "topk_pool": lambda: d2k.topk_pool(scores, k=2, offsets=offsets),
-        "attention_pool": lambda: d2k.attention_pool(rows, attention, offsets=offsets),
-        "foreground_score": lambda: d2k.foreground_score(rows, rows[0], offsets=offsets),
-        "lowest_attention": lambda: d2k.lowest_attention(attention, offsets=offsets),
-        "condition_number": lambda: d2k.condition_number(square, log=True),
-        "pdmi": lambda: [
-            d2k.pdmi_snippet(attention, attention.detach(), offsets=offsets).value,
-            d2k.pdmi_video(d2k.topk_pool(scores, k=2, offsets=offsets), labels).value,
-        ],
-        "svd": lambda: d2k.svdvals(square),
-        "connected_components": lambda: d2k.connected_components(scores, [0.25, 0.5], offsets=offsets),
-        "nms": lambda: d2k.nms(segments, scores[:3, 0], 0.5),
-        "localize": lambda: d2k.localize(
-            scores.detach(), thresholds=[0.25, 0.5], iou_threshold=0.5, offsets=offsets
-        ),
-    }
-    return {op: differentiated(call) for op, call in calls.items()}
-
-
-def _differs(torch: Any, got: Any, want: Any) -> str | None:
-    if len(got) != len(want):
-        return f"{len(got)} results, the reference has {len(want)}"
-    for i, (a, b) in enumerate(zip(got, want, strict=True)):
-        if a.shape != b.shape or not torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True):
-            return f"result {i} differs from the reference's"
+    try:
+        backend = backends.select(op, device, torch.float32).__name__.rpartition(".")[2]
+        check_case(next(cases(op, ("small",))), op, backend, torch.device(device), torch.float32)
+    except Wrong as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     return None
 
 
-def _check(torch: Any, op: str, call: Callable[[], Any]) -> str | None:
-    """What went wrong, or None."""
-    try:
-        got = call()
-        with backends.use("reference", op):
-            want = call()
-    except Exception as error:
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-    return _differs(torch, got, want)
+def _verification(torch: Any) -> Lines:
+    """What vouches for each GPU kernel here; starts no check."""
+    if torch is None or not torch.cuda.is_available():
+        yield "torch sees no GPU; on one, what no GPU record covers is checked before it first serves"
+        return
+    from d2kernels.verify import gate, machine
+
+    seen = set()
+    for i in range(torch.cuda.device_count()):
+        here = machine.this("cuda", i)
+        if here in seen:
+            continue
+        seen.add(here)
+        yield f"{here.gpu} ({here.arch}), driver {here.driver}"
+        for kernel, state in gate.states("cuda", i).items():
+            details = f"; details: {state.details}" if state.details else ""
+            yield f"{kernel:30}{state.status}: {state.says}{details}"
+    yield "python -m d2kernels verify checks what is unknown or has failed"
 
 
 def _check_without_torch() -> dict[str, str | None]:
@@ -244,9 +215,8 @@ def _runs(torch: Any) -> Iterator[tuple[str, bool]]:
         yield f"{'others' if checked else 'every op':22}cpu   not run: they need torch", True
         return
     for device in DEVICES if torch.cuda.is_available() else DEVICES[:1]:
-        examples = _examples(torch, device)
         for op in backends.OPS:
-            wrong = _check(torch, op, examples[op])
+            wrong = _check(op, device)
             says = f"ok, {_served(op, device)[0]}" if wrong is None else f"FAILED: {wrong}"
             yield f"{op:22}{device:6}{says}", wrong is None
 
@@ -261,6 +231,7 @@ def main() -> int:
             ("Devices", _devices(torch)),
             ("Build", _build()),
             ("Backend that would be used", _table()),
+            ("GPU kernels", _verification(torch)),
         ):
             print(f"{title}\n  " + "\n  ".join(lines) + "\n")
         print("Each op once, with gradients, against its reference")

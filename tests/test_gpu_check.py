@@ -24,9 +24,10 @@ def sources(tmp_path):
     return root
 
 
-def result(folder, kernels):
+def result(folder, kernels, device="NVIDIA H100 80GB HBM3"):
     folder.mkdir(exist_ok=True)
-    (folder / f"{len(list(folder.iterdir()))}.json").write_text(json.dumps({"kernels": kernels}))
+    tree = {"device": device, "arch": "sm_90", "kernels": kernels}
+    (folder / f"{len(list(folder.iterdir()))}.json").write_text(json.dumps(tree))
 
 
 def test_a_kernel_is_verified_until_a_source_of_it_changes(sources, tmp_path):
@@ -46,6 +47,39 @@ def test_a_kernel_is_verified_until_a_source_of_it_changes(sources, tmp_path):
         (sources / changed).write_text(before)
     (sources / "csrc/cpu/parallel.cpp").write_text("")
     assert name not in verified.unverified(sources, results)
+
+
+def test_what_has_run_a_kernel_is_told_apart(sources, tmp_path):
+    results, record = tmp_path / "results", tmp_path / "record.json"
+    triton, native = "attention_pool/triton", "nms/native"
+    hashes = verified.kernels(sources)
+
+    def says():
+        found = verified.standings(sources, results, record)
+        return {name: found[name].says(name) for name in (triton, native)}
+
+    assert says() == {triton: "interpreted only", native: "run by the CPU's teams only"}
+    entries = {
+        triton: {"hash": hashes[triton], "arch": [80, 90], "passed": True},
+        native: {"hash": hashes[native], "arch": [90], "passed": False},
+    }
+    record.write_text(json.dumps(entries))
+    assert says() == {triton: "emulated (sm_80, sm_90)", native: "FAILED in the emulator (sm_90)"}
+    result(results, {native: {"sha256": hashes[native], "passed": True}}, "NVIDIA H200")
+    result(results, {native: {"sha256": hashes[native], "passed": True}}, "NVIDIA H100 80GB HBM3")
+    assert says()[native].startswith("run on a GPU (NVIDIA H100 80GB HBM3, NVIDIA H200)")
+    source = sources / "csrc/cuda/nms.cu"
+    source.write_text(source.read_text() + "\n")
+    assert says()[native] == "run by the CPU's teams only; changed since its last GPU run"
+    for broken in ("", "{", "[1]", '{"nms/native": 3}'):
+        record.write_text(broken)
+        assert says()[triton] == "interpreted only"
+
+
+def test_a_result_that_is_no_json_is_named(tmp_path, sources):
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ValueError, match=r"bad\.json is no GPU check's JSON"):
+        verified.standings(sources, tmp_path)
 
 
 def test_a_kernel_passes_by_tests_that_name_it():

@@ -34,7 +34,7 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
     def run(*args: Any) -> Any:
         first = _on_one_device(name, names, args)
         device = first.device.type
-        call = getattr(backends.select(folder, device, first.dtype), function)
+        call = getattr(backends.select(folder, device, first.dtype, first.device.index), function)
         if not torch.is_autocast_enabled(device):
             return call(*args)
         # The public function has cast what autocast casts; a backward runs under whatever is on by then.

@@ -59,12 +59,12 @@ def test_a_wrong_result_of_ours_has_no_time_and_no_bar(tmp_path):
     assert "| wrong |" in text and "2 ms" not in text
 
 
-def test_kernels_without_a_gpu_run_are_listed(tmp_path):
+def test_each_kernel_is_listed_with_what_has_run_it(tmp_path):
     import verified
 
     text = written(tmp_path, [row()])
-    for name in verified.unverified():
-        assert f"- {name}: " in text
+    for name, standing in verified.standings().items():
+        assert f"- {name}: {standing.says(name)}" in text
 
 
 def test_share_of_the_limit_is_of_the_slower_of_memory_and_products():

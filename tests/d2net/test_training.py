@@ -93,6 +93,16 @@ def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
 
 
+def test_kernels_are_checked_before_the_first_step(tmp_path, monkeypatch):
+    happened = []
+    monkeypatch.setattr(loop.verify, "ready", lambda device: happened.append(device))
+    step = train_step
+    monkeypatch.setattr(loop, "train_step", lambda *a: (happened.append("step"), step(*a)))
+    run = make_run(tmp_path, **{"train.iterations": 2})
+    run.finish(run.start())
+    assert happened == [CPU, "step", "step"]
+
+
 def test_seeds_decide_everything(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         run = make_run(tmp_path / name, **{"train.seed": seed})

@@ -14,6 +14,7 @@ from typing import IO, Any
 import torch
 from tqdm import tqdm
 
+from d2kernels import verify
 from d2net.config import Config, from_dict
 from d2net.data.dataset import Batch, TrainingBatches
 from d2net.data.files import DataError
@@ -96,6 +97,7 @@ class Run:
         Raises:
             DataError: a video cannot be read; what was trained until then is saved.
         """
+        verify.ready(self.device)
         settings = self.config.train
         bar = tqdm(
             total=settings.iterations,
