@@ -20,11 +20,13 @@ from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.dataset import TrainingBatches, split_holdout
 from d2net.data.detections import Detections
 from d2net.data.features import FeatureStore, check_streams, open_features
+from d2net.data.stated import compare_lengths, stated_timing
 from d2net.evaluation import classification_map, evaluate
 from d2net.localization.activations import Activations, network_activations
 from d2net.localization.decoding import VideoScores, localize_chunks
 from d2net.methods.d2net.network import D2Net
-from d2net.timing import Timing, UnknownTiming
+from d2net.presets import TIMINGS
+from d2net.timing import Resolved, Statement, Timing, TimingWarning, UnknownTiming, resolve
 from d2net.training.checkpoint import read_checkpoint, usable
 from d2net.training.health import TrainingWarning
 from d2net.training.loop import Run
@@ -43,12 +45,16 @@ class ScoredVideo(NamedTuple):
 
 @dataclass
 class Model:
-    """A trained network with what is needed to localize: configuration, classes and timing."""
+    """A trained network with what is needed to localize: configuration, classes and timing.
+
+    explicit_timing: the user stated the timing, so that it comes before what data say of themselves.
+    """
 
     network: D2Net
     config: Config
     classes: tuple[str, ...]
     timing: Timing | None
+    explicit_timing: bool = True
 
     def activations(self, features: np.ndarray) -> ScoredVideo:
         """T, λ' and p of one video; features: (s, d)."""
@@ -115,7 +121,9 @@ def load(path: str | os.PathLike, device: str = "auto") -> Model:
         network = D2Net(saved["width"], len(classes), saved["streams"], config.model)
         network.load_state_dict(saved["model"])
         timing = Timing.from_dict(saved["timing"]) if saved["timing"] else None
-    return Model(network.to(pick_device(device)).eval(), config, classes, timing)
+        # Earlier revisions did not say.
+        explicit = saved.get("timing_explicit", True)
+    return Model(network.to(pick_device(device)).eval(), config, classes, timing, explicit)
 
 
 def stream_count(config: Config, annotations: Annotations, width: int) -> int:
@@ -130,14 +138,39 @@ def stream_count(config: Config, annotations: Annotations, width: int) -> int:
     return 1
 
 
-def known_timing(config: Config, annotations: Annotations | None) -> Timing | None:
-    """The timing that the configuration or the annotations state, or None."""
-    t = config.timing
-    if any(v is not None and v is not False for v in t.model_dump().values()):
-        return Timing(**t.model_dump())
-    if annotations is not None and annotations.snippet_seconds is not None:
-        return Timing(snippet_seconds=annotations.snippet_seconds)
-    return None
+def training_timing(
+    config: Config, annotations: Annotations, store: FeatureStore, names: Sequence[str]
+) -> tuple[Resolved, dict[str, Timing]]:
+    """The timing as the configuration says, else the data, else the preset; and that of videos which state their own.
+
+    What contradicts it, the videos' durations included, is a TimingWarning.
+
+    Raises:
+        FeatureError: durations say that the arrays are (width, snippets).
+    """
+    data = stated_timing(annotations, store, names)
+    statements = [Statement("the configuration", config.timing.model_dump(), explicit=True), *data.statements]
+    if not data.videos and config.preset:
+        statements.append(Statement(f"preset {config.preset}", TIMINGS[config.preset]))
+    found = resolve(statements)
+    own = {} if found.explicit else data.videos
+    durations = {v: x.duration for v, x in annotations.videos.items() if x.duration is not None}
+    _warn_of_timing(found, own, {v: store.lengths[v] for v in names}, durations, annotations, store.width)
+    return found, own
+
+
+def _warn_of_timing(
+    found: Resolved,
+    own: Mapping[str, Timing],
+    lengths: Mapping[str, int],
+    durations: Mapping[str, float],
+    annotations: Annotations | None,
+    width: int | None = None,
+) -> None:
+    rates = {v: x.fps for v, x in annotations.videos.items() if x.fps is not None} if annotations else {}
+    odd = compare_lengths(lengths, durations, lambda v: own.get(v, found.timing), found.source, rates, width)
+    for text in [*found.contradictions, *odd]:
+        warnings.warn(text, TimingWarning, stacklevel=4)
 
 
 def training_videos(store: FeatureStore, annotations: Annotations, config: Config) -> list[str]:
@@ -186,12 +219,13 @@ def train(
         annotations = load_annotations(annotations)
     where = pick_device(device)
     streams = stream_count(config, annotations, store.width)
-    timing = known_timing(config, annotations)
     if names is None:
         names = training_videos(store, annotations, config)
     else:
         names = list(annotations.only(names).videos)
         store.require(names)
+    resolved, own_timings = training_timing(config, annotations, store, names)
+    timing = resolved.timing
     kept, held_out = split_holdout(annotations, names, config.train)
     labels = annotations.label_matrix(kept)
     if not labels.any():
@@ -211,10 +245,11 @@ def train(
             "width": store.width,
             "streams": streams,
             "timing": timing.to_dict() if timing else None,
+            "timing_explicit": resolved.explicit,
         },
         device=where,
         streams=streams,
-        score=_selection(config, store, annotations, held_out, timing),
+        score=_selection(config, store, annotations, held_out, resolved, own_timings),
         progress=progress,
     )
     state = run.start(resume, overwrite)
@@ -224,7 +259,12 @@ def train(
 
 
 def _selection(
-    config: Config, store: FeatureStore, annotations: Annotations, held_out: list[str], timing: Timing | None
+    config: Config,
+    store: FeatureStore,
+    annotations: Annotations,
+    held_out: list[str],
+    resolved: Resolved,
+    own: Mapping[str, Timing],
 ) -> Callable[[D2Net], float] | None:
     """The score that picks best.pt, or None for `last`."""
     kind = config.train.selection
@@ -233,7 +273,7 @@ def _selection(
     if not held_out:
         raise ValueError(f"train.selection: {kind} needs held-out videos; set train.holdout above 0")
     if kind == "loc_mAP":
-        if timing is None:
+        if resolved.timing is None and any(v not in own for v in held_out):
             raise UnknownTiming("train.selection: loc_mAP needs the features' timing; set the fields of timing")
         if not any(annotations.videos[v].segments for v in held_out):
             raise ValueError(f"train.selection: loc_mAP needs segments, and {annotations.source} has none held out")
@@ -241,10 +281,11 @@ def _selection(
     labels = annotations.label_matrix(held_out)
 
     def score(network: D2Net) -> float:
-        model = Model(network, config, annotations.classes, timing)
+        model = Model(network, config, annotations.classes, resolved.timing, resolved.explicit)
         if kind == "cls_mAP":
             # p does not depend on seconds.
-            found = localize(model, store, names=held_out, timing=Timing(snippet_seconds=1.0))
+            any_timing = resolved.timing or Timing(snippet_seconds=1.0)
+            found = localize(model, store, names=held_out, timing=any_timing)
             return float(classification_map(found.p, labels))
         found = localize(model, store, annotations=annotations, names=held_out)
         truth = annotations.only(held_out)
@@ -272,9 +313,10 @@ def localize(
     Args:
         features: one (s, d) array, a mapping of them by video, a store, or its path.
         from_activations: `features` maps videos to `VideoActivations` instead, and the network is not run.
-        annotations: gives durations.
+        annotations: gives durations, and its own word on the timing.
         names: which videos; all by default.
-        timing: overrides the model's; video_timings overrides both for single videos.
+        timing: comes before what the data state, and that before the model's own timing, unless the user stated that;
+            video_timings comes before all for single videos. Contradictions are TimingWarnings.
         durations: seconds by video; segments are clipped to them.
         config: overrides the model's decoder.
         keep_activations: also returns T and λ' of every video.
@@ -290,13 +332,16 @@ def localize(
         kind = type(features).__name__
         raise TypeError(f"localize: features must be a path, an (s, d) array or arrays by video name, got {kind}")
     videos: Any = features
-    timing = timing or model.timing
-    if timing is None and not video_timings:
+    chosen = list(names) if names is not None else list(videos)
+    data = stated_timing(annotations, videos if isinstance(videos, FeatureStore) else None, chosen)
+    resolved = resolve(_at_localization(timing, model, data.statements))
+    own = {**({} if resolved.explicit else data.videos), **(video_timings or {})}
+    timing = resolved.timing
+    if timing is None and not own:
         raise UnknownTiming(
             "localize: the model does not know when a snippet is; give --fps, --stride and --snippet-frames, "
             "or --snippet-seconds, or --resized"
         )
-    chosen = list(names) if names is not None else list(videos)
     known = dict(durations or {})
     if annotations is not None:
         for v in chosen:
@@ -310,6 +355,7 @@ def localize(
     else:
         lengths = _lengths(videos, chosen, model.network.width)
         activate = partial(_network_activations, model, videos)
+    _warn_of_timing(resolved, own, dict(zip(chosen, lengths, strict=True)), known, annotations)
     loss = model.config.loss
     parts: list[tuple[np.ndarray, ...]] = []
     kept: dict[str, VideoActivations] = {}
@@ -317,7 +363,7 @@ def localize(
     for chunk in localize_chunks(
         activate, chosen, lengths, config, pool_divisor=loss.pool_divisor, pool_rounding=loss.pool_rounding
     ):
-        parts += _in_seconds(chunk, first, timing, video_timings or {}, known)
+        parts += _in_seconds(chunk, first, timing, own, known)
         scores.append(chunk.p)
         first += len(chunk.names)
         if keep_activations:
@@ -326,6 +372,16 @@ def localize(
     detections = Detections.from_arrays(chosen, model.classes, *columns)
     p = np.concatenate(scores) if scores else np.zeros((0, len(model.classes)), np.float32)
     return Localized(detections, p, kept)
+
+
+def _at_localization(timing: Timing | None, model: Model, data: list[Statement]) -> list[Statement]:
+    said = [Statement("the given timing", timing.to_dict(), explicit=True)] if timing else []
+    if model.timing is None:
+        return [*said, *data]
+    of_model = Statement("the model", model.timing.to_dict(), model.explicit_timing)
+    if timing:  # given in place of the model's
+        return [*said, *data]
+    return [of_model, *data] if model.explicit_timing else [*data, of_model]
 
 
 def _network_activations(

@@ -210,7 +210,7 @@ class EvaluateConfig(Section):
 
 
 class TimingConfig(Section):
-    """When a snippet is, where the data do not say it themselves."""
+    """When a snippet is, where it is not as the data or else the preset say."""
 
     fps: float | None = Field(None, gt=0)
     stride: float | None = Field(None, gt=0, description="frames")

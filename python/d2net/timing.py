@@ -1,12 +1,13 @@
-"""When a snippet is: from snippet indices to seconds."""
+"""When a snippet is: from snippet indices to seconds, and whose word on it counts."""
 
 from __future__ import annotations
 
+import math
 import reprlib
 import sys
-import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ class UnknownTiming(ValueError):
 
 
 class TimingWarning(UserWarning):
-    """A video's features and its duration disagree."""
+    """What is said of the timing is contradicted, by another source or by the videos' durations."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,27 @@ class Timing:
 
         [a, b) becomes [a·stride/fps, ((b − 1)·stride + snippet_frames)/fps). start and end may be fractions of
         snippets (upsampled activations); a range shorter than a snippet keeps its share of the snippet's length.
-        Warns (TimingWarning) where the number of snippets and the duration disagree by more than 2 snippets.
         """
         stride, length = self.steps(duration, snippets)
-        if duration is not None and snippets is not None and abs(snippets - duration / stride) > 2:
-            warnings.warn(
-                f"{snippets} snippets, but {duration:g} s make {duration / stride:.1f}; check fps and stride",
-                TimingWarning,
-                stacklevel=2,
-            )
         a, b = np.asarray(start, np.float64), np.asarray(end, np.float64)
         a, b = a * stride, b * stride + (length - stride) * np.minimum(b - a, 1.0)
         if duration is not None:
             a, b = np.clip(a, 0, duration), np.clip(b, 0, duration)
         return a, b
+
+    def __str__(self) -> str:
+        if self.snippet_seconds is not None:
+            return f"snippets of {self.snippet_seconds:g} s"
+        if self.resized:
+            return "features resized to a fixed length"
+        return f"a snippet of {self.snippet_frames:g} frames every {self.stride:g} at {self.fps:g} fps"
+
+    def same_as(self, other: Timing) -> bool:
+        """Whether both put every snippet at the same seconds."""
+        if self.resized or other.resized:
+            return self.resized == other.resized
+        pairs = zip(self.steps(None, None), other.steps(None, None), strict=True)
+        return all(math.isclose(a, b, rel_tol=1e-6) for a, b in pairs)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,3 +104,72 @@ class Timing:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Timing:
         return cls(**values)
+
+
+_KINDS = (("fps", "stride", "snippet_frames"), ("snippet_seconds",), ("resized",))
+
+
+class Statement(NamedTuple):
+    """What one source says of the timing: some of Timing's fields. explicit: the user said it."""
+
+    source: str
+    fields: Mapping[str, Any]
+    explicit: bool = False
+
+    def given(self) -> dict[str, Any]:
+        return {k: v for k, v in self.fields.items() if v is not None and v is not False}
+
+
+class Resolved(NamedTuple):
+    """The timing, None where nobody states one; who stated it; and what contradicts it, in words."""
+
+    timing: Timing | None
+    source: str
+    explicit: bool
+    contradictions: list[str]
+
+
+def resolve(statements: Sequence[Statement]) -> Resolved:
+    """The first statement counts; later ones fill in fields of the same kind, as an fps beside another's stride.
+
+    A later statement that says otherwise is a contradiction, unless what is overruled is a preset by the user.
+
+    Raises:
+        ValueError: a timing that is incomplete or not positive; names its sources.
+    """
+    said = [s for s in statements if s.given()]
+    if not said:
+        return Resolved(None, "", False, [])
+    for place, leading in enumerate(said):
+        try:
+            timing = Timing(**_completed(leading, said[place + 1 :]))
+        except ValueError as error:
+            if leading.explicit or place == len(said) - 1:
+                raise type(error)(f"{error} (by {' and '.join(s.source for s in said)})") from None
+            continue  # a part of a timing that nothing completes
+        return Resolved(timing, leading.source, leading.explicit, _contradictions(timing, leading, said))
+    raise AssertionError("the last statement returns or raises")
+
+
+def _completed(leading: Statement, others: Sequence[Statement]) -> dict[str, Any]:
+    merged = leading.given()
+    kind = {name for k in _KINDS if any(name in merged for name in k) for name in k}
+    for other in others:
+        for name, value in other.given().items():
+            if name in kind:
+                merged.setdefault(name, value)
+    return merged
+
+
+def _contradictions(timing: Timing, leading: Statement, said: Sequence[Statement]) -> list[str]:
+    found = []
+    for other in said:
+        if other is leading or (leading.explicit and other.source.startswith("preset ")):
+            continue
+        try:
+            theirs = Timing(**other.given())
+        except ValueError:
+            continue
+        if not timing.same_as(theirs):
+            found.append(f"timing: {leading.source} says {timing}, and is followed; {other.source} says {theirs}")
+    return found

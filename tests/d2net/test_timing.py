@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2net.timing import Timing, TimingWarning, UnknownTiming
+from d2net.timing import Timing, UnknownTiming
 
 
 def test_frames():
@@ -37,15 +35,6 @@ def test_segments_are_clipped_to_the_duration():
 def test_upsampled_positions_keep_their_share():
     a, b = Timing(fps=10, stride=10, snippet_frames=20).seconds([0.5], [1.0])
     assert a[0] == 0.5 and b[0] == pytest.approx(1.5)
-
-
-def test_warns_where_features_and_duration_disagree():
-    timing = Timing(fps=25, stride=16, snippet_frames=16)
-    with pytest.warns(TimingWarning, match=r"100 snippets.*make 93\.8"):
-        timing.seconds([0], [1], duration=60.0, snippets=100)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        timing.seconds([0], [1], duration=64.0, snippets=98)
 
 
 @given(st.floats(1, 120), st.integers(1, 64), st.integers(1, 64), st.integers(0, 10**6), st.integers(1, 1000))

@@ -37,7 +37,7 @@ Resized = Annotated[
 def timing_overrides(
     fps: float | None, stride: float | None, snippet_frames: float | None, snippet_seconds: float | None, resized: bool
 ) -> dict[str, float | None]:
-    """All timing fields where any is given, so that a preset's timing does not mix with the user's."""
+    """All timing fields where any is given, so that they replace what --config and --set say of it."""
     given = {"fps": fps, "stride": stride, "snippet_frames": snippet_frames, "snippet_seconds": snippet_seconds}
     if not resized and all(v is None for v in given.values()):
         return {}

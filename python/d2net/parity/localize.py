@@ -25,6 +25,7 @@ from d2net.evaluation import (
 )
 from d2net.localization.decoding import ClassScores, detect, select_classes
 from d2net.parity.checks import Case, Check, Golden, preset_of
+from d2net.presets import TIMINGS
 from d2net.timing import Timing
 
 SCORE, AP, MAP_PERCENT = 1e-6, 1e-6, 1e-4
@@ -85,7 +86,7 @@ def _compare_stages(case: Case, golden: Golden, stage: str, found: Found) -> Non
 
 def _without_ambiguous(found: Found, names: list[str], classes: int, config: Config, path: Path) -> Found:
     """As users do it: in seconds, compared as whole snippets."""
-    start, end = Timing(**config.timing.model_dump()).seconds(*found.rows[:, 2:].T)
+    start, end = Timing(**TIMINGS[config.preset or ""]).seconds(*found.rows[:, 2:].T)
     label, video = found.rows[:, :2].T
     inside = Detections.from_arrays(names, [str(c) for c in range(classes)], video, label, start, end, found.score)
     left = drop_ambiguous(inside, load_ambiguous(path), rate=RELEASE_RATE)

@@ -51,7 +51,9 @@ def _annotations(path: str | os.PathLike, tree: Any, classes: Sequence[str] | No
     if odd:
         text = f"{path}: {' and '.join(odd)} segments are kept{_example(videos)}"
         warnings.warn(text, AnnotationWarning, stacklevel=3)
-    return Annotations(known, videos, tree.get("streams"), _positive(path, tree, "snippet_seconds"), str(path), report)
+    seconds = _positive(path, tree, "snippet_seconds")
+    frames = {k: v for k in ("fps", "stride", "snippet_frames") if (v := _usable(tree.get(k))) is not None}
+    return Annotations(known, videos, tree.get("streams"), seconds, str(path), report, frames)
 
 
 def _video(path: str | os.PathLike, name: str, entry: Any) -> Video:

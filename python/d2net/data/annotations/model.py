@@ -50,6 +50,7 @@ class Annotations:
     snippet_seconds: float | None = None
     source: str = "annotations"
     report: dict[str, int] = field(default_factory=dict)
+    frames: dict[str, float] = field(default_factory=dict)
 
     def subset(self, names: str | Sequence[str]) -> Annotations:
         """The videos of these subsets, names compared without case.

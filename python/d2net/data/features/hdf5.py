@@ -25,6 +25,7 @@ class Hdf5Features(FeatureStore):
                 for name, item in _datasets(path, file):
                     _check_own_data(path, name, item)
                     shapes[name] = (item.shape or (), item.dtype)
+                self.stated = _stated(file)
             self.places = _by_video(list(shapes))
         super().__init__(str(path), {video: shapes[place] for video, place in self.places.items()})
 
@@ -68,6 +69,16 @@ def _datasets(
             yield from _datasets(path, item, f"{name}/", seen)
         elif isinstance(item, h5py.Dataset):
             yield name, item
+
+
+def _stated(file: Any) -> dict[str, float]:
+    """The file's attributes that state its timing."""
+    found: dict[str, float] = {}
+    for name in ("fps", "stride", "snippet_frames", "snippet_seconds"):
+        value = np.asarray(file.attrs[name]) if name in file.attrs else np.empty(0)
+        if value.size == 1 and value.dtype.kind in "fiu" and 0 < value.item() < float("inf"):
+            found[name] = float(value.item())
+    return found
 
 
 def _check_own_data(path: Path, name: str, dataset: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -22,7 +23,10 @@ class FeatureStore(ABC):
     """(s, d) arrays by video name, read when asked for.
 
     names: sorted; lengths: s of each video, known without reading the data; width: d, the same for all.
+    stated: what the file says of its timing: fps, stride, snippet_frames or snippet_seconds.
     """
+
+    stated: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, source: str, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]]):
         self.source = source
