@@ -27,7 +27,7 @@ from d2net.localization.decoding import VideoScores, localize_chunks
 from d2net.methods.d2net.network import D2Net
 from d2net.presets import TIMINGS
 from d2net.timing import Resolved, Statement, Timing, TimingWarning, UnknownTiming, resolve
-from d2net.training.checkpoint import read_checkpoint, usable
+from d2net.training.checkpoint import FILE, read_checkpoint, usable
 from d2net.training.health import TrainingWarning
 from d2net.training.loop import Run
 from d2net.training.survey import annotation_facts, training_facts
@@ -226,6 +226,8 @@ def train(
         store.require(names)
     resolved, own_timings = training_timing(config, annotations, store, names)
     timing = resolved.timing
+    if resume and config.train.holdout:
+        config = _with_its_split(config, Path(out))
     kept, held_out = split_holdout(annotations, names, config.train)
     labels = annotations.label_matrix(kept)
     if not labels.any():
@@ -246,6 +248,7 @@ def train(
             "streams": streams,
             "timing": timing.to_dict() if timing else None,
             "timing_explicit": resolved.explicit,
+            "held_out": held_out,
         },
         device=where,
         streams=streams,
@@ -256,6 +259,18 @@ def train(
     if not run.finish(state):
         raise KeyboardInterrupt(f"stopped at iteration {state.iteration}; go on with --resume")
     return load(run.out, str(where))
+
+
+def _with_its_split(config: Config, out: Path) -> Config:
+    """The configuration with the seed of the folder's split, where that is of a revision that took train.seed."""
+    if not (out / FILE).exists():
+        return config
+    saved = read_checkpoint(out, "cpu")
+    with usable(out):
+        if "held_out" in saved or config.train.holdout_seed:
+            return config
+        seed = from_dict(saved["config"]).train.holdout_seed
+    return config.model_copy(update={"train": config.train.model_copy(update={"holdout_seed": seed})})
 
 
 def _selection(

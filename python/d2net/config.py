@@ -144,6 +144,7 @@ class TrainConfig(Section):
     selection: Literal["last", "cls_mAP", "loc_mAP"] = "last"
     holdout: float = Field(0.0, ge=0, lt=1, description="share of training videos held out for the selection")
     holdout_by: str | None = Field(None, description="annotation field whose groups stay together, such as user")
+    holdout_seed: int = Field(0, ge=0, description="of the split, so that runs of other seeds share it")
     evaluate_every: int = Field(500, ge=1)
     log_every: int = Field(50, ge=1)
     checkpoint_every: int = Field(500, ge=1)

@@ -14,6 +14,7 @@ from d2net import api
 from d2net.config import load_config
 from d2net.data.annotations import load_annotations
 from d2net.training.checkpoint import read_checkpoint
+from d2net.training.health import TrainingWarning
 
 OLD = Path(__file__).parent / "revision_5f6afe9"
 NUMBERS = ("ds_floor", "dv_atol", "ds_rtol", "learning_rate")
@@ -52,7 +53,9 @@ def test_they_resume(expected, run, tmp_path):
     shutil.copytree(OLD / run, out)
     config = load_config(out / "config.yaml")
     config.train.iterations = 12
-    api.train(OLD / "features.npz", OLD / "annotations.json", out, config, resume=True, device="cpu", progress=False)
+    files = OLD / "features.npz", OLD / "annotations.json"
+    with pytest.warns(TrainingWarning, match="of an earlier revision and tells nothing of the features' values"):
+        api.train(*files, out, config, resume=True, device="cpu", progress=False)
     saved = read_checkpoint(out)
     assert saved["iteration"] == 12
     for name, value in part(expected, f"{run}.resumed.").items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -79,14 +79,14 @@ class TrainingBatches(Dataset):
         self.features = CachedFeatures(store, config.cache_gigabytes)
         self.names, self.labels, self.config, self.gap = list(names), labels, config, gap
 
-    def check(self) -> None:
-        """Reads every video once where all fit in the cache, so that a damaged one is an error before training."""
-        store = self.features.store
-        if sum(store.lengths[v] for v in self.names) * store.width * 4 > self.features.room:
-            return
-        for name in self.names:
+    def read_ahead(self, some: int = 16) -> Iterator[tuple[str, np.ndarray]]:
+        """Every video where all fit in the cache, so that a damaged one is an error before training, else `some`."""
+        store, names = self.features.store, self.names
+        if sum(store.lengths[v] for v in names) * store.width * 4 > self.features.room:
+            names = [names[i] for i in dict.fromkeys(np.linspace(0, len(names) - 1, min(some, len(names))).astype(int))]
+        for name in names:
             # Workers would each get a copy of what is kept here.
-            self.features.store[name] if self.config.workers else self.features[name]
+            yield name, self.features.store[name] if self.config.workers else self.features[name]
 
     def videos(self, iteration: int) -> np.ndarray:
         """Indices of the batch's videos."""
@@ -136,5 +136,5 @@ def split_holdout(annotations: Annotations, names: Sequence[str], config: TrainC
     count = max(1, round(config.holdout * len(groups)))
     if count >= len(groups):
         raise ValueError(f"holdout: {config.holdout} of {len(groups)} groups leaves nothing to train on")
-    out = set(np.random.default_rng([config.seed, 4]).permutation(groups)[:count].tolist())
+    out = set(np.random.default_rng([config.holdout_seed, 4]).permutation(groups)[:count].tolist())
     return [v for v in names if group[v] not in out], [v for v in names if group[v] in out]

@@ -65,7 +65,16 @@ def read_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu")
         raise CheckpointError(f"{path} is truncated or not a checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a d2net checkpoint ({FORMAT})")
+    _upgrade(content)
     return content
+
+
+def _upgrade(content: dict[str, Any]) -> None:
+    """Fills in what earlier revisions did not write because it had one value."""
+    config = content.get("config")
+    train = config.get("train") if isinstance(config, dict) else None
+    if isinstance(train, dict) and "holdout" in train:
+        train.setdefault("holdout_seed", train.get("seed", 0))
 
 
 def _verify(file: IO[bytes]) -> None:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from d2net.data.files import check_destination, write_atomically
 from d2net.training.checkpoint import FILE, CheckpointError
+
+HOLDOUT = "holdout.json"
+OURS = (FILE, "best.pt", "log.jsonl", "config.yaml", HOLDOUT)
 
 
 class RunExists(ValueError):
     """The output folder already holds a run."""
-
-
-def data_digest(names: Sequence[str], labels: np.ndarray) -> str:
-    """Identifies the training videos and their labels."""
-    digest = hashlib.sha256("\n".join(names).encode())
-    digest.update(np.ascontiguousarray(labels, dtype=np.uint8).tobytes())
-    return digest.hexdigest()
 
 
 def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
@@ -41,13 +34,13 @@ def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
 
 def clear_folder(out: Path) -> None:
     """Removes the run that the folder holds."""
-    for name in (FILE, "best.pt", "log.jsonl", "config.yaml"):
+    for name in OURS:
         (out / name).unlink(missing_ok=True)
 
 
 def clear_temporaries(out: Path) -> None:
     """Removes what an interrupted save has left; for the holder of the folder's lock."""
-    for name in (FILE, "best.pt", "log.jsonl", "config.yaml"):
+    for name in OURS:
         for path in out.glob(f"{name}*.tmp"):
             path.unlink(missing_ok=True)
 
@@ -63,3 +56,12 @@ def trim_log(path: Path, iteration: int) -> None:
         except (ValueError, KeyError, TypeError):
             continue
     write_atomically(path, lambda file: file.write("".join(kept).encode()))
+
+
+def write_holdout(out: Path, names: Sequence[str]) -> None:
+    """Leaves the held-out videos' names in the folder; no file where there are none."""
+    if names:
+        text = json.dumps({"held_out": list(names)}, indent=1)
+        write_atomically(out / HOLDOUT, lambda file: file.write(text.encode()))
+    else:
+        (out / HOLDOUT).unlink(missing_ok=True)

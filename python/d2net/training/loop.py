@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,15 +16,16 @@ import torch
 from tqdm import tqdm
 
 from d2kernels import verify
-from d2net.config import Config, from_dict
+from d2net.config import Config
 from d2net.data.dataset import Batch, TrainingBatches
 from d2net.data.files import DataError
 from d2net.methods.d2net.losses import denoising_scale
 from d2net.methods.d2net.network import D2Net
-from d2net.training.checkpoint import FILE, CheckpointError, read_checkpoint, save_checkpoint, usable
-from d2net.training.folder import check_folder, clear_folder, clear_temporaries, data_digest, trim_log
-from d2net.training.health import Health, TrainingError
+from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, usable
+from d2net.training.folder import check_folder, clear_folder, clear_temporaries, trim_log, write_holdout
+from d2net.training.health import Health, TrainingError, TrainingWarning
 from d2net.training.lock import FolderLock
+from d2net.training.resume import check_same_run, data_digest, environment, features_fingerprint
 from d2net.training.signals import StopOnSignal, held_back, leave_to_parent
 from d2net.training.state import TERMS, State, content, new_state, restore
 from d2net.training.step import train_step
@@ -60,22 +62,30 @@ class Run:
 
     def _begin(self, resume: bool) -> State:
         check_videos(self.batches, self.config)
-        self.batches.check()
-        digest = data_digest(self.batches.names, self.batches.labels)
-        self.meta = {**self.meta, "data": digest}
+        self.meta = {
+            "held_out": [],
+            **self.meta,
+            "data": data_digest(self.batches.names, self.batches.labels),
+            "features": features_fingerprint(self.batches),
+            "environment": environment(self.device),
+        }
+        saved = read_checkpoint(self.out, self.device) if resume else None
+        if saved is not None:
+            with usable(self.out / FILE):
+                for text in check_same_run(saved, self.config, self.meta):
+                    warnings.warn(text, TrainingWarning, stacklevel=4)
         width, classes = self.batches.features.store.width, self.batches.labels.shape[1]
         state = new_state(self.config, width, self.streams, classes, self.device)
         self.best = -float("inf")
-        if resume:
-            saved = read_checkpoint(self.out, self.device)
+        if saved is not None:
             with usable(self.out / FILE):
-                _same_run(from_dict(saved["config"]), self.config, saved["data"], digest)
                 restore(state, saved)
                 self.best = saved["best"]
             trim_log(self.out / "log.jsonl", state.iteration)
         else:
             clear_folder(self.out)
-            self.config.save(self.out / "config.yaml")
+        self.config.save(self.out / "config.yaml")
+        write_holdout(self.out, self.meta["held_out"])
         clear_temporaries(self.out)
         self.steps = self.saved = state.iteration
         self.health = Health(self.config, learned=state.iteration > 0)
@@ -205,18 +215,3 @@ def _shown(entry: dict[str, Any]) -> str:
         f"loss {entry['total']:.4f} (cls {entry['classification']:.4f}, DS {entry['ds']:.3f}, DV {entry['dv']:.3f})"
         f"{skipped}, {entry['snippets_per_second']:.0f} snippets/s"
     )
-
-
-def _same_run(before: Config, now: Config, data_before: str, data_now: str) -> None:
-    if data_before != data_now:
-        raise CheckpointError("resume: the training videos or their labels differ from the checkpoint's")
-    a, b = before.model_dump(), now.model_dump()
-    for free in ("iterations", "log_every", "checkpoint_every", "workers", "cache_gigabytes"):
-        a["train"].pop(free)
-        b["train"].pop(free)
-    for section in ("model", "loss", "train"):
-        for name, value in a[section].items():
-            if value != b[section][name]:
-                raise CheckpointError(
-                    f"resume: {section}.{name} is {b[section][name]!r} but the checkpoint was trained with {value!r}"
-                )

@@ -1,0 +1,137 @@
+"""What a resumed run must share with its checkpoint, and how data and environment are told apart."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+import d2kernels
+from d2net.config import Config, from_dict
+from d2net.data.dataset import TrainingBatches
+from d2net.data.files import some
+from d2net.timing import Timing
+from d2net.training.checkpoint import CheckpointError
+
+WHOLE = 2**20  # bytes of an array that are all part of its fingerprint; of larger ones, some rows are
+ROWS = 16
+FREE = ("iterations", "log_every", "checkpoint_every", "workers", "cache_gigabytes")  # fields of train
+AGAIN = "make it as it was, or pass --overwrite to start again"
+
+
+def data_digest(names: Iterable[str], labels: np.ndarray) -> str:
+    """Identifies the training videos and their labels."""
+    digest = hashlib.sha256("\n".join(names).encode())
+    digest.update(np.ascontiguousarray(labels, dtype=np.uint8).tobytes())
+    return digest.hexdigest()
+
+
+def features_fingerprint(batches: TrainingBatches) -> dict[str, Any]:
+    """Rows of every training video, and a digest of what `read_ahead` reads: of all its values, or of some rows.
+
+    Raises:
+        FeatureError: a video that is read is damaged.
+    """
+    lengths = {v: int(batches.features.store.lengths[v]) for v in batches.names}
+    return {"lengths": lengths, "digests": {v: _digest(array) for v, array in batches.read_ahead()}}
+
+
+def _digest(array: np.ndarray) -> str:
+    if array.nbytes > WHOLE:
+        array = array[np.linspace(0, len(array) - 1, min(ROWS, len(array))).astype(int)]
+    # Values count, not how they are stored.
+    return hashlib.sha256(np.ascontiguousarray(array, np.float32).tobytes()).hexdigest()[:16]
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What decides the bits of a result beside data and configuration."""
+    gpu = device.type == "cuda"
+    return {
+        "D2K_FLOAT32": os.environ.get("D2K_FLOAT32", ""),
+        "D2K_BACKEND": os.environ.get("D2K_BACKEND", ""),
+        "device": torch.cuda.get_device_name(device) if gpu else "cpu",
+        "torch": str(torch.__version__),
+        "d2kernels": str(d2kernels.__version__),
+        "float32 products": torch.get_float32_matmul_precision(),
+        "instructions": "" if gpu else torch.backends.cpu.get_cpu_capability(),
+        "threads": "" if gpu else str(torch.get_num_threads()),
+    }
+
+
+def check_same_run(saved: Mapping[str, Any], config: Config, meta: Mapping[str, Any]) -> list[str]:
+    """Raises CheckpointError unless this run goes on with the saved one; returns what is worth a warning.
+
+    Args:
+        saved: the checkpoint; meta: what this run would write beside its weights.
+    """
+    if saved["width"] != meta["width"]:
+        raise CheckpointError(f"resume: features have width {meta['width']}, the checkpoint's had {saved['width']}")
+    _same_fields(from_dict(saved["config"]), config)
+    if config.train.iterations < saved["iteration"]:
+        raise CheckpointError(
+            f"resume: train.iterations is {config.train.iterations}, but the checkpoint has done {saved['iteration']}; "
+            "raise it, or pass --overwrite to start again"
+        )
+    _same_names("classes", saved["classes"], meta["classes"])
+    _same_timing(saved["timing"], meta["timing"])
+    if saved["streams"] != meta["streams"]:
+        raise CheckpointError(f"resume: {meta['streams']} streams, but the checkpoint has {saved['streams']}")
+    if (before := saved.get("features")) is None:
+        if saved["data"] != meta["data"]:
+            raise CheckpointError(f"resume: the training videos or their labels differ from the checkpoint's; {AGAIN}")
+        return ["resume: the checkpoint is of an earlier revision and tells nothing of the features' values"]
+    _same_names("training videos", list(before["lengths"]), list(meta["features"]["lengths"]))
+    if saved["data"] != meta["data"]:
+        raise CheckpointError(f"resume: labels of the training videos differ from the checkpoint's; {AGAIN}")
+    _same_features(before, meta["features"])
+    return _other_environment(saved["environment"], meta["environment"])
+
+
+def _same_fields(before: Config, now: Config) -> None:
+    for section in ("model", "loss", "train"):
+        old, new = getattr(before, section).model_dump(), getattr(now, section).model_dump()
+        for name, value in old.items():
+            if value != new[name] and (section, name) not in {("train", free) for free in FREE}:
+                raise CheckpointError(
+                    f"resume: {section}.{name} is {new[name]!r} but the checkpoint was trained with {value!r}"
+                )
+
+
+def _same_names(what: str, before: Sequence[str], now: Sequence[str]) -> None:
+    if list(before) == list(now):
+        return
+    new, gone = [n for n in now if n not in set(before)], [n for n in before if n not in set(now)]
+    parts = [f"{len(names)} {how} ({some(names)})" for names, how in ((new, "new"), (gone, "gone")) if names]
+    raise CheckpointError(
+        f"resume: the {what} are not the checkpoint's: {' and '.join(parts) or 'their order differs'}; {AGAIN}"
+    )
+
+
+def _same_timing(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
+    if before is None or before == now:
+        return
+    says = str(Timing.from_dict(dict(now))) if now else "unknown"
+    raise CheckpointError(
+        f"resume: the timing is {says}, but the checkpoint's is {Timing.from_dict(dict(before))}; give the same one"
+    )
+
+
+def _same_features(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for v, rows in before["lengths"].items():
+        if now["lengths"][v] != rows:
+            raise CheckpointError(f"resume: features of {v!r} have {now['lengths'][v]} rows, and had {rows}; {AGAIN}")
+    digests = before["digests"]
+    if other := [v for v, digest in now["digests"].items() if digests.get(v, digest) != digest]:
+        raise CheckpointError(
+            f"resume: features of {len(other)} of {len(digests)} videos compared have other values than those that the "
+            f"checkpoint was trained on ({some(other)}); {AGAIN}"
+        )
+
+
+def _other_environment(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    changed = [f"{k} was {before[k] or 'unset'} and is {v or 'unset'}" for k, v in now.items() if before.get(k, v) != v]
+    return [f"resume: the run goes on, but not bit for bit: {'; '.join(changed)}"] if changed else []

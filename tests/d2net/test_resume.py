@@ -1,0 +1,189 @@
+"""A resumed run goes on with the same data, classes and timing, or says what differs."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from d2net import api
+from d2net.config import load_config, make_config
+from d2net.data.annotations import load_annotations
+from d2net.data.dataset import split_holdout
+from d2net.training.checkpoint import CheckpointError, read_checkpoint
+from d2net.training.health import TrainingWarning
+
+SETTINGS = {
+    "train.subsets": ["train"], "train.iterations": 4, "train.batch_size": 3, "train.log_every": 2, "model.streams": 1,
+    "loss.denoising": "none", "timing.snippet_seconds": 0.5,
+}  # fmt: skip
+
+
+class Data:
+    """Features and annotations that a test changes before it resumes."""
+
+    def __init__(self, folder, videos=6):
+        rng = np.random.default_rng(0)
+        self.folder = folder
+        self.features = {f"v{i}": rng.standard_normal((9 + i, 8)).astype(np.float32) for i in range(videos)}
+        database = {f"v{i}": {"subset": "train", "video_labels": ["ab"[i % 2]], "user": i // 2} for i in range(videos)}
+        self.tree = {"classes": ["a", "b"], "database": database}
+
+    def train(self, resume=False, **overrides):
+        np.savez(self.folder / "f.npz", **self.features)
+        (self.folder / "a.json").write_text(json.dumps(self.tree))
+        config = make_config(overrides={**SETTINGS, **overrides})
+        files, out = (self.folder / "f.npz", self.folder / "a.json"), self.folder / "run"
+        return api.train(*files, out, config, device="cpu", progress=False, resume=resume)
+
+
+@pytest.fixture
+def data(tmp_path):
+    made = Data(tmp_path)
+    made.train()
+    return made
+
+
+def other_values(d):
+    d.features["v3"] = d.features["v3"] * np.float32(1.5)
+
+
+def one_value(d):
+    d.features["v3"][4, 2] += 1e-3
+
+
+def cut(d):
+    d.features["v3"] = d.features["v3"][:6]
+
+
+def wider(d):
+    d.features = {v: np.concatenate([x, x], 1) for v, x in d.features.items()}
+
+
+def renamed_class(d):
+    d.tree["classes"] = ["a", "c"]
+    for i in (1, 3, 5):
+        d.tree["database"][f"v{i}"]["video_labels"] = ["c"]
+
+
+def more_classes(d):
+    d.tree["classes"] = ["a", "b", "c"]
+
+
+def order_of_classes(d):
+    d.tree["classes"] = ["b", "a"]
+
+
+def labels(d):
+    d.tree["database"]["v1"]["video_labels"] = ["a"]
+
+
+def another_video(d):
+    d.features["v9"], d.tree["database"]["v9"] = d.features["v1"], d.tree["database"]["v1"]
+
+
+def renamed_video(d):
+    d.features["w2"], d.tree["database"] = d.features.pop("v2"), {
+        v.replace("v2", "w2"): x for v, x in d.tree["database"].items()
+    }  # fmt: skip
+
+
+def nothing(d):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "overrides", "says"),
+    [
+        (other_values, {}, r"features of 1 of 6 videos compared have other values .*\('v3'\)"),
+        (one_value, {}, r"other values .*\('v3'\)"),
+        (cut, {}, r"features of 'v3' have 6 rows, and had 12"),
+        (wider, {}, r"features have width 16, the checkpoint's had 8"),
+        (renamed_class, {}, r"the classes are not the checkpoint's: 1 new \('c'\) and 1 gone \('b'\)"),
+        (more_classes, {}, r"classes are not the checkpoint's: 1 new \('c'\)"),
+        (order_of_classes, {}, r"classes are not the checkpoint's: their order differs"),
+        (labels, {}, r"labels of the training videos differ"),
+        (another_video, {}, r"training videos are not the checkpoint's: 1 new \('v9'\)"),
+        (renamed_video, {}, r"1 new \('w2'\) and 1 gone \('v2'\)"),
+        (nothing, {"timing.snippet_seconds": 0.25}, r"the timing is snippets of 0.25 s, but .* is snippets of 0.5 s"),
+        (
+            nothing,
+            {"timing.snippet_seconds": None},
+            r"the timing is unknown, but the checkpoint's is snippets of 0.5 s",
+        ),
+        (nothing, {"train.iterations": 3}, r"train.iterations is 3, but the checkpoint has done 4"),
+        (nothing, {"train.holdout": 0.3}, r"train.holdout is 0.3"),
+        (nothing, {"model.streams": 2}, r"model.streams is 2 but the checkpoint was trained with 1"),
+    ],
+)
+def test_what_differs_is_refused_by_name(data, change, overrides, says):
+    change(data)
+    before = {p.name: p.read_bytes() for p in (data.folder / "run").iterdir()}
+    with pytest.raises(CheckpointError, match=says) as error:
+        data.train(resume=True, **{"train.iterations": 8, **overrides})
+    assert "another version" not in str(error.value) and "\n" not in str(error.value)
+    assert {p.name: p.read_bytes() for p in (data.folder / "run").iterdir()} == before
+
+
+def test_what_may_differ_goes_on_and_config_yaml_follows(data):
+    data.features = {v: x.astype(np.float64) for v, x in data.features.items()}  # the same values
+    data.tree["database"]["t"] = {"subset": "test", "video_labels": ["a"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.train(resume=True, **{"train.iterations": 8, "train.workers": 1, "localize.min_length": 3})
+    config = load_config(data.folder / "run" / "config.yaml")
+    assert (config.train.iterations, config.localize.min_length) == (8, 3)
+    assert read_checkpoint(data.folder / "run")["config"] == config.model_dump()
+    assert data.train(resume=True, **{"train.iterations": 8}) is not None  # done already
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_large_arrays_are_compared_by_some_rows(tmp_path, monkeypatch, big):
+    monkeypatch.setattr("d2net.training.resume.WHOLE", 0 if big else 2**20)
+    data = Data(tmp_path, videos=20)
+    data.train(**{"train.cache_gigabytes": 0.0})
+    compared = read_checkpoint(tmp_path / "run")["features"]["digests"]
+    assert len(compared) == 16
+    data.features["v0"] = data.features["v0"] + 1
+    with pytest.raises(CheckpointError, match=r"1 of 16 videos compared .*'v0'"):
+        data.train(resume=True, **{"train.cache_gigabytes": 0.0, "train.iterations": 8})
+
+
+def test_what_decides_the_bits_is_said(data, monkeypatch):
+    monkeypatch.setenv("D2K_FLOAT32", "winograd")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.warns(
+            TrainingWarning, match=r"not bit for bit: D2K_FLOAT32 was unset and is winograd; threads was"
+        ):
+            data.train(resume=True, **{"train.iterations": 8})
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_held_out_videos_are_the_same_for_every_seed_and_stored(tmp_path):
+    data = Data(tmp_path)
+    held = {}
+    for seed in (0, 1, 2):
+        data.folder = tmp_path / str(seed)
+        data.folder.mkdir()
+        data.train(**{"train.holdout": 0.4, "train.holdout_by": "user", "train.seed": seed})
+        held[seed] = read_checkpoint(data.folder / "run")["held_out"]
+        assert json.loads((data.folder / "run" / "holdout.json").read_text()) == {"held_out": held[seed]}
+    assert held[0] == held[1] == held[2] and len(held[0]) == 2
+    annotations = load_annotations(data.folder / "a.json")
+    splits = set()
+    for seed in range(8):
+        config = make_config(overrides={"train.holdout": 0.4, "train.holdout_seed": seed}).train
+        splits.add(tuple(split_holdout(annotations, list(annotations.videos), config)[1]))
+    assert len(splits) > 1
+    data.train(
+        resume=True, **{"train.holdout": 0.4, "train.holdout_by": "user", "train.seed": 2, "train.iterations": 6}
+    )
+    with pytest.raises(CheckpointError, match=r"train.holdout_seed is 5 but"):
+        data.train(resume=True, **{"train.holdout": 0.4, "train.holdout_by": "user", "train.seed": 2,
+                                   "train.holdout_seed": 5, "train.iterations": 8})  # fmt: skip
