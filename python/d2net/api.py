@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 import d2kernels as d2k
 from d2net.config import Config, LocalizeConfig, from_dict, make_config
-from d2net.data.activations import VideoActivations
+from d2net.data.activations import VideoActivations, check_activation_names
 from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.dataset import TrainingBatches, split_holdout
 from d2net.data.detections import Detections
 from d2net.data.features import FeatureStore, check_streams, open_features
+from d2net.data.files import some
+from d2net.data.names import aliases, match, warn
 from d2net.data.stated import compare_lengths, stated_timing
 from d2net.evaluation import classification_map, evaluate
 from d2net.localization.activations import Activations, network_activations
@@ -27,7 +31,7 @@ from d2net.localization.decoding import VideoScores, localize_chunks
 from d2net.methods.d2net.network import D2Net
 from d2net.presets import TIMINGS
 from d2net.timing import Resolved, Statement, Timing, TimingWarning, UnknownTiming, resolve
-from d2net.training.checkpoint import FILE, read_checkpoint, usable
+from d2net.training.checkpoint import FILE, CheckpointError, read_checkpoint, usable
 from d2net.training.health import TrainingWarning
 from d2net.training.loop import Run
 from d2net.training.survey import annotation_facts, training_facts
@@ -116,6 +120,8 @@ def load(path: str | os.PathLike, device: str = "auto") -> Model:
     if config.train.selection != "last" and (best := Path(path) / "best.pt").exists():
         return load(best, device)
     with usable(path):
+        if not saved["iteration"]:
+            raise CheckpointError(f"{path} holds a run that has not made a step; go on with --resume")
         config = from_dict(saved["config"])
         classes = tuple(saved["classes"])
         network = D2Net(saved["width"], len(classes), saved["streams"], config.model)
@@ -322,6 +328,7 @@ def localize(
     video_timings: Mapping[str, Timing] | None = None,
     config: LocalizeConfig | None = None,
     keep_activations: bool = False,
+    progress: bool = False,
 ) -> Localized:
     """Detections in seconds (Sec. 3.3).
 
@@ -335,9 +342,13 @@ def localize(
         durations: seconds by video; segments are clipped to them.
         config: overrides the model's decoder.
         keep_activations: also returns T and λ' of every video.
+        progress: shows a bar on standard error.
+
+    Names in durations, video_timings and annotations that only differ as `v_x.mp4` does from `x` are matched, and said.
 
     Raises:
         UnknownTiming: the model was trained without timing and none is given.
+        DataError: durations, video_timings or annotations in which no video of the features is.
     """
     if isinstance(features, (str, os.PathLike)):
         features = open_features(features)
@@ -348,21 +359,22 @@ def localize(
         raise TypeError(f"localize: features must be a path, an (s, d) array or arrays by video name, got {kind}")
     videos: Any = features
     chosen = list(names) if names is not None else list(videos)
+    if keep_activations:
+        check_activation_names(chosen)
+    if annotations is not None:
+        annotations = _named_as(annotations, chosen)
+    of_videos = match(video_timings or {}, videos, "video_timings", "the features")
+    warn(of_videos.notes)
     data = stated_timing(annotations, videos if isinstance(videos, FeatureStore) else None, chosen)
     resolved = resolve(_at_localization(timing, model, data.statements))
-    own = {**({} if resolved.explicit else data.videos), **(video_timings or {})}
+    own = {**({} if resolved.explicit else data.videos), **of_videos.values}
     timing = resolved.timing
     if timing is None and not own:
         raise UnknownTiming(
             "localize: the model does not know when a snippet is; give --fps, --stride and --snippet-frames, "
             "or --snippet-seconds, or --resized"
         )
-    known = dict(durations or {})
-    if annotations is not None:
-        for v in chosen:
-            video = annotations.videos.get(v)
-            if video is not None and video.duration is not None:
-                known.setdefault(v, video.duration)
+    known = _durations(durations, annotations, videos, chosen)
     config = config or model.config.localize
     if from_activations:
         lengths = [len(videos[v].classes) for v in chosen]
@@ -375,14 +387,17 @@ def localize(
     parts: list[tuple[np.ndarray, ...]] = []
     kept: dict[str, VideoActivations] = {}
     scores, first = [], 0
+    bar = tqdm(total=len(chosen), unit="video", disable=not progress, mininterval=0.1 if sys.stderr.isatty() else 30)
     for chunk in localize_chunks(
         activate, chosen, lengths, config, pool_divisor=loss.pool_divisor, pool_rounding=loss.pool_rounding
     ):
         parts += _in_seconds(chunk, first, timing, own, known)
         scores.append(chunk.p)
         first += len(chunk.names)
+        bar.update(len(chunk.names))
         if keep_activations:
             kept |= _by_video(chunk)
+    bar.close()
     columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 5
     detections = Detections.from_arrays(chosen, model.classes, *columns)
     p = np.concatenate(scores) if scores else np.zeros((0, len(model.classes)), np.float32)
@@ -397,6 +412,31 @@ def _at_localization(timing: Timing | None, model: Model, data: list[Statement])
     if timing:  # given in place of the model's
         return [*said, *data]
     return [of_model, *data] if model.explicit_timing else [*data, of_model]
+
+
+def _named_as(annotations: Annotations, chosen: list[str]) -> Annotations:
+    """The annotations by the features' names, where those match one to one; DataError where no video matches."""
+    alias = aliases(annotations.videos, chosen)
+    if chosen and annotations.videos and not alias and not any(v in annotations.videos for v in chosen):
+        match(annotations.videos, chosen, annotations.source, "the features")  # raises, with the nearest names
+    if alias:
+        first = next(iter(alias))
+        warn([f"{annotations.source}: {len(alias)} names were matched, such as {first!r} to {alias[first]!r}"])
+    return replace(annotations, videos={alias.get(name, name): video for name, video in annotations.videos.items()})
+
+
+def _durations(
+    given: Mapping[str, float] | None, annotations: Annotations | None, videos: Collection[str], chosen: list[str]
+) -> dict[str, float]:
+    """Seconds of the chosen videos, as far as something says them; `given` comes first."""
+    known = {v: x.duration for v, x in annotations.videos.items()} if annotations is not None else {}
+    own = match(given or {}, videos, "durations", "the features")
+    warn(own.notes)
+    found = {v: d for v, d in {**known, **own.values}.items() if d is not None}
+    missing = [v for v in chosen if v not in found]
+    if found and missing:
+        warn([f"{len(missing)} of {len(chosen)} videos have no duration to clip segments to ({some(missing)})"])
+    return found
 
 
 def _network_activations(

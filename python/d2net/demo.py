@@ -90,7 +90,7 @@ def _check_folder(out: Path) -> None:
     check_destination(out / "metrics.json")
     held = sorted(p.name for p in out.iterdir())
     ours = out / "data" / "annotations.json"
-    if held and not (ours.exists() and '"version": "synthetic"' in ours.read_text()[:100]):
+    if held and not (ours.is_file() and b'"version": "synthetic"' in ours.read_bytes()[:100]):
         raise ValueError(f"demo: {out} already holds {held[0]!r}; give --out a folder of the demo's own")
 
 

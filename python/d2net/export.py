@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import d2kernels as d2k
 from d2kernels.export import decompositions
 from d2net.api import Model
+from d2net.data.files import replacing
 from d2net.methods.d2net.network import D2Net
 
 
@@ -59,9 +60,6 @@ def export_onnx(model: Model, path: str | os.PathLike) -> Path:
     assert made is not None
     timing = asdict(model.timing) if model.timing else None
     made.model.metadata_props.update(classes=json.dumps(list(model.classes)), timing=json.dumps(timing))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    made.save(partial)
-    os.replace(partial, path)
-    return path
+    with replacing(path) as temporary:
+        made.save(temporary)
+    return Path(path)

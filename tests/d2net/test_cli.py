@@ -301,6 +301,67 @@ def test_empty_detections_evaluate_to_zero(capsys, data, tmp_path):
     assert json.loads(out.read_text())["average_mAP"] == 0
 
 
+def test_version(capsys):
+    from d2kernels import __version__
+
+    assert run(capsys, "--version") == (0, f"d2net {__version__}\n", "")
+
+
+def test_durations_do_not_need_known_classes(capsys, data, trained, tmp_path):
+    def rename(tree):
+        tree["classes"] = None
+        for video in tree["database"].values():
+            for row in video["annotations"]:
+                row["label"] = f"other {row['label']}"
+
+    annotations = broken_annotations(data, tmp_path, rename)
+    common = ["localize", "--checkpoint", trained, "--features", data[0], "--out", tmp_path / "d.json"]
+    status, _, err = run(capsys, *common, "--annotations", annotations, "--subset", "test")
+    assert status == 0 and "video" in err, err  # the progress bar
+    assert run(capsys, *common, "--annotations", annotations, "--quiet")[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (RecursionError("too deep"), 70, "a bug in d2net, not in your input: RecursionError: too deep; please"),
+        (KeyError("k\x1b[2J"), 70, r"KeyError: 'k\x1b[2J'"),
+        (ValueError("a\nb\x1b"), 2, r"error: a b\x1b"),
+        (MemoryError(), 2, "error: not enough memory; use a smaller batch"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you"), 2, "error: not enough memory: Def"),
+        (OSError(28, "No space left on device", "x"), 2, "error: x: No space left on device"),
+    ],
+)
+def test_any_error_is_one_line(capsys, monkeypatch, tmp_path, error, status, says):
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("d2net.demo.run_demo", lambda *_: (_ for _ in ()).throw(error))
+    got, _, err = run(capsys, "demo", "--out", tmp_path / "x")
+    assert got == status and says in err and len(err.splitlines()) == 1 and "\x1b" not in err
+    kept = list(tmp_path.glob("d2net-*.txt"))
+    assert len(kept) == (status == 70) and all("Traceback" in k.read_text() and str(k) in err for k in kept)
+
+
+def test_labels_that_the_terminal_cannot_show(data, tmp_path):
+    truth = {"database": {"v": {"annotations": [{"label": "ü\x1b[2J", "segment": [0, 1]}]}}}
+    (tmp_path / "t.json").write_text(json.dumps(truth))
+    rows = [{"label": "ü\x1b[2J", "score": 1, "segment": [0, 1]}]
+    (tmp_path / "d.json").write_text(json.dumps({"results": {"v": rows}}))
+    command = [sys.executable, "-m", "d2net", "evaluate", "--per-class", "--predictions", tmp_path / "d.json"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    out = subprocess.run([*command, "--ground-truth", tmp_path / "t.json"], capture_output=True, env=environment)
+    assert out.returncode == 0 and rb"\xfc\x1b[2J" in out.stdout and b"\x1b" not in out.stdout, out
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error(data, tmp_path):
+    rows = [{"label": "class_0", "score": 1, "segment": [0, 1]}]
+    (tmp_path / "d.json").write_text(json.dumps({"results": {"video_000": rows}}))
+    command = f"{sys.executable} -m d2net evaluate --predictions {tmp_path}/d.json --ground-truth {data[1]} | true"
+    out = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert out.stderr == ""
+
+
 def test_every_command_has_help():
     environment = {**os.environ, "COLUMNS": "120"}
     for command in ("train", "localize", "evaluate", "ablate", "parity", "demo"):

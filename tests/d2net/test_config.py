@@ -129,3 +129,40 @@ def test_ranges_do_not_drift():
     assert value_range("x", "0.1:0.7:0.1") == [i / 10 for i in range(1, 8)]
     assert value_range("x", "0.5:0.95:0.05") == [i / 20 for i in range(10, 20)]
     assert value_range("x", "0.3,0.5") == [0.3, 0.5]
+
+
+def test_none_is_null_where_a_field_may_be_empty(tmp_path):
+    flat = parse_assignments(["keep_ratio=None", "gradient_clip=null", "holdout_by=None"])
+    config = make_config(overrides=flat)
+    assert config.localize.keep_ratio is config.train.gradient_clip is config.train.holdout_by is None
+    (tmp_path / "c.yaml").write_text("localize: {keep_ratio: None}")
+    assert load_config(tmp_path / "c.yaml").localize.keep_ratio is None
+    with pytest.raises(ConfigError, match=r"localize.margin: .*got 'None'"):
+        make_config(overrides={"localize.margin": "None"})
+
+
+def test_a_suggestion_is_near():
+    near = {"foo": "unknown field 'foo'$", "gama": "did you mean 'loss.gamma'", "iteration": "'train.iterations'"}
+    for name, says in near.items():
+        with pytest.raises(ConfigError, match=says):
+            parse_assignments([f"{name}=1"])
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "thresholds=0:1:1e-9", "thresholds=0:1:0", "thresholds=0:inf:0.1", "thresholds=0:1e308:1e-308", "iou=0:1:1e-9",
+        "kernel_size=1000001", "workers=100000", "cache_gigabytes=1e308", "upsample=1099511627776", "margin=1e300",
+        "iterations=" + "9" * 400, "seed=" + "9" * 400, "pool_divisor=" + "9" * 30, "margin=.inf",
+        "train.batch_size=" + "9" * 12,
+    ],
+)  # fmt: skip
+def test_values_have_bounds(assignment):
+    with pytest.raises(ConfigError) as error:
+        make_config(overrides=parse_assignments([assignment]))
+    assert len(str(error.value)) < 400
+
+
+def test_ranges_never_pass_their_end():
+    assert value_range("x", "0:0.75:0.2") == [0.0, 0.2, 0.4, 0.6]
+    assert value_range("x", "0.1:0.3:0.1,0.9") == [0.1, 0.2, 0.3, 0.9]

@@ -322,3 +322,55 @@ def test_video_info(tmp_path):
     for tree, says in (({"v": {"fsp": 3}}, "unknown field 'fsp'"), ({"v": {"fps": 30}}, "'v'.*without stride")):
         with pytest.raises(DataError, match=says):
             load_video_info(write_json(tmp_path, tree))
+
+
+def test_fields_that_are_not_used_may_hold_anything(tmp_path):
+    for fps in (0, "29.97", "fast", -1, [], True, 10**400):
+        a = load_annotations(write_json(tmp_path, annotation(fps=fps, video_labels=["a"], frames={"x": []}, url=None)))
+        assert a.videos["v"].fps == (29.97 if fps == "29.97" else None)
+    a = load_annotations(write_json(tmp_path, {"streams": [[0, float("inf"), "x"]], **annotation(video_labels=["a"])}))
+    with pytest.raises(FeatureError, match=r"streams must be rows of \[first, end, name\], got \[\[0, inf, 'x'\]\]"):
+        check_streams(a.streams, 4)
+
+
+def test_rounded_durations_are_no_overruns(tmp_path, recwarn):
+    rows = [{"label": "a", "segment": [5, end]} for end in (10 + 1e-7, 10.0005)]
+    a = load_annotations(write_json(tmp_path, annotation(annotations=rows, duration_second=10)))
+    assert a.report["overrunning"] == 0 and not recwarn.list
+    rows[0]["segment"][1] = 12
+    with pytest.warns(AnnotationWarning, match=r"1 overrunning .*\[5.0, 12.0\] of 'a' in video 'v', which lasts"):
+        load_annotations(write_json(tmp_path, annotation(annotations=rows, duration_second=10)))
+
+
+def test_detection_rows_are_counted_in_their_video(tmp_path):
+    row = {"label": "a", "score": 1, "segment": [0, 1]}
+    tree = {"results": {"v": [row] * 5, "zz": [{**row, "segment": [2, 1]}]}}
+    with pytest.raises(DataError, match="row 0 of video 'zz'"):
+        load_detections(write_json(tmp_path, tree))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("video;duration\nv;1,5\n", None),
+        ("video\tduration\nv\t1.5\n", None),
+        (" video , duration \n v , 1.5 \n\n", None),
+        ('video,duration\n"v",1.5\n', None),
+        ("video,duration\nv,1,5\n", "line 2: 3 cells under 2 columns; decimal commas need semicolons"),
+        ("video,duration\nv,1\nv,2\n", "line 3: video 'v' is listed twice"),
+        ("video,duration\n,1\n", "line 2: the cell of `video` is empty"),
+        ("video,fps,fps\nv,1,2\n", "a column is named twice"),
+        ("name,duration\nv,1\n", "needs a column `video`, got 'name, duration'"),
+        ("video,duration\nv,long\n", "video 'v': duration must be a number, got 'long'"),
+        ("", "needs a column `video`"),
+    ],
+)
+def test_video_info_tables(tmp_path, text, says):
+    path = tmp_path / "i.csv"
+    path.write_text(text)
+    if says is None:
+        assert load_video_info(path).durations == {"v": 1.5}
+    else:
+        with pytest.raises(DataError, match=says) as error:
+            load_video_info(path)
+        assert "i.csv" in str(error.value)

@@ -160,7 +160,7 @@ def test_folders_that_hold_a_run_are_refused(tmp_path):
     with pytest.raises(RunExists, match=r"checkpoint\.pt.*--resume.*--overwrite"):
         make_run(tmp_path).start()
     make_run(tmp_path).start(overwrite=True)
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert read_checkpoint(tmp_path)["iteration"] == 0 and not (tmp_path / "log.jsonl").exists()
     with pytest.raises(CheckpointError, match="nothing to resume"):
         make_run(tmp_path / "empty").start(resume=True)
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import tempfile
+import traceback
 import warnings
+from typing import Annotated
 
 import typer
 
@@ -14,6 +19,9 @@ from d2net.cli.export import export
 from d2net.cli.localize import localize
 from d2net.cli.parity import parity
 from d2net.cli.train import train
+from d2net.terminal import printable
+
+BAD_INPUT, BUG = 2, 70
 
 app = typer.Typer(
     name="d2net",
@@ -27,21 +35,71 @@ for command in (train, localize, evaluate, ablate, export, parity, demo):
     app.command()(command)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from d2kernels import __version__
+
+        print(f"d2net {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
 def _one_line(message: Warning | str, *_: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(str(message))}", file=sys.stderr)
+
+
+def _said(error: BaseException) -> str:
+    """What a user is told of bad input or a machine's limits; empty where the error is a bug."""
+    from d2kernels.backends import BackendUnavailable
+
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return name + (error.strerror or text or type(error).__name__)
+    if isinstance(error, MemoryError):
+        return f"not enough memory{': ' if text else ''}{text}; use a smaller batch, or shorter videos"
+    if isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text):
+        return f"not enough memory: {text[:200]}; use a smaller batch, or shorter videos"
+    if isinstance(error, (ValueError, ImportError, BackendUnavailable)):
+        return text or type(error).__name__
+    return ""
+
+
+def _report(error: BaseException) -> int:
+    """Prints one line; a bug's traceback goes to a file."""
+    if said := _said(error):
+        print(f"error: {printable(said)}", file=sys.stderr)
+        return BAD_INPUT
+    kept = ""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="d2net-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
+        kept = f"; please report it with {file.name}"
+    except OSError:
+        pass
+    what = printable(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    print(f"error: this is a bug in d2net, not in your input: {what}{kept}", file=sys.stderr)
+    return BUG
 
 
 def main() -> None:
-    """Entry point: bad input is one line on standard error and exit status 2."""
-    from d2kernels.backends import BackendUnavailable
-
+    """Entry point: bad input is one line on standard error and exit status 2, a bug one line and 70."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a label that the locale lacks is no error
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _one_line
             app()
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (ValueError, TypeError, BackendUnavailable) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except BrokenPipeError:
+        # Who reads has closed the pipe; nothing more can be said there, nor flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        sys.exit(_report(error))

@@ -28,6 +28,7 @@ def localize(
     video_info: Annotated[Path | None, typer.Option(help="JSON or CSV of timing and duration per video.")] = None,
     save_activations: Annotated[Path | None, typer.Option(help="Also write the activations, .npz by video.")] = None,
     device: Device = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Find segments in videos, in seconds.
 
@@ -55,7 +56,7 @@ def localize(
     if wrong := [name for name in decoder if not name.startswith("localize.")]:
         raise ValueError(f"--set {wrong[0]}: only fields of localize can be changed after training")
     config = make_config(overrides=_flat(tree) | decoder).localize if decoder else from_dict(tree).localize
-    known = load_annotations(annotations, classes=model.classes) if annotations else None
+    known = load_annotations(annotations) if annotations else None
     if known is not None and subset:
         known = known.subset(subset)
     info = load_video_info(video_info) if video_info else None
@@ -71,6 +72,7 @@ def localize(
         video_timings=info.timings if info else None,
         config=config,
         keep_activations=save_activations is not None,
+        progress=not quiet,
     )
     save_detections(out, result.detections)
     if save_activations:

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from d2net.data.files import DataError, some
 
@@ -64,37 +64,44 @@ def aliases(names: Collection[str], known: Collection[str]) -> dict[str, str]:
     return {n: k for n, k in found.items() if k and k not in names}
 
 
-def match(
-    given: Mapping[str, T], known: Collection[str], what: str, where: str, *, all_known: bool = False
-) -> dict[str, T]:
-    """`given` keyed as in `known`; what does not match is counted and named in a NameWarning.
+class Matched(NamedTuple, Generic[T]):
+    """What was given by the names that are known, and what is to be said of the names."""
+
+    values: dict[str, T]
+    notes: list[str]
+
+
+def match(given: Mapping[str, T], known: Collection[str], what: str, where: str) -> Matched[T]:
+    """`given` keyed as in `known`; what does not match is counted and named in the notes.
 
     Names match exactly, or normalized where that is one to one.
 
     Args:
         what: what `given` holds, as "durations"; where: what `known` is, as "the features".
-        all_known: names of `known` that `given` lacks are worth a warning too.
 
     Raises:
         DataError: not one name matches.
     """
     if not given or not known:
-        return dict(given)
+        return Matched(dict(given), [])
+    notes = []
     alias = aliases(given, known)
     out = {alias.get(name, name): value for name, value in given.items()}
     lost = [name for name in given if alias.get(name, name) not in known]
     if len(lost) == len(given):
         raise DataError(
-            f"{what}: none of {len(lost)} names is among the {len(known)} of {where} ({some(lost)}; there are "
-            f"{some(list(known))}); use the same names{hint(lost, known)}"
+            f"{what}: none of its {len(lost)} names is among the {len(known)} of {where}: {some(lost)}, against "
+            f"{some(list(known))}; use the same names{hint(lost, known)}"
         )
     if alias:
         first = next(iter(alias))
-        text = f"{what}: {len(alias)} names were matched to those of {where}, such as {first!r} to {alias[first]!r}"
-        warnings.warn(text, NameWarning, stacklevel=2)
-    missing = [name for name in known if name not in out] if all_known else []
-    for names, lack, pool in ((lost, f"are not among {where}", known), (missing, f"of {where} are not in it", given)):
-        if names:
-            text = f"{what}: {len(names)} names {lack} ({some(names)}){hint(names, pool)}"
-            warnings.warn(text, NameWarning, stacklevel=2)
-    return out
+        notes.append(f"{what}: {len(alias)} names were matched to {where}, such as {first!r} to {alias[first]!r}")
+    if lost:
+        of = f"{len(lost)} of {len(given)} names are not in {where}"
+        notes.append(f"{what}: {of} ({some(lost)}){hint(lost, known)}")
+    return Matched(out, notes)
+
+
+def warn(notes: Iterable[str]) -> None:
+    for note in notes:
+        warnings.warn(note, NameWarning, stacklevel=3)

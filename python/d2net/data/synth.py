@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from d2net.data.files import write_atomically, write_text
+
 FPS, STRIDE = 25.0, 16.0
 
 
@@ -77,6 +79,6 @@ def write_synthetic(folder: str | os.PathLike, data: Synthetic) -> tuple[Path, P
     """Writes features.npz and annotations.json into `folder`; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "features.npz", **data.features)
-    (folder / "annotations.json").write_text(json.dumps(data.annotations))
+    write_atomically(folder / "features.npz", lambda file: np.savez(file, **data.features))
+    write_text(folder / "annotations.json", json.dumps(data.annotations))
     return folder / "features.npz", folder / "annotations.json"

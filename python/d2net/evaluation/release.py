@@ -13,12 +13,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from d2net.data.annotations import Annotations, Segment, Video
-from d2net.data.files import DataError, read_json, reading
+from d2net.data.files import DataError, read_json, reading, shown
 from d2net.evaluation.matching import Protocol, Spans
 
 RELEASE = Protocol("release", strict=False, chooser="detection", prefer="first", interpolate=True)
@@ -56,10 +56,22 @@ def load_fractions(path: str | Path, durations: Mapping[str, float] | Annotation
         DataError: not such a file, or a video without a duration.
     """
     with reading(path, "JSON with rows of [video, label, start / duration, end / duration]"):
-        rows = [(str(v), str(c), float(a), float(b)) for v, c, a, b in read_json(path)["rows"]]
-        if not all(math.isfinite(a) and math.isfinite(b) for _, _, a, b in rows):
-            raise DataError(f"{path}: a row's fractions are not finite")
+        tree = read_json(path)
+        if not isinstance(tree, dict) or not isinstance(tree.get("rows"), list):
+            raise DataError(f"{path}: expected JSON with rows of [video, label, start / duration, end / duration]")
+        rows = [_row(path, i, row) for i, row in enumerate(tree["rows"])]
     return from_fractions(rows, durations, source=str(path))
+
+
+def _row(path: str | Path, i: int, row: Any) -> tuple[str, str, float, float]:
+    try:
+        video, label, start, end = row
+        start, end = float(start), float(end)
+        if isinstance(video, str) and isinstance(label, (str, int)) and math.isfinite(start) and math.isfinite(end):
+            return video, str(label), start, end
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise DataError(f"{path}: row {i}: expected [video, label, start / duration, end / duration], got {shown(row)}")
 
 
 def from_fractions(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from d2net.data.annotations import Annotations
+from d2net.data.annotations import ROUNDING, Annotations
 from d2net.data.detections import Detections
 from d2net.data.files import write_atomically
+from d2net.data.names import match
 from d2net.evaluation.activitynet import ACTIVITYNET
 from d2net.evaluation.ambiguous import Ambiguous, ambiguous_spans, touches
 from d2net.evaluation.classification import classification_map
@@ -21,6 +22,7 @@ from d2net.evaluation.matching import Spans, parse_iou, score
 from d2net.evaluation.proposals import average_recall
 from d2net.evaluation.release import RELEASE, RELEASE_RATE, Rate, snippet_spans
 from d2net.evaluation.thumos import THUMOS
+from d2net.terminal import printable
 from d2net.timing import Timing
 
 PROTOCOLS = {p.name: p for p in (ACTIVITYNET, THUMOS, RELEASE)}
@@ -91,7 +93,7 @@ class Report:
             lines.append("recall %  " + "  ".join(f"AR@{n} {100 * self.average_recall[n - 1]:.2f}" for n in at))
         if self.classification_mAP is not None:
             lines.append(f"classification mAP % {100 * self.classification_mAP:.2f}")
-        return "\n".join(lines + [f"warning: {w}" for w in self.warnings])
+        return "\n".join(map(printable, lines + [f"warning: {w}" for w in self.warnings]))
 
 
 def _percent(values: Sequence[float]) -> tuple[list[str], str]:
@@ -171,21 +173,31 @@ def evaluate(
 
     Raises:
         ValueError: an unknown protocol, a ground truth without segments, detections that are not finite,
-            ambiguous segments with the activitynet protocol, or class_scores of another width.
+            ambiguous segments with the activitynet protocol, class_scores of another width, or names of videos of
+            which none is in the ground truth.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     rules, thresholds = PROTOCOLS[protocol], parse_iou(iou)
     if ambiguous is not None and rules is ACTIVITYNET:
         raise ValueError("ambiguous segments belong to the thumos and release protocols, not to activitynet")
+    everything = ground_truth
     if subset is not None:
         ground_truth = ground_truth.subset(subset)
+    notes: list[str] = []
+    if len(detections):
+        of_video = match(dict.fromkeys(detections.videos), ground_truth.videos, "detections", ground_truth.source)
+        notes += [note for note in of_video.notes if "matched" in note]
+        detections = replace(detections, videos=list(of_video.values))
+    if ambiguous:
+        ranges_of = match(ambiguous, everything.videos, "ambiguous segments", ground_truth.source)
+        ambiguous, notes = ranges_of.values, notes + ranges_of.notes
     data = _indexed(detections, ground_truth)
     if not len(data.truth):
         raise ValueError(f"ground truth {ground_truth.source} has no segments to evaluate detections against")
     found, truth = data.detections, data.truth
     _check_finite(detections)
-    n_overrunning = int((truth.end > data.durations).sum())
+    n_overrunning = int((truth.end > data.durations + ROUNDING).sum())
     ranges = ambiguous_spans(ambiguous or {}, data.videos)
     if rules is RELEASE:
         if timing is None and ground_truth.snippet_seconds is not None:
@@ -221,7 +233,7 @@ def evaluate(
         n_overrunning=n_overrunning,
         average_recall=average_recall(found, truth, most=proposals).tolist() if proposals else None,
         classification_mAP=None if class_scores is None else _classification(class_scores, ground_truth),
-        warnings=_warnings(found, truth, n_overrunning, data, detections, ground_truth),
+        warnings=notes + _warnings(found, truth, n_overrunning, data, detections, ground_truth),
     )
 
 

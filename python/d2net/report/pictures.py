@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from d2net.data.files import write_atomically
+
 
 def plot_video(
     path: str | os.PathLike,
@@ -40,8 +42,10 @@ def plot_video(
     top.plot(seconds, foreground, color="0.6", linewidth=0.8, label="foreground score λ'")
     top.set_ylim(0, 1.02)
     top.set_ylabel("activation")
-    top.set_title(title)
-    top.legend(loc="upper right", fontsize=8)
+    # A dollar sign in a name begins no formula.
+    top.set_title(title, parse_math=False)
+    for text in top.legend(loc="upper right", fontsize=8).get_texts():
+        text.set_parse_math(False)
     best = max((d[3] for d in detections), default=1.0)
     ticks, names = [], []
     for i, c in enumerate(labels):
@@ -53,9 +57,11 @@ def plot_video(
                 bottom.barh(place, b - a, left=a, height=0.8, color=color[c], alpha=min(1.0, alpha))
             ticks.append(place)
             names.append(f"{c} {'truth' if place % 2 == 0 else 'found'}")
-    bottom.set_yticks(ticks, names, fontsize=8)
+    bottom.set_yticks(ticks, names, fontsize=8, parse_math=False)
     bottom.invert_yaxis()
     bottom.set_xlabel("seconds")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    try:
+        write_atomically(path, lambda file: figure.savefig(file, dpi=110, format="png"))
+    finally:
+        plt.close(figure)

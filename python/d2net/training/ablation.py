@@ -12,6 +12,7 @@ from d2net import api
 from d2net.config import Config, LocalizeConfig, make_config
 from d2net.data.annotations import load_annotations
 from d2net.data.features import open_features
+from d2net.data.files import write_text
 from d2net.evaluation import evaluate
 from d2net.training.checkpoint import FILE
 from d2net.training.folder import check_folder
@@ -76,9 +77,9 @@ def run_ablation(
             )
             for name, decoder in decoders.items():
                 found[row][name].append(_average_map(model, store, truth, decoder, config))
-        (out / "table.json").write_text(json.dumps(found, indent=1))
+        write_text(out / "table.json", json.dumps(found, indent=1))
     table = _table(found, list(decoders))
-    (out / "table.md").write_text(table + "\n")
+    write_text(out / "table.md", table + "\n")
     return table
 
 

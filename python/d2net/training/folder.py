@@ -33,8 +33,8 @@ def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
 
 
 def clear_folder(out: Path) -> None:
-    """Removes the run that the folder holds."""
-    for name in OURS:
+    """Removes what the run that the folder holds has beside its checkpoint."""
+    for name in set(OURS) - {FILE}:
         (out / name).unlink(missing_ok=True)
 
 
@@ -47,7 +47,7 @@ def clear_temporaries(out: Path) -> None:
 
 def trim_log(path: Path, iteration: int) -> None:
     """Drops what the log says of iterations after this one, which a resumed run repeats, and a line cut short."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     kept = []
     for line in lines:
         try:

@@ -83,6 +83,9 @@ class Run:
                 self.best = saved["best"]
             trim_log(self.out / "log.jsonl", state.iteration)
         else:
+            if (self.out / FILE).exists():
+                # A full disk must not cost the run that is replaced: the new one's file comes before the old one goes.
+                save_checkpoint(self.out / FILE, content(state, self.config, {**self.meta, "best": self.best}))
             clear_folder(self.out)
         self.config.save(self.out / "config.yaml")
         write_holdout(self.out, self.meta["held_out"])

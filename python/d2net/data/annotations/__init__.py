@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from d2net.data.annotations.activitynet import load_annotations as load_annotations
+from d2net.data.annotations.model import ROUNDING as ROUNDING
 from d2net.data.annotations.model import Annotations as Annotations
 from d2net.data.annotations.model import AnnotationWarning as AnnotationWarning
 from d2net.data.annotations.model import Segment as Segment

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from d2net.data.annotations.model import Annotations, AnnotationWarning, Segment, Video
+from d2net.data.annotations.model import ROUNDING, Annotations, AnnotationWarning, Segment, Video
 from d2net.data.files import DataError, read_json, reading, shown
 
 
@@ -49,7 +49,7 @@ def _annotations(path: str | os.PathLike, tree: Any, classes: Sequence[str] | No
     report = _report(videos.values())
     odd = [f"{count} {what}" for what, count in report.items() if count and what in ("degenerate", "overrunning")]
     if odd:
-        text = f"{path}: {' and '.join(odd)} segments are kept{_example(videos)}"
+        text = f"{path}: {' and '.join(odd)} segments are kept, such as {' and '.join(_examples(videos))}"
         warnings.warn(text, AnnotationWarning, stacklevel=3)
     seconds = _positive(path, tree, "snippet_seconds")
     frames = {k: v for k in ("fps", "stride", "snippet_frames") if (v := _usable(tree.get(k))) is not None}
@@ -117,19 +117,23 @@ def _positive(path: str | os.PathLike, entry: dict, key: str, video: str | None 
     raise DataError(f"{path}: {where}{key} must be a positive number, got {shown(value)}")
 
 
-def _example(videos: dict[str, Video]) -> str:
-    """Where the first degenerate segment is."""
-    for name, video in videos.items():
-        for s in video.segments:
-            if s.end <= s.start:
-                return f", such as [{s.start}, {s.end}] of {s.label!r} in video {name!r}"
-    return ""
+def _overruns(segment: Segment, video: Video) -> bool:
+    return video.duration is not None and segment.end > video.duration + ROUNDING
+
+
+def _examples(videos: dict[str, Video]) -> Iterator[str]:
+    """The first segment of each odd kind."""
+    every = [(s, v) for v in videos.values() for s in v.segments]
+    for s, v in [e for e in every if e[0].end <= e[0].start][:1]:
+        yield f"[{s.start}, {s.end}] of {s.label!r} in video {v.name!r}"
+    for s, v in [e for e in every if _overruns(*e)][:1]:
+        yield f"[{s.start}, {s.end}] of {s.label!r} in video {v.name!r}, which lasts {v.duration} s"
 
 
 def _report(videos: Iterable[Video]) -> dict[str, int]:
-    segments = [(s, v.duration) for v in videos for s in v.segments]
+    segments = [(s, v) for v in videos for s in v.segments]
     return {
         "segments": len(segments),
         "degenerate": sum(s.end <= s.start for s, _ in segments),
-        "overrunning": sum(d is not None and s.end > d for s, d in segments),
+        "overrunning": sum(_overruns(s, v) for s, v in segments),
     }

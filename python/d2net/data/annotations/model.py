@@ -10,6 +10,8 @@ import numpy as np
 
 from d2net.data.files import DataError
 
+ROUNDING = 1e-3  # seconds; durations are written with three digits or fewer
+
 
 class AnnotationWarning(UserWarning):
     """Ground truth that is used although something about it is odd."""

@@ -1,0 +1,153 @@
+"""What is written: nothing but files is replaced, links are followed, and a full disk costs nothing that was there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from d2net.data.files import DataError, check_destination, read_text, replacing, write_atomically, write_text
+from d2net.data.synth import make_synthetic, write_synthetic
+from d2net.report.pictures import plot_video
+from d2net.terminal import printable
+
+
+def write(path):
+    write_atomically(path, lambda file: file.write(b"new"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder", "link to a device", "loop"])
+def test_only_files_are_replaced(tmp_path, kind):
+    import socket
+
+    path = tmp_path / "out"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("device nodes need root")
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/null" if kind == "link to a device" else path)
+    before = os.lstat(path)
+    for call in (write, check_destination):
+        with pytest.raises(DataError) as error:
+            call(path)
+        assert str(path) in str(error.value)
+    assert os.lstat(path) == before and os.listdir(tmp_path) == ["out"]
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name, target in (("old", "there/file"), ("new", "there/absent")):
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "there/file").write_bytes(b"old")
+    for name in ("old", "new"):
+        write(tmp_path / name)
+        assert (tmp_path / name).is_symlink() and (tmp_path / name).read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path / "there")) == ["absent", "file"]
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "out"
+    path.write_bytes(b"old")
+
+    def full(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(DataError, match="No space left on device; what was there before is whole"):
+        write_atomically(path, full)
+    with pytest.raises(ZeroDivisionError), replacing(path):
+        _ = 1 / 0
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out"]
+
+
+SCRIPT = """
+import locale, sys
+from d2net.config import load_config, make_config
+from d2net.data.files import read_text, write_text
+assert "utf" not in locale.getpreferredencoding(False).lower()
+make_config(overrides={"train.subsets": ["entraînement"]}).save(sys.argv[1])
+load_config(sys.argv[1])
+write_text(sys.argv[2], "± ü")
+assert read_text(sys.argv[2]) == "± ü"
+"""
+
+
+def test_text_is_utf8_whatever_the_locale(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, script, tmp_path / "c.yaml", tmp_path / "t"], check=True, env=environment)
+    assert "entra" in (tmp_path / "c.yaml").read_text(encoding="utf-8")
+    write_text(tmp_path / "s", "lone \ud800")
+    assert read_text(tmp_path / "s") == "lone \\ud800"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_marks_and_line_ends(tmp_path, mark, end):
+    from d2net.config import load_config
+    from d2net.data.annotations import load_annotations
+    from d2net.data.video_info import load_video_info
+    from d2net.evaluation import load_ambiguous
+
+    def saved(name, text):
+        path = tmp_path / name
+        path.write_bytes(mark + text.encode().replace(b"\n", end))
+        return path
+
+    assert load_ambiguous(saved("a.txt", "v1 1 2\nv2 3 4\n")) == {"v1": [(1, 2)], "v2": [(3, 4)]}
+    info = load_video_info(saved("i.csv", "video,duration\nv1,3\nv2,4\n"))
+    assert info.durations == {"v1": 3, "v2": 4}
+    assert load_config(saved("c.yaml", "train:\n  seed: 7\n")).train.seed == 7
+    assert load_config(saved("c.toml", "[train]\nseed = 8\n")).train.seed == 8
+    tree = {"database": {"v1": {"video_labels": ["ü"]}}}
+    assert load_annotations(saved("a.json", json.dumps(tree, indent=1, ensure_ascii=False))).classes == ("ü",)
+
+
+def test_nothing_in_a_name_acts_on_a_terminal():
+    assert printable("plain ü 中 \u00a0x") == "plain ü 中 \u00a0x"
+    shown = printable("a\x1b[2Jb\x07\r\n\u202e\u2028\x9bz\ud800")
+    assert shown == r"a\x1b[2Jb\x07\r\n\u202e\u2028\x9bz\ud800"
+
+
+def test_labels_with_dollar_signs_are_drawn(tmp_path):
+    label = "$\\frac{a"
+    plot_video(
+        tmp_path / "p.png", label, np.arange(3), {label: np.ones(3)}, np.ones(3), [(label, 0, 1, 0.5)], [(label, 1, 2)]
+    )
+    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+
+
+def test_a_full_disk_does_not_cost_the_run_that_is_replaced(tmp_path):
+    data = write_synthetic(tmp_path / "data", make_synthetic(videos=9, classes=2, width=16))
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "d2net", "train", "--features", data[0], "--annotations", data[1], "--out", out]
+    command += ["--quiet", "--set", "iterations=3", "--set", "train.subsets=train", "--set", "log_every=1"]
+    subprocess.run([*map(str, command)], check=True)
+    before = contents(out)
+    # Files of at most 4 KiB stand for a disk with no more room.
+    limited = ["bash", "-c", 'ulimit -f 4; exec "$@"', "-", *map(str, command), "--overwrite"]
+    done = subprocess.run(limited, capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot write" in done.stderr and "is whole" in done.stderr, done.stderr
+    assert contents(out) == before
+    subprocess.run([*map(str, command), "--overwrite"], check=True)
+    assert len((out / "log.jsonl").read_text().splitlines()) == 3
