@@ -12,6 +12,7 @@ PYBIND11_MODULE(_C, m) {
     bind_dropout(m);
     bind_foreground_score(m);
     bind_localize(m);
+    bind_losses(m);
     bind_lowest_attention(m);
     bind_nms(m);
     bind_pdmi(m);

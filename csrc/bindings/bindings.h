@@ -49,6 +49,7 @@ void bind_connected_components(py::module_& m);
 void bind_dropout(py::module_& m);
 void bind_foreground_score(py::module_& m);
 void bind_localize(py::module_& m);
+void bind_losses(py::module_& m);
 void bind_lowest_attention(py::module_& m);
 void bind_nms(py::module_& m);
 void bind_pdmi(py::module_& m);

@@ -47,23 +47,7 @@ __global__ void __launch_bounds__(kVideoThreads, 1) video_kernel(PdmiVideo<AnyFl
     __shared__ typename BlockTeam<kVideoThreads>::Storage storage;
     extern __shared__ __align__(16) unsigned char shared[];
     BlockTeam<kVideoThreads> team(storage);
-    Scratch scratch = room.scratch(shared);
-    PdmiVideoWork work = PdmiVideoWork::in(scratch, problem);
-    bool finite = true;
-    const ConditionNumber<double> factors = video_joint(team, problem, work, finite);
-    Extremes<double> e{};
-    if (finite && factors.rows > 0 && factors.inner > 0) {
-        const Plan plan = factors.plan();
-        Range range;
-        work.extremes = ExtremesWork<double>::in(scratch, plan);
-        prepare_all(team, factors, 0, work.extremes, work.doubles, &range);
-        e = extremes(team, plan, work.extremes, problem.atol, problem.rtol, &range);
-        finish_all(team, factors, 0, e, work.doubles, &range);
-    } else {
-        for_each(team, factors.inner * problem.classes, [&](int64_t i) { work.slope_q[i] = 0; });
-        team.barrier();
-    }
-    write_video(team, problem, work, factors.inner, finite, e.rank);
+    d2k::pdmi_video(team, problem, room.scratch(shared));
 }
 
 }  // namespace

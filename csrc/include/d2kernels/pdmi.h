@@ -312,6 +312,27 @@ D2K_DEVICE void write_video(Team& team, const PdmiVideo<T>& problem, const PdmiV
     }
 }
 
+// The whole of it by one team, in what is left of the scratch.
+template <class Team, class T>
+D2K_DEVICE void pdmi_video(Team& team, const PdmiVideo<T>& problem, Scratch scratch) {
+    PdmiVideoWork work = PdmiVideoWork::in(scratch, problem);
+    bool finite = true;
+    const ConditionNumber<double> factors = video_joint(team, problem, work, finite);
+    Extremes<double> e{};
+    if (finite && factors.rows > 0 && factors.inner > 0) {
+        const Plan plan = factors.plan();
+        Range range;
+        work.extremes = ExtremesWork<double>::in(scratch, plan);
+        prepare_all(team, factors, 0, work.extremes, work.doubles, &range);
+        e = extremes(team, plan, work.extremes, problem.atol, problem.rtol, &range);
+        finish_all(team, factors, 0, e, work.doubles, &range);
+    } else {
+        for_each(team, factors.inner * problem.classes, [&](int64_t i) { work.slope_q[i] = 0; });
+        team.barrier();
+    }
+    write_video(team, problem, work, factors.inner, finite, e.rank);
+}
+
 namespace cpu {
 template <class T>
 Status pdmi_snippet(const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out, int threads);

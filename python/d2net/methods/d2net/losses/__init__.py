@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 import d2kernels as d2k
+from d2kernels.ops.condition_number import tolerances
+from d2kernels.ops.losses import PAIRS, Options, losses
+from d2kernels.ops.losses import reference as composition
 from d2net.config import LossConfig
-from d2net.methods.d2net.losses.denoising import snippet_loss, video_loss
-from d2net.methods.d2net.losses.discriminative import discriminative_loss, embeddings, pair_weights
-from d2net.methods.d2net.losses.pairs import Permutations
+from d2net.methods.d2net.losses.denoising import foreground_attention, snippet_loss, video_loss
+from d2net.methods.d2net.losses.discriminative import pooled_embeddings
+from d2net.methods.d2net.losses.pairs import Permutations, pair_keys
 from d2net.methods.d2net.losses.reference import updated_reference
 
 
@@ -33,7 +36,7 @@ def video_scores(activations: d2k.Ragged, config: LossConfig) -> Tensor:
 
 def kept_videos(lengths: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
     """(n,) bool: long enough and with a label."""
-    return (lengths >= config.min_snippets) & labels.any(1)
+    return composition.kept_videos(lengths, labels, config.min_snippets)
 
 
 def denoising_scale(config: LossConfig, iteration: int) -> float:
@@ -44,6 +47,40 @@ def denoising_scale(config: LossConfig, iteration: int) -> float:
     return min(1.0, since / config.denoising_warmup) if config.denoising_warmup else 1.0
 
 
+def loss_options(config: LossConfig, denoise: bool, shape: tuple[int, ...]) -> Options:
+    """The fused objective's options; shape: (n, C). L_D's alternatives stay out of it."""
+    denoise = denoise and config.denoising_kind == "pDMI"
+    atol, rtol = tolerances("dv_atol", config.dv_atol, None, max(shape))
+    return Options(
+        min_snippets=config.min_snippets,
+        clamp=config.clamp,
+        pairs=PAIRS.index(config.pairs if config.classification == "Dis" else "none"),
+        torch_cosine=config.cosine == "torch",
+        per_entry=config.normalization == "release",
+        gamma=config.gamma,
+        beta=0.0 if config.classification == "CE" else config.beta,
+        pair_warmup=float(config.pair_warmup),
+        denoising_start=float(config.denoising_start),
+        denoising_warmup=float(config.denoising_warmup),
+        snippet=denoise and config.denoising in ("snippet", "both"),
+        video=denoise and config.denoising in ("video", "both"),
+        snippet_weight=config.ds_weight,
+        video_weight=config.dv_weight,
+        foreground_threshold=config.ds_foreground_threshold,
+        background_threshold=config.ds_background_threshold,
+        joint=config.ds_normalization == "joint",
+        floor=config.ds_floor,
+        rtol=config.ds_rtol,
+        skip_one_sided=config.ds_skip_one_sided,
+        forward_only=config.ds_polarity == "forward",
+        relative_floor=config.dv_relative_floor,
+        normalize_rows=config.dv_normalize_rows,
+        per_class=config.dv_label_normalization == "class",
+        video_atol=atol,
+        video_rtol=rtol,
+    )
+
+
 def compute_losses(
     activations: d2k.Ragged,
     x: d2k.Ragged,
@@ -52,6 +89,7 @@ def compute_losses(
     config: LossConfig,
     *,
     iteration: int,
+    clock: Tensor | None = None,
     permutations: Permutations | None = None,
     generator: torch.Generator | None = None,
 ) -> Losses:
@@ -63,31 +101,52 @@ def compute_losses(
         labels: (n, C) bool, video-level.
         reference: x_ref (D,) before this iteration.
         iteration: from 1; decides the schedule of L_D.
+        clock: the iteration as a 0-d int64 tensor on the device, where there is one.
         permutations: fixed pairs in place of random ones.
         generator: source of random pairs, on the device of the batch.
     """
-    keep = kept_videos(activations.lengths, labels, config)
+    n = len(activations)
+    if clock is None:
+        clock = torch.tensor(iteration, device=labels.device)
     attention = activations.values.amax(1)
     p = video_scores(activations, config)
-    if config.clamp:
-        p = p.clamp(config.clamp, 1 - config.clamp)
-    e = embeddings(x, attention, keep, config)
-    weights = None
-    if config.classification == "Dis":
-        weights = pair_weights(e, config, permutations, generator)
-    pair_scale = min(1.0, iteration / config.pair_warmup) if config.pair_warmup else 1.0
-    classification = discriminative_loss(p, labels, keep, weights, config, pair_scale)
-    new_reference = updated_reference(reference, x, attention, e, config)
+    pooled = pooled_embeddings(x, attention, config)
+    drawn = None
+    if config.classification == "Dis" and config.pairs == "random":
+        drawn = torch.stack(permutations) if permutations else pair_keys(n, labels.device, generator)
+    new_reference = updated_reference(reference, x, attention, pooled, labels, config)
 
-    zero = classification.new_zeros(())
-    ds = dv = zero
-    skipped = torch.zeros((), dtype=torch.int64, device=zero.device)
     scale = denoising_scale(config, iteration)
-    if scale and config.denoising in ("snippet", "both"):
-        foreground = d2k.foreground_score(x.with_values(x.values.detach()), new_reference)
-        ds = snippet_loss(activations, attention, foreground.values, labels, keep, config).loss
+    options = loss_options(config, scale > 0, tuple(p.shape))
+    snippets = scale and config.denoising in ("snippet", "both")
+    foreground = on_foreground = None
+    if snippets:
+        foreground = d2k.foreground_score(x.with_values(x.values.detach()), new_reference).values
+        on_foreground = foreground_attention(activations, labels) if config.ds_attention == "labels" else attention
+    terms = losses(
+        p,
+        pooled.embedding,
+        pooled.mass,
+        labels,
+        options,
+        iteration=clock,
+        offsets=activations.offsets,
+        lengths=activations.lengths,
+        foreground_attention=on_foreground,
+        background_attention=attention,
+        foreground=foreground,
+        pairs_drawn=drawn,
+    )
+    skipped = torch.zeros((), dtype=torch.int64, device=p.device)
+    if not scale or config.denoising_kind == "pDMI":
+        return Losses(*terms, new_reference, skipped)
+    total, classification, ds, dv = terms
+    keep = kept_videos(activations.lengths, labels, config)
+    if foreground is not None:
+        ds = snippet_loss(activations, attention, foreground, labels, keep, config).loss
     # L1 and BCE have no video-level form: they replace L_DS and leave L_DV out.
-    if scale and config.denoising in ("video", "both") and config.denoising_kind in ("pDMI", "DMI"):
-        dv, skipped = video_loss(p, labels, keep, config)
-    total = classification + scale * (config.ds_weight * ds + config.dv_weight * dv)
+    if config.denoising in ("video", "both") and config.denoising_kind == "DMI":
+        clamped = p.clamp(config.clamp, 1 - config.clamp) if config.clamp else p
+        dv, skipped = video_loss(clamped, labels, keep, config)
+    total = total + scale * (config.ds_weight * ds + config.dv_weight * dv)
     return Losses(total, classification, ds, dv, new_reference, skipped)

@@ -1,0 +1,157 @@
+"""D2-Net's whole objective as one operation: Eqs. 3, 4, 9 and 10 with their gradients, from what the head pools."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from d2kernels.ops._library import apply, once
+from d2kernels.ops.losses import schema
+from d2kernels.ops.losses.schema import PAIRS, Options
+
+__all__ = ["PAIRS", "Options", "Terms", "losses"]
+
+
+class Terms(NamedTuple):
+    """0-d each, differentiable: the weighted total and its unweighted terms."""
+
+    total: Tensor
+    classification: Tensor
+    ds: Tensor
+    dv: Tensor
+
+
+class _Losses(torch.autograd.Function):
+    # One tensor in both places comes once, as torch.compile asks of a Function's inputs.
+    @staticmethod
+    def forward(
+        p: Tensor, embedding: Tensor, mass: Tensor, on: Tensor | None, off: Tensor | None, *rest: Any
+    ) -> tuple[Tensor, ...]:
+        return schema.losses(p, embedding, mass, on, on if off is None else off, *rest)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        score, offsets, lengths = inputs[5], inputs[7], inputs[8]
+        options = Options(*inputs[11:])
+        ctx.save_for_backward(*output[4:], score, offsets, lengths)
+        ctx.shared = inputs[4] is None
+        ctx.thresholds = options.foreground_threshold, options.background_threshold
+        ctx.mark_non_differentiable(*output[4:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple:
+        rest = (None,) * (6 + len(Options._fields))
+        if all(g is None for g in grads[:4]):
+            return (None,) * 5 + rest
+        p, embedding, on, off = schema.losses_backward(*grads[:4], *ctx.saved_tensors, *ctx.thresholds)
+        wanted = ctx.needs_input_grad
+        if ctx.shared:
+            on = on + off if wanted[3] else on
+        return (
+            p if wanted[0] else None,
+            embedding if wanted[1] else None,
+            None,
+            on if wanted[3] else None,
+            off if wanted[4] else None,
+            *rest,
+        )
+
+
+def losses(
+    p: Tensor,
+    embedding: Tensor,
+    mass: Tensor,
+    labels: Tensor,
+    options: Options,
+    *,
+    iteration: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    foreground_attention: Tensor | None = None,
+    background_attention: Tensor | None = None,
+    foreground: Tensor | None = None,
+    pairs_drawn: Tensor | None = None,
+) -> Terms:
+    """The objective of Eq. 1 and its terms.
+
+    total = L_Dis + s (snippet_weight L_DS + video_weight L_DV) with the schedule's s at `iteration`. Videos shorter
+    than min_snippets or without a label enter nothing. All gradients are made by the forward pass; nothing waits for
+    the device.
+
+    Args:
+        p: (n, C) video-level scores, float32 or float64; clamped to [clamp, 1 - clamp] where clamp > 0.
+        embedding: (n, 2, D) foreground and background embeddings of p's dtype, and mass (n, 2), positive where there
+            is one.
+        labels: (n, C) bool.
+        options: pairs is an index of `PAIRS`; torch_cosine: F.cosine_similarity, else 1e-12 is added to each squared
+            norm; per_entry: positives x C and the mean over all entries, else the sum over classes and the mean over
+            videos; denoising_start, denoising_warmup and pair_warmup in iterations; snippet and video: whether L_DS
+            and L_DV take part, with the arguments of `pdmi_snippet` and `pdmi_video`.
+        iteration: 0-d int64 on p's device, from 1.
+        offsets, lengths: (n + 1,) and (n,) int64, of the rows and of the videos.
+        foreground_attention, background_attention: (total,) λ of a pseudo-foreground and of a pseudo-background
+            row; foreground: (total,) λ', without gradient; all three where options.snippet. The second may be the
+            first.
+        pairs_drawn: where pairs are random: int64 permutations (4, n) of `Permutations`, or floats (4, n) whose
+            order they are.
+
+    Raises:
+        ValueError, TypeError: an argument of the wrong shape, dtype or value.
+    """
+    if p.dim() != 2 or p.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"losses: p must be float32 or float64 (n, C), got {p.dtype} {tuple(p.shape)}")
+    n = p.shape[0]
+    expected = [
+        ("embedding", embedding, p.dtype, (n, 2, embedding.shape[-1] if embedding.dim() else 0)),
+        ("mass", mass, p.dtype, (n, 2)),
+        ("labels", labels, torch.bool, tuple(p.shape)),
+        ("offsets", offsets, torch.int64, (n + 1,)),
+        ("lengths", lengths, torch.int64, (n,)),
+        ("iteration", iteration, torch.int64, ()),
+    ]
+    if options.snippet:
+        if foreground is None or foreground_attention is None or background_attention is None:
+            raise TypeError("losses: options.snippet needs foreground_attention, background_attention and foreground")
+        total = (foreground.shape[0] if foreground.dim() else 0,)
+        expected += [
+            ("foreground", foreground, p.dtype, total),
+            ("foreground_attention", foreground_attention, p.dtype, total),
+            ("background_attention", background_attention, p.dtype, total),
+        ]
+    else:
+        foreground = foreground_attention = background_attention = None
+    if not 0 <= options.pairs < len(PAIRS):
+        raise ValueError(f"losses: options.pairs must be an index of {PAIRS}, got {options.pairs}")
+    if PAIRS[options.pairs] == "random":
+        if pairs_drawn is None:
+            raise TypeError("losses: random pairs need pairs_drawn")
+        dtype = pairs_drawn.dtype if pairs_drawn.is_floating_point() else torch.int64
+        expected.append(("pairs_drawn", pairs_drawn, dtype, (4, n)))
+    else:
+        pairs_drawn = None
+    for name, x, dtype, shape in expected:
+        if x.dtype != dtype or x.shape != shape or x.device != p.device:
+            raise ValueError(
+                f"losses: {name} must be {dtype} {shape} on {p.device}, got {x.dtype} {tuple(x.shape)} on {x.device}"
+            )
+    off = None if background_attention is foreground_attention else background_attention
+    out = apply(
+        _Losses,
+        p,
+        embedding,
+        mass,
+        foreground_attention,
+        off,
+        None if foreground is None else foreground.detach(),
+        labels,
+        offsets,
+        lengths,
+        pairs_drawn,
+        iteration,
+        *options,
+    )
+    return Terms(*out[:4])
