@@ -11,6 +11,7 @@ PYBIND11_MODULE(_C, m) {
     bind_connected_components(m);
     bind_dropout(m);
     bind_foreground_score(m);
+    bind_head(m);
     bind_localize(m);
     bind_losses(m);
     bind_lowest_attention(m);

@@ -19,6 +19,7 @@ OPS = (
     "condition_number",
     "pdmi",
     "svd",
+    "head",
     "losses",
     "connected_components",
     "nms",

@@ -48,6 +48,7 @@ void bind_condition_number(py::module_& m);
 void bind_connected_components(py::module_& m);
 void bind_dropout(py::module_& m);
 void bind_foreground_score(py::module_& m);
+void bind_head(py::module_& m);
 void bind_localize(py::module_& m);
 void bind_losses(py::module_& m);
 void bind_lowest_attention(py::module_& m);

@@ -1,42 +1,17 @@
 #include "d2kernels/losses.h"
 
 #include "bindings/bindings.h"
-#include "bindings/dtype.h"
+#include "bindings/reader.h"
 
 namespace d2k {
 namespace {
-
-using Address = std::uintptr_t;
-
-// The elements of a tuple, one after the other.
-class Reader {
-public:
-    explicit Reader(const py::tuple& values) : values_(values) {}
-
-    template <class T>
-    T next() { return values_[at_++].cast<T>(); }
-
-    template <class T>
-    T* address() { return pointer<T>(next<Address>()); }
-
-private:
-    const py::tuple& values_;
-    size_t at_ = 0;
-};
-
-Sequences sequences(Reader& r) {
-    const auto offsets = r.address<const int64_t>();
-    const auto lengths = r.address<const int64_t>();
-    const auto count = r.next<int64_t>();
-    return {offsets, lengths, count, r.next<int64_t>()};
-}
 
 // In the order of the fields; native.py makes the tuple.
 template <class T>
 Losses<T> problem_of(const py::tuple& arguments) {
     Reader r(arguments);
     Losses<T> x{};
-    x.sequences = sequences(r);
+    x.sequences = r.sequences();
     for (const T** field : {&x.p, &x.embedding, &x.mass, &x.on, &x.off, &x.score}) *field = r.address<const T>();
     x.labels = r.address<const bool>();
     x.keys = r.address<const T>();
@@ -95,7 +70,7 @@ template <class T>
 Backward<T> backward_of(const py::tuple& arguments) {
     Reader r(arguments);
     Backward<T> x{};
-    x.sequences = sequences(r);
+    x.sequences = r.sequences();
     for (const T** field : {&x.saved.total, &x.saved.classification, &x.saved.ds, &x.saved.dv})
         *field = r.address<const T>();
     x.saved.factors = r.address<const double>();

@@ -109,7 +109,9 @@ inline std::vector<Batch> batches() {
 
 int check_condition_number();
 int check_connected_components();
+int check_head();
 int check_localize();
+int check_losses();
 int check_nms();
 int check_pdmi();
 int check_svd();

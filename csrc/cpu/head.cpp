@@ -49,7 +49,7 @@ D2K_INLINE float decay(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     const float e = (p * (r * r) + r) + 1.0f;
-    return e * bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
+    return x > 87.0f ? 0.0f : e * bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
 }
 D2K_INLINE double decay(double x) { return std::exp(-x); }
 

@@ -2,6 +2,7 @@
 // foreground and background embeddings; and how far rows point away from the reference x_ref, after its update.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "d2kernels/dtype.h"
@@ -75,5 +76,19 @@ Status head_backward(const Head<T>& problem, const HeadOut<T>& saved, const Head
 template <class T>
 Status reference_score(const ReferenceScore<T>& problem, ArithmeticOf<T>* updated, ArithmeticOf<T>* score, int threads);
 }  // namespace cpu
+
+namespace cuda {
+// Bytes of device memory that head and head_backward work in.
+template <class T>
+size_t head_workspace(const Head<T>& problem);
+template <class T>
+Status head(const Head<T>& problem, const HeadOut<T>& out, void* workspace, int device, void* stream);
+template <class T>
+Status head_backward(const Head<T>& problem, const HeadOut<T>& saved, const HeadGradients<T>& gradients,
+                     void* workspace, int device, void* stream);
+template <class T>
+Status reference_score(const ReferenceScore<T>& problem, ArithmeticOf<T>* updated, ArithmeticOf<T>* score, int device,
+                       void* stream);
+}  // namespace cuda
 
 }  // namespace d2k

@@ -15,32 +15,32 @@ PAIRS = ("none", "all", "random")
 class Options(NamedTuple):
     """What the equations leave open, in the schema's order; `losses` says what each means."""
 
-    min_snippets: int
-    clamp: float
-    pairs: int
-    torch_cosine: bool
-    per_entry: bool
-    gamma: float
-    beta: float
-    pair_warmup: float
-    denoising_start: float
-    denoising_warmup: float
-    snippet: bool
-    video: bool
-    snippet_weight: float
-    video_weight: float
-    foreground_threshold: float
-    background_threshold: float
-    joint: bool
-    floor: float
-    rtol: float
-    skip_one_sided: bool
-    forward_only: bool
-    relative_floor: float | None
-    normalize_rows: bool
-    per_class: bool
-    video_atol: float
-    video_rtol: float
+    min_snippets: int = 1
+    clamp: float = 0.0
+    pairs: int = 0
+    torch_cosine: bool = False
+    per_entry: bool = False
+    gamma: float = 0.01
+    beta: float = 2.0
+    pair_warmup: float = 0.0
+    denoising_start: float = 0.0
+    denoising_warmup: float = 0.0
+    snippet: bool = False
+    video: bool = False
+    snippet_weight: float = 0.1
+    video_weight: float = 0.1
+    foreground_threshold: float = 0.5
+    background_threshold: float = 0.5
+    joint: bool = False
+    floor: float = 0.0
+    rtol: float = 1e-6
+    skip_one_sided: bool = False
+    forward_only: bool = False
+    relative_floor: float | None = None
+    normalize_rows: bool = False
+    per_class: bool = False
+    video_atol: float = 0.0
+    video_rtol: float = 0.0
 
 
 def _fake(p: Tensor, embedding: Tensor, mass: Tensor, on: Tensor, *_: object) -> tuple[Tensor, ...]:

@@ -23,6 +23,20 @@ class State:
     generator: torch.Generator
     iteration: int = 0
     sums: Tensor = field(default_factory=lambda: torch.zeros(len(TERMS)))
+    clock: Tensor = field(init=False)  # the iteration on the device, for schedules there
+    _ticked: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.clock = torch.zeros((), dtype=torch.int64, device=self.sums.device)
+
+    def tick(self) -> None:
+        """Begins the next iteration."""
+        if self._ticked == self.iteration:
+            self.clock.add_(1)
+        else:
+            self.clock.fill_(self.iteration + 1)
+        self.iteration += 1
+        self._ticked = self.iteration
 
 
 def new_state(config: Config, width: int, streams: int, classes: int, device: torch.device) -> State:

@@ -6,25 +6,28 @@ import torch
 
 from d2net.config import Config
 from d2net.data.dataset import Batch
-from d2net.methods.d2net.losses import compute_losses
+from d2net.methods.d2net.losses import head_losses
 from d2net.training.state import State
 
 
 def train_step(state: State, batch: Batch, config: Config) -> None:
     """One iteration (Eq. 1 and Adam). A total loss of 0 or a gradient that is not finite leaves the weights alone."""
     network, optimizer = state.network, state.optimizer
-    state.iteration += 1
+    state.tick()
     network.train()
     features = batch.ragged()
     with torch.autocast(features.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
-        out = network(features)
-    losses = compute_losses(
-        out.activations.to(torch.float32),
-        out.embeddings.to(torch.float32),
+        z = network.hidden(features)
+        logits = network.classifier(z).values
+    losses = head_losses(
+        z,
+        logits,
         batch.labels,
         network.reference,
         config.loss,
+        streams=network.streams,
         iteration=state.iteration,
+        clock=state.clock,
         generator=state.generator,
     )
     optimizer.zero_grad(set_to_none=True)

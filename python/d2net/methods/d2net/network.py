@@ -60,13 +60,17 @@ class D2Net(nn.Module):
                 else:
                     nn.init.normal_(parameter, std=config.init_std)
 
-    def forward(self, features: d2k.Ragged) -> Output:
-        """features: rows (total, d). Embeddings and activations are means over the streams."""
+    def hidden(self, features: d2k.Ragged) -> d2k.Ragged:
+        """Layer 2's output z, rows (total, d), the streams one after the other; features: rows (total, d)."""
         if features.values.dim() != 2 or features.values.shape[1] != self.width:
             raise ValueError(
                 f"D2Net: features must have width {self.width}, got rows of shape {tuple(features.shape[1:])}"
             )
-        z = self.conv2(self.conv1(features))
+        return self.conv2(self.conv1(features))
+
+    def forward(self, features: d2k.Ragged) -> Output:
+        """features: rows (total, d). Embeddings and activations are means over the streams."""
+        z = self.hidden(features)
         logits = self.classifier(z).values.unflatten(1, (self.streams, self.classes))
         activations = torch.sigmoid(logits).mean(1)
         x = z.values.unflatten(1, (self.streams, -1)).mean(1)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 import d2kernels as d2k
+from d2kernels.ops.attention_pool import AttentionPool
 from d2kernels.ops.condition_number import tolerances
+from d2kernels.ops.head import head, reference_score
 from d2kernels.ops.losses import PAIRS, Options, losses
 from d2kernels.ops.losses import reference as composition
 from d2net.config import LossConfig
@@ -81,6 +83,16 @@ def loss_options(config: LossConfig, denoise: bool, shape: tuple[int, ...]) -> O
     )
 
 
+class _Pooled(NamedTuple):
+    """What the objective needs of a batch: T, λ, λ of own labels, embeddings (n, 2, D) and their masses (n, 2)."""
+
+    activations: d2k.Ragged
+    attention: Tensor
+    own_attention: Tensor
+    embedding: Tensor
+    mass: Tensor
+
+
 def compute_losses(
     activations: d2k.Ragged,
     x: d2k.Ragged,
@@ -93,7 +105,7 @@ def compute_losses(
     permutations: Permutations | None = None,
     generator: torch.Generator | None = None,
 ) -> Losses:
-    """One batch's objective; nothing here synchronises with the device.
+    """One batch's objective, from activations and embeddings; nothing here synchronises with the device.
 
     Args:
         activations: T, rows (total, C) in [0, 1].
@@ -105,48 +117,108 @@ def compute_losses(
         permutations: fixed pairs in place of random ones.
         generator: source of random pairs, on the device of the batch.
     """
-    n = len(activations)
-    if clock is None:
-        clock = torch.tensor(iteration, device=labels.device)
     attention = activations.values.amax(1)
+    embedding, mass = pooled_embeddings(x, attention, config)
+    own = foreground_attention(activations, labels) if _by_labels(config, iteration) else attention
+    updated = updated_reference(reference, x, attention, AttentionPool(embedding, mass), labels, config)
+    score = None
+    if _scores_snippets(config, iteration):
+        score = d2k.foreground_score(x.with_values(x.values.detach()), updated).values
+    pooled = _Pooled(activations, attention, own, embedding, mass)
+    return _objective(pooled, score, updated, labels, config, iteration, clock, permutations, generator)
+
+
+def head_losses(
+    z: d2k.Ragged,
+    logits: Tensor,
+    labels: Tensor,
+    reference: Tensor,
+    config: LossConfig,
+    *,
+    streams: int,
+    iteration: int,
+    clock: Tensor | None = None,
+    permutations: Permutations | None = None,
+    generator: torch.Generator | None = None,
+) -> Losses:
+    """`compute_losses` from layer 2's output z (total, streams · D) and the classifier's logits of each stream."""
+    out = head(
+        z,
+        logits,
+        streams=streams,
+        labels=labels if _by_labels(config, iteration) else None,
+        foreground_threshold=config.foreground_threshold,
+        background_threshold=config.background_threshold,
+        inclusive=config.inclusive,
+        normalize=config.normalize_embeddings,
+    )
+    updated, score = reference_score(
+        z,
+        reference,
+        out.lowest if config.reference_source == "lowest" else out.embedding[:, 1].detach(),
+        out.mass,
+        labels,
+        streams=streams,
+        min_snippets=config.min_snippets,
+        momentum=config.reference_momentum,
+        score=_scores_snippets(config, iteration),
+    )
+    own = out.attention if out.own_attention is None else out.own_attention
+    activations = z.with_values(out.activations)
+    pooled = _Pooled(activations, out.attention, own, out.embedding, out.mass)
+    return _objective(pooled, score, updated, labels, config, iteration, clock, permutations, generator)
+
+
+def _scores_snippets(config: LossConfig, iteration: int) -> bool:
+    return denoising_scale(config, iteration) > 0 and config.denoising in ("snippet", "both")
+
+
+def _by_labels(config: LossConfig, iteration: int) -> bool:
+    return config.ds_attention == "labels" and _scores_snippets(config, iteration)
+
+
+def _objective(
+    pooled: _Pooled,
+    score: Tensor | None,
+    updated: Tensor,
+    labels: Tensor,
+    config: LossConfig,
+    iteration: int,
+    clock: Tensor | None,
+    permutations: Permutations | None,
+    generator: torch.Generator | None,
+) -> Losses:
+    """The losses op, and L_D's alternatives beside it; score: λ' (total,), updated: x_ref."""
+    activations = pooled.activations
     p = video_scores(activations, config)
-    pooled = pooled_embeddings(x, attention, config)
     drawn = None
     if config.classification == "Dis" and config.pairs == "random":
-        drawn = torch.stack(permutations) if permutations else pair_keys(n, labels.device, generator)
-    new_reference = updated_reference(reference, x, attention, pooled, labels, config)
-
+        drawn = torch.stack(permutations) if permutations else pair_keys(len(activations), p.device, generator)
     scale = denoising_scale(config, iteration)
-    options = loss_options(config, scale > 0, tuple(p.shape))
-    snippets = scale and config.denoising in ("snippet", "both")
-    foreground = on_foreground = None
-    if snippets:
-        foreground = d2k.foreground_score(x.with_values(x.values.detach()), new_reference).values
-        on_foreground = foreground_attention(activations, labels) if config.ds_attention == "labels" else attention
     terms = losses(
         p,
         pooled.embedding,
         pooled.mass,
         labels,
-        options,
-        iteration=clock,
+        loss_options(config, scale > 0, tuple(p.shape)),
+        iteration=torch.tensor(iteration, device=p.device) if clock is None else clock,
         offsets=activations.offsets,
         lengths=activations.lengths,
-        foreground_attention=on_foreground,
-        background_attention=attention,
-        foreground=foreground,
+        foreground_attention=pooled.own_attention,
+        background_attention=pooled.attention,
+        foreground=score,
         pairs_drawn=drawn,
     )
     skipped = torch.zeros((), dtype=torch.int64, device=p.device)
     if not scale or config.denoising_kind == "pDMI":
-        return Losses(*terms, new_reference, skipped)
+        return Losses(*terms, updated, skipped)
     total, classification, ds, dv = terms
     keep = kept_videos(activations.lengths, labels, config)
-    if foreground is not None:
-        ds = snippet_loss(activations, attention, foreground, labels, keep, config).loss
+    if score is not None:
+        ds = snippet_loss(activations, pooled.attention, score, labels, keep, config).loss
     # L1 and BCE have no video-level form: they replace L_DS and leave L_DV out.
     if config.denoising in ("video", "both") and config.denoising_kind == "DMI":
         clamped = p.clamp(config.clamp, 1 - config.clamp) if config.clamp else p
         dv, skipped = video_loss(clamped, labels, keep, config)
     total = total + scale * (config.ds_weight * ds + config.dv_weight * dv)
-    return Losses(total, classification, ds, dv, new_reference, skipped)
+    return Losses(total, classification, ds, dv, updated, skipped)
