@@ -87,7 +87,7 @@ struct Parts {
     }
 };
 
-int64_t most_parts(const Sequences& sequences) { return sequences.total / kPart + sequences.count; }
+D2K_DEVICE int64_t most_parts(const Sequences& sequences) { return sequences.total / kPart + sequences.count; }
 
 __device__ int64_t parts_in(const Sequences& sequences, int64_t i) {
     return (sequences[i].length + kPart - 1) / kPart;
