@@ -72,6 +72,7 @@ class Workload:
 FULL = Workload("Full", (CROP,) * 10)
 THUMOS = Workload("THUMOS", tuple(thumos_lengths(10, CROP)))
 ACTIVITYNET = Workload("ActivityNet", (200,) * 10, classes=100, kernel=5, dilation=2)
+HAPT = Workload("HAPT", tuple(np.random.default_rng(1).integers(60, 200, 20).tolist()), classes=12, width=128)
 LARGE = Workload("Large", (CROP,) * 256)
 BATCHES = (FULL, THUMOS, ACTIVITYNET)
 

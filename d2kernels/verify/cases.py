@@ -166,6 +166,66 @@ def _lowest(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...], Call
     yield (attention,), lambda ragged, a: d2k.lowest_attention(ragged(a))
 
 
+def _head(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...], Callable[..., Any]]]:
+    from d2kernels.ops.head import head, reference_score
+
+    n, classes, streams = len(batch.lengths), batch.classes, 2
+    z = _normal(total, batch.width, seed=22)
+    # Both streams of a class have one sign: no attention lies at a threshold.
+    sign = (_random(total, 1, classes, seed=23) < 0.5 / classes).double() * 2 - 1
+    logits = (sign * (0.5 + _random(total, streams, classes, seed=24))).flatten(1)
+    labels = _random(n, classes, seed=25) < 0.5
+    start = _normal(batch.width // streams, seed=26)
+
+    def call(ragged: Any, z: Tensor, logits: Tensor, **options: Any) -> list[Tensor]:
+        own, rows = labels.to(z.device), ragged(z)
+        out: Any = head(rows, logits, streams=streams, labels=own, **options)
+        moved: Any = reference_score(
+            rows.with_values(z.detach()), start.to(out.mass), out.lowest, out.mass, own, streams=streams, min_snippets=2
+        )
+        return [*out, *moved]
+
+    yield (z, logits), call
+    yield (z, logits), lambda ragged, *t: call(ragged, *t, inclusive=True, normalize=True)
+
+
+def _losses(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...], Callable[..., Any]]]:
+    from d2kernels.ops.losses import PAIRS, Options, losses
+
+    n, classes = len(batch.lengths), batch.classes
+    inputs = (
+        _random(n, classes, seed=27),
+        _random(n, 2, batch.width, seed=28),  # no cosine is at 0, where rounding would decide
+        _random(total, seed=29),
+        _random(total, seed=30),
+    )
+    mass, score, keys = _random(n, 2, seed=31), _random(total, seed=32), _random(4, n, seed=33)
+    labels = _random(n, classes, seed=34) < 0.4
+
+    def call(options: Any) -> Callable[..., Any]:
+        def run(ragged: Any, p: Tensor, embedding: Tensor, on: Tensor, off: Tensor) -> Any:
+            rows = ragged(on.detach())
+            return losses(
+                p, embedding, mass.to(p), labels.to(p.device), options, iteration=torch.tensor(7, device=p.device),
+                offsets=rows.offsets, lengths=rows.lengths, foreground_attention=on, background_attention=off,
+                foreground=score.to(p), pairs_drawn=keys.to(p.device, torch.float32),
+            )  # fmt: skip
+
+        return run
+
+    both = Options(snippet=True, video=True, rtol=1e-6, video_rtol=1e-9)
+    yield (
+        inputs,
+        call(
+            both._replace(
+                pairs=PAIRS.index("random"), clamp=1e-3, per_entry=True, pair_warmup=9.0, denoising_warmup=11.0,
+                relative_floor=0.2, normalize_rows=True, per_class=True, skip_one_sided=True,
+            )
+        ),
+    )  # fmt: skip
+    yield inputs, call(both._replace(pairs=PAIRS.index("all"), torch_cosine=True, joint=True))
+
+
 _CASES: dict[str, tuple[Callable[[Batch, int], Iterator[tuple[tuple[Tensor, ...], Callable[..., Any]]]], bool]] = {
     "temporal_conv": (_temporal_conv, False),
     "topk_pool": (_topk_pool, False),
@@ -175,6 +235,8 @@ _CASES: dict[str, tuple[Callable[[Batch, int], Iterator[tuple[tuple[Tensor, ...]
     "condition_number": (_condition_number, False),
     "pdmi": (_pdmi, False),
     "svd": (_svd, False),
+    "head": (_head, False),
+    "losses": (_losses, False),
     "connected_components": (_components, True),
     "nms": (_nms, True),
     "localize": (_localize, True),
@@ -188,5 +250,5 @@ def cases(op: str, sizes: Sequence[str] = SIZES) -> Iterator[Case]:
         for batch in BATCHES[size]:
             found = make(batch, sum(batch.lengths))
             for i, (inputs, call) in enumerate(found):
-                dtypes = WIDE if exact or op in ("condition_number", "pdmi", "svd") else FLOATS
+                dtypes = WIDE if exact or op in ("condition_number", "pdmi", "svd", "losses") else FLOATS
                 yield Case(f"{size}, n = {len(batch.lengths)}, {i + 1}", inputs, call, batch.lengths, dtypes, exact)

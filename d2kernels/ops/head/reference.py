@@ -85,7 +85,7 @@ def head_backward(
 ) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (z, logits)]
-        out = head(*leaves, labels, offsets, lengths, *options)[:4]  # type: ignore[arg-type]
+        out = head(leaves[0], leaves[1], labels, offsets, lengths, *options)[:4]  # type: ignore[arg-type]
         grads = grad_activations, grad_attention, grad_own, grad_embedding
         pairs = [(x, g) for x, g in zip(out, grads, strict=True) if g is not None and x.requires_grad]
         if not pairs:

@@ -249,7 +249,8 @@ def losses_forward(
     with torch.enable_grad():
         p, embedding = (x.detach().requires_grad_() for x in (p, embedding))
         rows = [None if x is None else x.detach().requires_grad_() for x in (on, off)]
-        total, classification, ds, dv, factors = losses(p, embedding, mass, rows[0], rows[1], score, *rest)
+        found = losses(p, embedding, mass, rows[0], rows[1], score, *rest)  # type: ignore[arg-type]
+        total, classification, ds, dv, factors = found
         by_p, by_embedding = slopes(classification, p, embedding)
         (video_by_p,) = slopes(dv, p)
         by_row = p.new_zeros((p.shape[0], 2), dtype=torch.float64)
