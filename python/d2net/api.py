@@ -23,7 +23,7 @@ from d2net.data.dataset import TrainingBatches, split_holdout
 from d2net.data.detections import Detections
 from d2net.data.features import FeatureStore, check_streams, open_features
 from d2net.data.files import some
-from d2net.data.names import aliases, match, warn
+from d2net.data.names import aliases, hint, match, warn
 from d2net.data.stated import compare_lengths, stated_timing
 from d2net.evaluation import classification_map, evaluate
 from d2net.localization.activations import Activations, network_activations
@@ -179,11 +179,40 @@ def _warn_of_timing(
         warnings.warn(text, TimingWarning, stacklevel=4)
 
 
-def training_videos(store: FeatureStore, annotations: Annotations, config: Config) -> list[str]:
+def _named_as(annotations: Annotations, known: Collection[str]) -> tuple[Annotations, dict[str, str]]:
+    """The annotations by the features' names, and {their name: the features'} where those match one to one only so.
+
+    Raises:
+        DataError: no video of the annotations has features.
+    """
+    alias = aliases(annotations.videos, known)
+    if alias:
+        first = next(iter(alias))
+        warn([f"{annotations.source}: {len(alias)} names were matched, such as {first!r} to {alias[first]!r}"])
+    videos = {alias.get(name, name): video for name, video in annotations.videos.items()}
+    if not any(v in known for v in videos):
+        match(videos, known, annotations.source, "the features")  # raises, with the nearest names
+    return replace(annotations, videos={k: replace(v, name=k) for k, v in videos.items()}), alias
+
+
+def _with_features(names: Sequence[str], store: FeatureStore, skip_missing: bool) -> list[str]:
+    """The names, each of which must have features; with skip_missing those that do, and the others are said."""
+    if skip_missing:
+        missing = [v for v in names if v not in store]
+        if missing:
+            near = hint(missing, store.names)
+            warn([f"{len(missing)} of {len(names)} videos have no features and are skipped: {some(missing, 20)}{near}"])
+        names = [v for v in names if v in store]
+    store.require(names)
+    return list(names)
+
+
+def training_videos(
+    store: FeatureStore, annotations: Annotations, config: Config, skip_missing: bool = False
+) -> list[str]:
     """Annotated videos of the training subsets that are long enough; each must have features."""
-    chosen = annotations.subset(config.train.subsets)
-    store.require(list(chosen.videos))
-    names = [v for v in chosen.videos if store.lengths[v] >= config.train.min_rows]
+    chosen = _with_features(list(annotations.subset(config.train.subsets).videos), store, skip_missing)
+    names = [v for v in chosen if store.lengths[v] >= config.train.min_rows]
     if not names:
         raise ValueError(
             f"train.subsets: no video of {', '.join(config.train.subsets)} has {config.train.min_rows} rows or more"
@@ -202,6 +231,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    skip_missing: bool = False,
 ) -> Model:
     """Trains D2-Net with video-level labels and leaves checkpoint.pt, config.yaml and log.jsonl in `out`.
 
@@ -211,6 +241,7 @@ def train(
             unless train.selection is loc_mAP.
         config: `make_config(preset, recipe)`; the release recipe by default.
         names: the training videos, in place of those of train.subsets.
+        skip_missing: train on the videos that have features, and say which have none.
 
     Raises:
         RunExists: `out` holds a run and neither resume nor overwrite was given.
@@ -225,11 +256,12 @@ def train(
         annotations = load_annotations(annotations)
     where = pick_device(device)
     streams = stream_count(config, annotations, store.width)
+    annotations, alias = _named_as(annotations, store)
     if names is None:
-        names = training_videos(store, annotations, config)
+        names = training_videos(store, annotations, config, skip_missing)
     else:
-        names = list(annotations.only(names).videos)
-        store.require(names)
+        names = list(annotations.only([alias.get(v, v) for v in names]).videos)
+        names = _with_features(names, store, skip_missing)
     resolved, own_timings = training_timing(config, annotations, store, names)
     timing = resolved.timing
     if resume and config.train.holdout:
@@ -329,6 +361,7 @@ def localize(
     config: LocalizeConfig | None = None,
     keep_activations: bool = False,
     progress: bool = False,
+    skip_missing: bool = False,
 ) -> Localized:
     """Detections in seconds (Sec. 3.3).
 
@@ -343,6 +376,7 @@ def localize(
         config: overrides the model's decoder.
         keep_activations: also returns T and λ' of every video.
         progress: shows a bar on standard error.
+        skip_missing: localize the videos of `names` that have features, and say which have none.
 
     Names in durations, video_timings and annotations that only differ as `v_x.mp4` does from `x` are matched, and said.
 
@@ -359,10 +393,13 @@ def localize(
         raise TypeError(f"localize: features must be a path, an (s, d) array or arrays by video name, got {kind}")
     videos: Any = features
     chosen = list(names) if names is not None else list(videos)
+    if annotations is not None and videos:
+        annotations, alias = _named_as(annotations, videos)
+        chosen = [alias.get(v, v) for v in chosen]
+    if skip_missing and isinstance(videos, FeatureStore):
+        chosen = _with_features(chosen, videos, skip_missing)
     if keep_activations:
         check_activation_names(chosen)
-    if annotations is not None:
-        annotations = _named_as(annotations, chosen)
     of_videos = match(video_timings or {}, videos, "video_timings", "the features")
     warn(of_videos.notes)
     data = stated_timing(annotations, videos if isinstance(videos, FeatureStore) else None, chosen)
@@ -412,17 +449,6 @@ def _at_localization(timing: Timing | None, model: Model, data: list[Statement])
     if timing:  # given in place of the model's
         return [*said, *data]
     return [of_model, *data] if model.explicit_timing else [*data, of_model]
-
-
-def _named_as(annotations: Annotations, chosen: list[str]) -> Annotations:
-    """The annotations by the features' names, where those match one to one; DataError where no video matches."""
-    alias = aliases(annotations.videos, chosen)
-    if chosen and annotations.videos and not alias and not any(v in annotations.videos for v in chosen):
-        match(annotations.videos, chosen, annotations.source, "the features")  # raises, with the nearest names
-    if alias:
-        first = next(iter(alias))
-        warn([f"{annotations.source}: {len(alias)} names were matched, such as {first!r} to {alias[first]!r}"])
-    return replace(annotations, videos={alias.get(name, name): video for name, video in annotations.videos.items()})
 
 
 def _durations(

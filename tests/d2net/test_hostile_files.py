@@ -21,6 +21,7 @@ from d2net.data.features import open_features
 from d2net.data.files import DataError
 from d2net.data.video_info import load_video_info
 from d2net.evaluation import load_ambiguous, load_fractions
+from d2net.parity.checks import Golden
 from d2net.timing import Timing
 
 pytestmark = pytest.mark.filterwarnings("ignore::d2net.data.annotations.AnnotationWarning")
@@ -85,12 +86,17 @@ def read_config(path):
         raise DataError(str(error)) from error
 
 
+def write_golden(path):
+    np.savez(path, meta=np.array("{}"), tcam=np.ones((2, 3), np.float32))
+
+
 READERS = {
     "npz": ("features.npz", write_npz, read_features),
     "compressed npz": ("features.npz", write_compressed, read_features),
     "hdf5": ("features.h5", write_hdf5, read_features),
     "npy": ("only.npy", write_npy, read_npy),
     "activations": ("a.npz", write_activations, lambda path: load_activations(path, 4)),
+    "golden outputs": ("forward_x.npz", write_golden, Golden),
     "annotations": ("a.json", as_json(ANNOTATIONS), load_annotations),
     "detections": ("d.json", as_json(DETECTIONS), load_detections),
     "video info": ("i.json", as_json(INFO), load_video_info),

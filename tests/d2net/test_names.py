@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import numpy as np
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 
 from d2net import api
 from d2net.config import make_config
-from d2net.data.annotations import Annotations, Segment, Video
+from d2net.data.annotations import Annotations, Segment, Video, load_annotations
 from d2net.data.detections import Detections
+from d2net.data.features import FeatureError
 from d2net.data.files import DataError
 from d2net.data.names import NameWarning, aliases, match, normalized
+from d2net.data.synth import make_synthetic
 from d2net.evaluation import evaluate
 from d2net.methods.d2net.network import D2Net
 from d2net.timing import Timing, TimingWarning
@@ -110,6 +113,43 @@ def test_one_warning_names_the_videos_whose_timing_is_odd(model):
         api.localize(model, features(), durations={"v1": 20.0, "w2": 60.0})
     (one,) = told
     assert str(one.message).startswith("1 of 2 videos have other numbers") and "'w2' has 20" in str(one.message)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Features and annotations, whose names differ, of twelve made-up videos; two lack features."""
+    made = make_synthetic(videos=12, classes=2, width=8)
+    arrays = {f"v_{name}": x for name, x in made.features.items() if name not in ("video_000", "video_011")}
+    np.savez(tmp_path / "features.npz", **arrays)
+    (tmp_path / "annotations.json").write_text(json.dumps(made.annotations))
+    return tmp_path / "features.npz", tmp_path / "annotations.json"
+
+
+def test_training_on_other_names_and_on_what_is_there(files, tmp_path):
+    config = make_config(overrides={"train.iterations": 2, "train.subsets": "train", "timing.snippet_seconds": 0.64})
+    common = {"config": config, "device": "cpu", "progress": False}
+    with pytest.warns(NameWarning), pytest.raises(FeatureError, match="no features of 1 annotated videos: 'video_011'"):
+        api.train(*files, tmp_path / "run", **common)
+    with pytest.warns(NameWarning) as told:
+        model = api.train(*files, tmp_path / "run", **common, skip_missing=True)
+    text = " | ".join(str(w.message) for w in told)
+    assert "10 names were matched, such as 'video_001' to 'v_video_001'" in text
+    assert "1 of 8 videos have no features and are skipped: 'video_011'" in text
+    truth = load_annotations(files[1]).subset("test")
+    with pytest.warns(NameWarning, match="1 of 4 videos have no features and are skipped: 'video_000'"):
+        found = api.localize(model, files[0], annotations=truth, names=list(truth.videos), skip_missing=True)
+    assert found.detections.videos == ["v_video_001", "v_video_002", "v_video_003"]
+    report = evaluate(found.detections, truth)
+    assert "detections: 3 names were matched" in report.warnings[0]
+    named = ["video_004", "video_005"]
+    with pytest.warns(NameWarning, match="10 names were matched"):
+        api.train(*files, tmp_path / "two", **common, names=named)
+
+
+def test_training_on_names_of_nothing(files, tmp_path):
+    np.savez(files[0], clip=np.ones((9, 8), np.float32))
+    with pytest.raises(DataError, match=r"annotations.json: none of its 12 names is among the 1 of the features"):
+        api.train(*files, tmp_path / "run", device="cpu", skip_missing=True)
 
 
 def detections(*names):

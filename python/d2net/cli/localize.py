@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from d2net.cli.options import Device, Fps, Resized, Set, SnippetFrames, SnippetSeconds, Stride, timing_overrides
+from d2net.cli.options import (
+    Device,
+    Fps,
+    Resized,
+    Set,
+    SkipMissing,
+    SnippetFrames,
+    SnippetSeconds,
+    Stride,
+    timing_overrides,
+)
 
 
 def localize(
@@ -28,6 +38,7 @@ def localize(
     video_info: Annotated[Path | None, typer.Option(help="JSON or CSV of timing and duration per video.")] = None,
     save_activations: Annotated[Path | None, typer.Option(help="Also write the activations, .npz by video.")] = None,
     device: Device = "auto",
+    skip_missing: SkipMissing = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Find segments in videos, in seconds.
@@ -73,6 +84,7 @@ def localize(
         config=config,
         keep_activations=save_activations is not None,
         progress=not quiet,
+        skip_missing=skip_missing,
     )
     save_detections(out, result.detections)
     if save_activations:

@@ -44,6 +44,9 @@ def timing_overrides(
     return {f"timing.{name}": value for name, value in {**given, "resized": resized}.items()}
 
 
+SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out videos without features, and list them.")]
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Says where a training run was stopped; Typer would say nothing."""

@@ -13,6 +13,7 @@ from d2net.cli.options import (
     Fps,
     Resized,
     Set,
+    SkipMissing,
     SnippetFrames,
     SnippetSeconds,
     Stride,
@@ -45,6 +46,7 @@ def train(
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint, bit for bit.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    skip_missing: SkipMissing = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train on pre-extracted features with video-level labels.
@@ -62,6 +64,14 @@ def train(
     full = make_config(preset, recipe, overrides, config)
     with stoppable():
         api.train(
-            features, annotations, out, full, device=device, resume=resume, overwrite=overwrite, progress=not quiet
+            features,
+            annotations,
+            out,
+            full,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            progress=not quiet,
+            skip_missing=skip_missing,
         )
     print(f"checkpoint: {out / 'checkpoint.pt'}")

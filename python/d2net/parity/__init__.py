@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from d2net.data.files import DataError
+from d2net.data.files import DataError, read_text
 from d2net.parity.checks import Check, Golden
 from d2net.parity.forward import check_forward
 from d2net.parity.localize import check_localize
@@ -48,7 +48,7 @@ def _named(readme: Path) -> Iterator[str]:
     """Files that the README names, outright or as a row of its table of loss cases."""
     if not readme.exists():
         return
-    text = readme.read_text(encoding="utf-8")
+    text = read_text(readme)
     yield from dict.fromkeys(re.findall(r"\b(?:forward|losses|localize)_\w+\.npz", text))
     _, _, table = text.partition("| case |")
     for line in table.splitlines()[2:]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from d2net.data.files import DataError
+from d2net.data.files import DataError, check_regular, reading
 
 Status = Literal["pass", "fail", "not wanted", "skipped"]
 Scale = Literal["absolute", "largest", "mixed"]
@@ -36,11 +34,12 @@ class Golden(dict):
 
     def __init__(self, path: str | os.PathLike):
         self.path = path
-        try:
+        with reading(path, "an .npz of plain arrays"):
+            check_regular(path)
             with np.load(path, allow_pickle=False) as file:
                 super().__init__(file)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{path} is missing, truncated or not an .npz of plain arrays: {error}") from error
+            if not self:
+                raise DataError(f"{path} holds no arrays")
 
     def __missing__(self, key: str) -> np.ndarray:
         raise DataError(f"{self.path} holds no array {key!r}; is it a golden file of this layout?")

@@ -32,9 +32,8 @@ class FeatureStore(ABC):
         self.source = source
         if not shapes:
             raise FeatureError(f"{source}: no feature arrays in it")
-        # What other systems and terminals cannot hold as a name.
-        if odd := next((n for n in shapes if not n.strip()), None):
-            raise FeatureError(f"{source}: {odd!r} is no name of a video")
+        if (nameless := next((n for n in shapes if not n.strip()), None)) is not None:
+            raise FeatureError(f"{source}: {nameless!r} is no name of a video")
         self.names = sorted(shapes)
         first = self.names[0]
         for name in self.names:
