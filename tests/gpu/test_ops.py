@@ -41,14 +41,17 @@ DIFFERENTIABLE = {
     "svd": ((MATRICES,), lambda ragged, a: d2k.svdvals(a)),
 }
 BACKENDS = ("reference", "native", "triton")
+# Their references call torch.linalg, which waits for the GPU.
+WAITING = {("svd", "reference"), ("condition_number", "reference")}
 
 
 def able(op):
     return [b for b in BACKENDS if d2k.backends.can_run(op, b, "cuda")] if torch.cuda.is_available() else ["reference"]
 
 
-def cases(ops):
-    return [pytest.param(op, backend, id=f"{op}-{backend}") for op in ops for backend in able(op)]
+def cases(ops, but=()):
+    chosen = [(op, backend) for op in ops for backend in able(op) if (op, backend) not in but]
+    return [pytest.param(op, backend, id=f"{op}-{backend}") for op, backend in chosen]
 
 
 def ragged_on(device):
@@ -80,7 +83,7 @@ def test_values_and_gradients(op, backend):
         close(g, w, own)
 
 
-@pytest.mark.parametrize(("op", "backend"), cases(DIFFERENTIABLE))
+@pytest.mark.parametrize(("op", "backend"), cases(DIFFERENTIABLE, WAITING))
 def test_repeats_to_the_bit_without_synchronising(op, backend):
     inputs, call = DIFFERENTIABLE[op]
     leaves = [t.to("cuda", torch.float32).requires_grad_() for t in inputs]
