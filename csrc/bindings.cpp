@@ -18,6 +18,7 @@ PYBIND11_MODULE(_C, m) {
     bind_nms(m);
     bind_pdmi(m);
     bind_svd(m);
+    bind_temporal_conv(m);
     bind_topk_pool(m);
     bind_winograd(m);
 

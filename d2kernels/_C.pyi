@@ -38,6 +38,53 @@ def winograd_output_cpu(
 ) -> None: ...
 def winograd_weight_cpu(w: int, size: int, u: int, threads: int, /) -> None: ...
 def winograd_weight_gradient_cpu(products: _Products, size: int, grad: int, threads: int, /) -> None: ...
+
+_Convolution = tuple[int, int, int, int, int, int, int, int, int]
+_Dropout = tuple[int, int, float]
+
+def convolves_cpu() -> bool: ...
+def temporal_conv_cpu(
+    shape: _Convolution,
+    x: int,
+    x_stride: int,
+    weight: int,
+    bias: int,
+    slope: float | None,
+    residual: bool,
+    dropout: _Dropout,
+    out: int,
+    sign: int,
+    threads: int,
+    /,
+) -> None: ...
+def temporal_conv_inner_cpu(
+    shape: _Convolution,
+    grad: int,
+    grad_stride: int,
+    out: int,
+    sign: int,
+    slope: float | None,
+    dropout: _Dropout,
+    inner: int,
+    bias_gradient: int,
+    threads: int,
+    /,
+) -> None: ...
+def temporal_conv_input_gradient_cpu(
+    shape: _Convolution,
+    inner: int,
+    inner_stride: int,
+    weight: int,
+    residual: int,
+    residual_stride: int,
+    dropout: _Dropout,
+    grad_x: int,
+    threads: int,
+    /,
+) -> None: ...
+def temporal_conv_weight_gradient_cpu(
+    shape: _Convolution, inner: int, inner_stride: int, x: int, x_stride: int, grad_weight: int, threads: int, /
+) -> None: ...
 def foreground_score_cpu(problem: _Score, score: int, threads: int, /) -> None: ...
 def foreground_score_backward_cpu(
     problem: _Score, grad: int, grad_x: int, grad_reference: int, threads: int, /

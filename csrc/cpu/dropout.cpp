@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "drop_row.h"
 #include "parallel.h"
 #include "vectorize.h"
 
@@ -62,12 +63,13 @@ D2K_INLINE void drop(const T* x, int64_t channels, uint64_t first, uint64_t seed
                                          uint32_t threshold, ArithmeticOf<T> scale, T* y) {                       \
         drop(x, channels, first, seed, threshold, scale, y);                                                     \
     }
-D2K_DEFINE(float)
 D2K_DEFINE(double)
 D2K_DEFINE(BFloat16)
 D2K_DEFINE(Half)
 
 }  // namespace
+
+D2K_DEFINE(float)
 
 template <class T>
 Status dropout(const T* x, int64_t rows, int64_t channels, uint64_t seed, uint32_t threshold, double scale, T* y,

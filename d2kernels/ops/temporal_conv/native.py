@@ -1,7 +1,8 @@
-"""temporal_conv on the CPU through the library's convolution: sequences packed with shared gap rows, nothing gathered.
+"""temporal_conv on the CPU: by products of our own (products.py) where they serve, else by the library's convolution.
 
-All sequences lie in one buffer with dilation · (k - 1) / 2 zero rows after each, so that one convolution over the
-buffer, channels last, is the convolution of every sequence alone. No padding is computed and no taps are copied.
+For the library all sequences lie in one buffer with dilation · (k - 1) / 2 zero rows after each, so that one
+convolution over the buffer, channels last, is the convolution of every sequence alone. No padding is computed and no
+taps are copied; rows with gaps wide enough are the buffer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from d2kernels import _native
 from d2kernels.ops._rows import accumulation_dtype
-from d2kernels.ops.temporal_conv import bits, reference, winograd
+from d2kernels.ops.temporal_conv import bits, products, reference, winograd
 from d2kernels.ops.temporal_conv.dropout import drop, threshold
 from d2kernels.ops.temporal_conv.reference import grouped_transpose
 from d2kernels.ops.temporal_conv.schema import needs_sign
@@ -39,12 +40,13 @@ class Layout(NamedTuple):
     source: Tensor
     target: Tensor
     size: int
-    whole: bool  # x has no gap rows and needs no buffer
+    whole: bool  # x's rows are the buffer's
+    outside: Tensor | None = None  # x's gap rows, where it is the buffer nevertheless
 
-    def spread(self, x: Tensor) -> Tensor:
-        """(size, c): x's rows with zero rows between the sequences."""
+    def spread(self, x: Tensor, zero: bool = False) -> Tensor:
+        """(size, c): x's rows with zero rows between the sequences; `zero` where x's gap rows are zero."""
         if self.whole:
-            return x.contiguous()
+            return x.contiguous() if zero or self.outside is None else x.index_fill(0, self.outside, 0)
         rows = x if len(self.source) == len(x) else x.index_select(0, self.source)
         return x.new_zeros((self.size, x.shape[1])).index_copy_(0, self.target, rows)
 
@@ -58,15 +60,15 @@ class Layout(NamedTuple):
     def gather(self, buffer: Tensor, total: int) -> Tensor:
         """(total, c): the buffer's rows in x's places, gap rows zero."""
         if self.whole:
-            return buffer
+            return buffer if self.outside is None else buffer.index_fill_(0, self.outside, 0)
         rows = buffer.index_select(0, self.target)
         if len(self.source) == total:
             return rows
         return buffer.new_zeros((total, buffer.shape[1])).index_copy_(0, self.source, rows)
 
 
-def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int, align: int = 1) -> Layout:
-    """Sequences begin at multiples of `align`, at least `pad` zero rows apart."""
+def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int, align: int = 1, gap: int = 0) -> Layout:
+    """Sequences begin at multiples of `align`, at least `pad` zero rows apart, as they lie where `gap` is that wide."""
     first = offsets[:-1].clamp(0, total)
     lengths = torch.minimum(lengths.clamp(min=0), total - first)
     end = lengths.cumsum(0)
@@ -74,6 +76,9 @@ def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int, align: int = 
     sequence = torch.repeat_interleave(lengths, output_size=kept)
     row = torch.arange(kept)
     source = row + (first - end + lengths)[sequence]
+    if 0 < pad <= gap and align == 1 and kept:
+        inside = torch.zeros(total, dtype=torch.bool).index_fill_(0, source, True)
+        return Layout(source, source, total, True, inside.logical_not_().nonzero()[:, 0])
     # An empty sequence needs no gap.
     slot = torch.where(lengths > 0, (lengths + (pad + align - 1)) // align * align, 0)
     target = row + (slot.cumsum(0) - slot - end + lengths)[sequence]
@@ -183,12 +188,16 @@ def temporal_conv_forward(
 ) -> tuple[Tensor, Tensor]:
     total = x.shape[0]
     fast = winograd.wanted(x, weight, dilation, groups)
-    places = layout(offsets, lengths, total, dilation * (weight.shape[2] // 2), winograd.ROWS if fast else 1)
+    if not fast and products.serve(x, weight, groups):
+        return products.forward(
+            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
+        )
+    places = layout(offsets, lengths, total, dilation * (weight.shape[2] // 2), winograd.ROWS if fast else 1, gap)
     if places.size == 0 or weight.numel() == 0:
         return reference.temporal_conv_forward(
             x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
         )
-    y = places.gather(_convolve(places.spread(x), weight, bias, dilation, groups, fast), total).contiguous()
+    y = places.gather(_convolve(places.spread(x, gap > 0), weight, bias, dilation, groups, fast), total).contiguous()
     sign = bits.pack(y > 0 if needs_sign(negative_slope, residual) else y[:0] > 0)
     if negative_slope is not None:
         F.leaky_relu_(y, negative_slope)
@@ -216,7 +225,12 @@ def temporal_conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     total, kernel = x.shape[0], weight.shape[2]
     fast = winograd.wanted(x, weight, dilation, groups)
-    places = layout(offsets, lengths, total, dilation * (kernel // 2), winograd.ROWS if fast else 1)
+    if not fast and products.serve(x, weight, groups):
+        return products.backward(
+            grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed, need_x,
+            need_weight,
+        )
+    places = layout(offsets, lengths, total, dilation * (kernel // 2), winograd.ROWS if fast else 1, gap)
     if places.size == 0 or weight.numel() == 0:
         return reference.temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed,
@@ -233,7 +247,7 @@ def temporal_conv_backward(
         if residual:
             places.add(grad_x, grad)
     if need_weight:
-        image = places.spread(x)
+        image = places.spread(x, gap > 0)
         if fast:
             grad_w = winograd.weight_gradient(inner, image, weight, groups)
         else:

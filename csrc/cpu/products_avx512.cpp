@@ -1,0 +1,48 @@
+#include "products.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#include <immintrin.h>
+#pragma GCC target("arch=x86-64-v4")
+
+namespace d2k::cpu {
+namespace {
+
+template <int... m>
+struct Tables;
+
+struct Isa {
+    using V = __m512;
+    using Mask = __mmask16;
+    using Rows = Tables<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13>;
+    static constexpr int lanes = 16;
+    static V load(const float* p) { return _mm512_loadu_ps(p); }
+    static V load_some(const float* p, int count) {
+        return _mm512_maskz_loadu_ps(static_cast<Mask>((1u << count) - 1), p);
+    }
+    static void store(float* p, V v) { _mm512_storeu_ps(p, v); }
+    static V all(float x) { return _mm512_set1_ps(x); }
+    static V fused(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+    static V plus(V a, V b) { return _mm512_add_ps(a, b); }
+    static V times(V a, V b) { return _mm512_mul_ps(a, b); }
+    static Mask positive(V v) { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ); }
+    static V choose(Mask which, V a, V b) { return _mm512_mask_blend_ps(which, b, a); }
+    static void store_bits(uint8_t* p, Mask mask) { __builtin_memcpy(p, &mask, 2); }
+    static Mask load_bits(const uint8_t* p) {
+        Mask mask;
+        __builtin_memcpy(&mask, p, 2);
+        return mask;
+    }
+};
+
+#include "products_tiles.h"
+
+constexpr Products kSet = {14, Isa::lanes, any_tile, any_outer, finish, before_activation, add, pack};
+
+}  // namespace
+
+const Products* const kProductsAvx512 = &kSet;
+
+}  // namespace d2k::cpu
+#else
+const d2k::cpu::Products* const d2k::cpu::kProductsAvx512 = nullptr;
+#endif

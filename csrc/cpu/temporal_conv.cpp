@@ -1,0 +1,509 @@
+#include "d2kernels/temporal_conv.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "drop_row.h"
+#include "parallel.h"
+#include "products.h"
+#include "rows.h"
+
+namespace d2k::cpu {
+namespace {
+
+constexpr int64_t kBlockRows = 126;           // of the result at a time: their taps stay in the second cache
+constexpr int64_t kMostWidth = 512;           // columns at a time, likewise
+constexpr int64_t kPackedWeights = 3 << 20;   // floats: what all threads read stays in the last cache
+constexpr int64_t kChunk = 2048;              // rows of the weight gradient that are packed at a time
+constexpr int64_t kPackedRows = 8 << 20;      // floats
+constexpr int64_t kPart = 256;                // rows that are summed before sums are added: bounds the rounding
+constexpr int64_t kTogether = 64;             // channels whose weights are packed at a time, in the first cache
+constexpr int64_t kSumRows = 64;              // of the bias gradient, likewise
+constexpr double kFlops = 50;                 // a nanosecond
+constexpr double kBytes = 8;                  // a nanosecond
+
+struct Free {
+    void operator()(float* p) const { ::operator delete(p, std::align_val_t{64}); }
+};
+
+// Floats that are not initialised, from an address that is a multiple of 64.
+class Floats {
+public:
+    explicit Floats(int64_t size = 0) { reserve(size); }
+    float* reserve(int64_t size) {
+        if (size > size_) {
+            data_.reset();
+            data_.reset(static_cast<float*>(::operator new(static_cast<size_t>(size) * sizeof(float), std::align_val_t{64})));
+            size_ = size;
+        }
+        return data_.get();
+    }
+    float* get() const { return data_.get(); }
+
+private:
+    std::unique_ptr<float, Free> data_;
+    int64_t size_ = 0;
+};
+
+// The rows of sequences, counted without what lies between them.
+struct Stretch {
+    int64_t at;          // of the first, counted so
+    int64_t begin, end;  // rows
+};
+
+class Rows {
+public:
+    explicit Rows(const Sequences& sequences) {
+        each_stretch(sequences, 0, sequences.total, [&](int64_t i, int64_t begin, int64_t end) {
+            if (i < 0) return;
+            stretches_.push_back({count_, begin, end});
+            count_ += end - begin;
+        });
+    }
+    int64_t count() const { return count_; }
+    int64_t longest() const {
+        int64_t most = 0;
+        for (const Stretch& s : stretches_) most = std::max(most, s.end - s.begin);
+        return most;
+    }
+    // body(stretch, first row, rows, their place counted from `from`) over [from, to).
+    template <class Body>
+    void each(int64_t from, int64_t to, const Body& body) const {
+        auto s = std::upper_bound(stretches_.begin(), stretches_.end(), from,
+                                  [](int64_t at, const Stretch& stretch) { return at < stretch.at; });
+        for (--s; from < to; ++s) {
+            const int64_t row = s->begin + (from - s->at), size = std::min(s->end - row, to - from);
+            body(*s, row, size, from);
+            from += size;
+        }
+    }
+
+private:
+    std::vector<Stretch> stretches_;
+    int64_t count_ = 0;
+};
+
+// Columns of the result that one tile is wide.
+struct Panel {
+    int64_t group, first, width;
+    int vectors;
+    float* packed;
+};
+
+int64_t pieces(int64_t size, int64_t most) { return (size + most - 1) / most; }
+
+// The i-th of `count` nearly equal parts of [0, size).
+int64_t part(int64_t i, int64_t count, int64_t size) { return i * size / count; }
+
+std::vector<Panel> panels(int64_t groups, int64_t columns, int lanes) {
+    std::vector<Panel> all;
+    for (int64_t g = 0; g < groups; ++g)
+        for (int64_t at = 0; at < columns; at += 2 * lanes) {
+            const int64_t width = std::min<int64_t>(columns - at, 2 * lanes);
+            all.push_back({g, at, width, width > lanes ? 2 : 1, nullptr});
+        }
+    return all;
+}
+
+// Calls body with the number of taps, a constant where it is a usual one.
+template <class Body>
+void for_taps(int64_t taps, const Body& body) {
+    if (taps == 1) body(std::integral_constant<int64_t, 1>{});
+    else if (taps == 3) body(std::integral_constant<int64_t, 3>{});
+    else if (taps == 5) body(std::integral_constant<int64_t, 5>{});
+    else body(taps);
+}
+
+// One direction of the convolution: what is reduced is (tap, channel), taps slowest.
+struct Direction {
+    const float* weight;
+    int64_t from, to, taps, c_in;
+    bool back;
+
+    // Packs channels [begin, end) of the panels: (tap, channel) of column j at ((tap · from + channel) · width + j).
+    void pack(const Panel* panels, size_t count, int lanes, int64_t begin, int64_t end) const {
+        for_taps(taps, [&](auto each) {
+            if (!back)
+                for (size_t p = 0; p < count; ++p) pack_on(panels[p], panels[p].vectors * lanes, begin, end, each);
+            else
+                // As the weights lie.
+                for (int64_t k = begin; k < end; ++k)
+                    for (size_t p = 0; p < count; ++p) pack_back(panels[p], panels[p].vectors * lanes, k, each);
+        });
+    }
+
+    template <class Taps>
+    void pack_back(const Panel& panel, int64_t width, int64_t k, Taps count) const {
+        const float* w = weight + ((panel.group * from + k) * c_in + panel.first) * count;
+        for (int64_t t = 0; t < count; ++t) {
+            float* packed = panel.packed + ((count - 1 - t) * from + k) * width;
+            for (int64_t j = 0; j < panel.width; ++j) packed[j] = w[j * count + t];
+            for (int64_t j = panel.width; j < width; ++j) packed[j] = 0;
+        }
+    }
+
+    template <class Taps>
+    void pack_on(const Panel& panel, int64_t width, int64_t begin, int64_t end, Taps count) const {
+        for (int64_t j = 0; j < width; ++j) {
+            const float* w = weight + (panel.group * to + panel.first + j) * c_in * count;
+            for (int64_t k = begin; k < end; ++k)
+                for (int64_t t = 0; t < count; ++t)
+                    panel.packed[(t * from + k) * width + j] = j < panel.width ? w[k * count + t] : 0.0f;
+        }
+    }
+};
+
+struct Input {
+    const float* data;
+    int64_t stride;
+};
+
+void zero_packed(int64_t rows, int64_t size, float* packed) {
+    for (int64_t r = 0; r < rows; ++r) memset(packed + r * kPackedStride, 0, static_cast<size_t>(size) * sizeof(float));
+}
+
+// Columns [from, to) of the taps of rows [first, last), side by side.
+void pack_taps(const Products& by, const Rows& rows, int64_t first, int64_t last, const Input& x, int64_t channel, int64_t channels,
+               const Convolution& shape, int64_t from, int64_t to, float* packed) {
+    for (int64_t at = from; at < to;) {
+        const int64_t tap = at / channels, c = at % channels, size = std::min(channels - c, to - at);
+        const int64_t shift = (tap - shape.taps / 2) * shape.dilation;
+        rows.each(first, last, [&](const Stretch& s, int64_t row, int64_t count, int64_t place) {
+            float* out = packed + (place - first) * kPackedStride + (at - from);
+            const int64_t low = std::clamp<int64_t>(s.begin - shift - row, 0, count);
+            const int64_t high = std::clamp<int64_t>(s.end - shift - row, low, count);
+            zero_packed(low, size, out);
+            if (low < high)
+                by.pack(x.data + (row + low + shift) * x.stride + channel + c, x.stride, high - low, size,
+                        out + low * kPackedStride);
+            zero_packed(count - high, size, out + high * kPackedStride);
+        });
+        at += size;
+    }
+}
+
+struct Output {
+    const float* bias;
+    const float* slope;
+    Input residual;
+    Dropping dropping;
+    float* data;
+    uint8_t* sign;
+};
+
+// A row's columns [first, first + size) from its sums.
+void finish_row(const Products& by, const Output& out, int64_t row, int64_t channels, int64_t first, int64_t size,
+                const float* sums) {
+    float* y = out.data + row * channels + first;
+    const float* residual = out.residual.data ? out.residual.data + row * out.residual.stride + first : nullptr;
+    uint8_t* sign = out.sign ? out.sign + row * ((channels + 7) / 8) : nullptr;
+    by.finish(sums, size, out.bias ? out.bias + first : nullptr, out.slope, residual, y, sign, first);
+}
+
+void zero_gaps(const Sequences& sequences, int64_t channels, float* out) {
+    each_stretch(sequences, 0, sequences.total, [&](int64_t i, int64_t begin, int64_t end) {
+        if (i < 0) memset(out + begin * channels, 0, static_cast<size_t>((end - begin) * channels) * sizeof(float));
+    });
+}
+
+Status convolve(const Convolution& shape, const Rows& rows, const Input& x, const Direction& way, const Output& out,
+                int threads) {
+    const Products& by = *products();
+    const int64_t depth = way.taps * way.from, channels = shape.groups * way.to, count = rows.count();
+    zero_gaps(shape.sequences, channels, out.data);
+    if (count == 0 || channels == 0) return kOk;
+    std::vector<Panel> all = panels(shape.groups, way.to, by.lanes);
+    const int64_t tiles = pieces(count, by.rows), blocks = std::min(tiles, 2 * pieces(count, 2 * kBlockRows));
+    const int64_t most_rows = pieces(tiles, blocks) * by.rows;
+
+    // As many panels at a time as the caches hold.
+    const int64_t most = std::clamp<int64_t>(kPackedWeights / std::max<int64_t>(depth * 2 * by.lanes, 1), 1,
+                                             kMostWidth / (2 * by.lanes));
+    Floats weights(std::min<int64_t>(most, static_cast<int64_t>(all.size())) * depth * 2 * by.lanes);
+    for (size_t begin = 0; begin < all.size();) {
+        const size_t end = std::min(all.size(), begin + static_cast<size_t>(most));
+        for (size_t p = begin; p < end; ++p) all[p].packed = weights.get() + (p - begin) * depth * 2 * by.lanes;
+        const double floats = static_cast<double>(end - begin) * static_cast<double>(depth) * 2 * by.lanes;
+        Status status = parallel_for(pieces(way.from, kTogether), 1, floats, threads, [&](int64_t from, int64_t to) {
+            way.pack(&all[begin], end - begin, by.lanes, from * kTogether, std::min(way.from, to * kTogether));
+        });
+        if (status != kOk) return status;
+
+        const double steps = 2 * floats * static_cast<double>(count) / kFlops;
+        status = parallel_for(blocks, 1, steps, threads, [&](int64_t from, int64_t to) {
+            thread_local Floats kept_taps, kept_sums;
+            float* const taps = kept_taps.reserve(most_rows * kPackedStride);
+            for (int64_t b = from; b < to; ++b) {
+                const int64_t first_tile = part(b, blocks, tiles), last_tile = part(b + 1, blocks, tiles);
+                const int64_t first = part(first_tile, tiles, count), last = part(last_tile, tiles, count);
+                for (size_t g_begin = begin; g_begin < end;) {
+                    size_t g_end = g_begin;
+                    const int64_t group = all[g_begin].group, base = all[g_begin].first;
+                    while (g_end < end && all[g_end].group == group) ++g_end;
+                    const int64_t width = static_cast<int64_t>(g_end - g_begin) * 2 * by.lanes;
+                    float* const sums = kept_sums.reserve(most_rows * width);
+                    for (int64_t at = 0; at < depth; at += kDepth) {
+                        const int64_t size = std::min(depth - at, kDepth);
+                        pack_taps(by, rows, first, last, x, group * way.from, way.from, shape, at, at + size, taps);
+                        for (size_t p = g_begin; p < g_end; ++p) {
+                            const Panel& panel = all[p];
+                            const float* w = panel.packed + at * panel.vectors * by.lanes;
+                            float* const to_panel = sums + (panel.first - base);
+                            for (int64_t t = first_tile; t < last_tile; ++t) {
+                                const int64_t r = part(t, tiles, count) - first, next = part(t + 1, tiles, count) - first;
+                                by.tile(static_cast<int>(next - r), panel.vectors, taps + r * kPackedStride, w, size,
+                                        to_panel + r * width, width, at > 0);
+                            }
+                        }
+                    }
+                    const Panel& last_panel = all[g_end - 1];
+                    const int64_t columns = last_panel.first + last_panel.width - base;
+                    rows.each(first, last, [&](const Stretch&, int64_t row, int64_t size, int64_t place) {
+                        for (int64_t r = 0; r < size; ++r)
+                            finish_row(by, out, row + r, channels, group * way.to + base, columns,
+                                       sums + (place - first + r) * width);
+                    });
+                    g_begin = g_end;
+                }
+            }
+        });
+        if (status != kOk) return status;
+        begin = end;
+    }
+    return kOk;
+}
+
+// Dropout of rows of sequences, from x (rows `stride` apart) to y.
+void drop_rows(const Dropping& dropping, const float* x, int64_t row, int64_t channels, float* y) {
+    drop_row(x, channels, static_cast<uint64_t>(row) * static_cast<uint64_t>((channels + 3) / 4), dropping.seed,
+             dropping.threshold, dropping.scale, y);
+}
+
+template <int m>
+void copy_panel(const float* from, int64_t stride, int64_t rows, float* to) {
+    for (int64_t r = 0; r < rows; ++r, from += stride, to += m) memcpy(to, from, m * sizeof(float));
+}
+
+using CopyPanel = void (*)(const float*, int64_t, int64_t, float*);
+constexpr CopyPanel kCopyPanel[] = {copy_panel<1>,  copy_panel<2>,  copy_panel<3>,  copy_panel<4>,  copy_panel<5>,
+                                    copy_panel<6>,  copy_panel<7>,  copy_panel<8>,  copy_panel<9>,  copy_panel<10>,
+                                    copy_panel<11>, copy_panel<12>, copy_panel<13>, copy_panel<14>};
+
+// `width` columns of rows, in rows of `padded`.
+void copy_columns(const float* from, int64_t stride, int64_t rows, int64_t width, int64_t padded, float* to) {
+    if (width == padded && padded == 32) return copy_panel<32>(from, stride, rows, to);
+    if (width == padded && padded == 16) return copy_panel<16>(from, stride, rows, to);
+    for (int64_t r = 0; r < rows; ++r, from += stride, to += padded) {
+        memcpy(to, from, static_cast<size_t>(width) * sizeof(float));
+        memset(to + width, 0, static_cast<size_t>(padded - width) * sizeof(float));
+    }
+}
+
+}  // namespace
+
+const Products* products() {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+    static const Products* const chosen = __builtin_cpu_supports("x86-64-v4")   ? kProductsAvx512
+                                          : __builtin_cpu_supports("x86-64-v3") ? kProductsAvx2
+                                                                                : nullptr;
+    return chosen;
+#else
+    return nullptr;
+#endif
+}
+
+bool convolves() { return products() != nullptr; }
+
+Status temporal_conv(const Convolution& shape, const float* x, int64_t x_stride, const float* weight, const float* bias,
+                     const float* slope, bool residual, const Dropping& dropping, float* out, uint8_t* sign, int threads) {
+    const Rows rows(shape.sequences);
+    const int64_t channels = shape.groups * shape.c_out;
+    const Direction way{weight, shape.c_in, shape.c_out, shape.taps, shape.c_in, false};
+    const Output to{bias, slope, {residual ? x : nullptr, x_stride}, dropping, out, sign};
+    const Status status = convolve(shape, rows, {x, x_stride}, way, to, threads);
+    if (status != kOk || dropping.threshold == 0 || rows.count() == 0) return status;
+    const double steps = static_cast<double>(rows.count()) * static_cast<double>(channels);
+    return parallel_for(rows.count(), kSumRows, steps, threads, [&](int64_t from, int64_t end) {
+        rows.each(from, end, [&](const Stretch&, int64_t row, int64_t size, int64_t) {
+            for (int64_t r = row; r < row + size; ++r)
+                drop_rows(dropping, out + r * channels, r, channels, out + r * channels);
+        });
+    });
+}
+
+Status temporal_conv_input_gradient(const Convolution& shape, const float* inner, int64_t inner_stride,
+                                    const float* weight, const float* residual, int64_t residual_stride,
+                                    const Dropping& dropping, float* grad_x, int threads) {
+    const Rows rows(shape.sequences);
+    const int64_t channels = shape.groups * shape.c_in;
+    const Direction way{weight, shape.c_out, shape.c_in, shape.taps, shape.c_in, true};
+    const bool drops = residual && dropping.threshold != 0;
+    const Output to{nullptr, nullptr, {drops ? nullptr : residual, residual_stride}, dropping, grad_x, nullptr};
+    const Status status = convolve(shape, rows, {inner, inner_stride}, way, to, threads);
+    if (status != kOk || !drops || rows.count() == 0) return status;
+    const double steps = static_cast<double>(rows.count()) * static_cast<double>(channels);
+    return parallel_for(rows.count(), kSumRows, steps, threads, [&](int64_t from, int64_t end) {
+        Floats dropped(channels);
+        rows.each(from, end, [&](const Stretch&, int64_t row, int64_t size, int64_t) {
+            for (int64_t r = row; r < row + size; ++r) {
+                drop_rows(dropping, residual + r * residual_stride, r, channels, dropped.get());
+                products()->add(dropped.get(), channels, grad_x + r * channels);
+            }
+        });
+    });
+}
+
+Status temporal_conv_inner(const Convolution& shape, const float* grad, int64_t grad_stride, const float* out,
+                           const uint8_t* sign, const float* slope, const Dropping& dropping, float* inner,
+                           float* bias_gradient, int threads) {
+    const Products& by = *products();
+    const Rows rows(shape.sequences);
+    const int64_t channels = shape.groups * shape.c_out, bits = (channels + 7) / 8, parts = pieces(rows.count(), kSumRows);
+    std::vector<float> totals(static_cast<size_t>(bias_gradient ? parts * channels : 0));
+    const double steps = static_cast<double>(rows.count()) * static_cast<double>(channels) * 12 / kBytes;
+    const Status status = parallel_for(parts, 1, steps, threads, [&](int64_t begin, int64_t end) {
+        Floats dropped(dropping.threshold ? channels : 0);
+        for (int64_t p = begin; p < end; ++p) {
+            float* total = bias_gradient ? totals.data() + p * channels : nullptr;
+            rows.each(p * kSumRows, std::min(rows.count(), (p + 1) * kSumRows), [&](const Stretch&, int64_t row, int64_t size,
+                                                                                   int64_t) {
+                for (int64_t r = row; r < row + size; ++r) {
+                    const float* g = grad + r * grad_stride;
+                    float* to = inner ? inner + r * channels : nullptr;
+                    if (dropping.threshold) {
+                        float* kept = slope ? dropped.get() : to;
+                        drop_rows(dropping, g, r, channels, kept);
+                        g = kept;
+                    }
+                    if (slope)
+                        by.before_activation(g, channels, out ? out + r * channels : nullptr, out ? nullptr : sign + r * bits,
+                                             *slope, to, total);
+                    else if (total)
+                        by.add(g, channels, total);
+                }
+            });
+        }
+    });
+    if (status != kOk || !bias_gradient) return status;
+    // In pairs, whatever the number of threads.
+    for (int64_t apart = 1; apart < parts; apart *= 2)
+        for (int64_t p = 0; p + apart < parts; p += 2 * apart)
+            by.add(totals.data() + (p + apart) * channels, channels, totals.data() + p * channels);
+    if (parts > 0) memcpy(bias_gradient, totals.data(), static_cast<size_t>(channels) * sizeof(float));
+    else memset(bias_gradient, 0, static_cast<size_t>(channels) * sizeof(float));
+    return kOk;
+}
+
+Status temporal_conv_weight_gradient(const Convolution& shape, const float* inner, int64_t inner_stride, const float* x,
+                                     int64_t x_stride, float* grad_weight, int threads) {
+    const Products& by = *products();
+    const Rows rows(shape.sequences);
+    const int64_t count = rows.count(), taps = shape.taps;
+    if (count == 0) {
+        memset(grad_weight, 0, static_cast<size_t>(shape.groups * shape.c_out * shape.c_in * taps) * sizeof(float));
+        return kOk;
+    }
+    // Rows beyond a chunk that its taps reach; no tap reaches farther than a sequence.
+    const int64_t reach = std::min(shape.dilation * (taps / 2), std::max<int64_t>(rows.longest() - 1, 0));
+    const int64_t chunk = std::min(count, std::max(kChunk, 2 * reach));
+    const int64_t high = pieces(shape.c_out, by.rows);
+    const std::vector<Panel> wide = panels(1, shape.c_in, by.lanes);
+    int64_t padded = 0;
+    for (const Panel& panel : wide) padded += panel.vectors * by.lanes;
+    const int64_t a_size = chunk * shape.c_out, b_rows = std::min(count, chunk + 2 * reach), b_size = b_rows * padded;
+    const int64_t together = std::clamp<int64_t>(kPackedRows / (a_size + b_size), 1, shape.groups);
+    Floats a(together * a_size), b(together * b_size);
+    const int64_t panel_count = static_cast<int64_t>(wide.size());
+
+    for (int64_t group = 0; group < shape.groups; group += together) {
+        const int64_t groups = std::min(together, shape.groups - group);
+        for (int64_t first = 0; first < count; first += chunk) {
+            const int64_t last = std::min(count, first + chunk);
+            const int64_t b_first = std::max<int64_t>(first - reach, 0), b_last = std::min(count, last + reach);
+            const double bytes = 8.0 * static_cast<double>(groups) * static_cast<double>(a_size + b_size);
+            constexpr int64_t kRows = 64;
+            Status status = parallel_for(pieces(b_last - b_first, kRows), 1, bytes / kBytes, threads, [&](int64_t from, int64_t to) {
+                rows.each(b_first + from * kRows, std::min(b_last, b_first + to * kRows), [&](const Stretch&, int64_t row,
+                                                                                             int64_t size, int64_t place) {
+                    for (int64_t g = 0; g < groups; ++g) {
+                        float* packed = b.get() + g * b_size;
+                        for (const Panel& panel : wide) {
+                            const int64_t width = panel.vectors * by.lanes;
+                            copy_columns(x + row * x_stride + (group + g) * shape.c_in + panel.first, x_stride, size,
+                                         panel.width, width, packed + (place - b_first) * width);
+                            packed += b_rows * width;
+                        }
+                    }
+                    const int64_t begin = std::max(place, first), end = std::min(place + size, last);
+                    if (begin >= end) return;
+                    for (int64_t g = 0; g < groups; ++g)
+                        for (int64_t i = 0; i < high; ++i) {
+                            const int64_t o = part(i, high, shape.c_out), m = part(i + 1, high, shape.c_out) - o;
+                            kCopyPanel[m - 1](inner + (row + begin - place) * inner_stride + (group + g) * shape.c_out + o,
+                                              inner_stride, end - begin,
+                                              a.get() + g * a_size + o * chunk + (begin - first) * m);
+                        }
+                });
+            });
+            if (status != kOk) return status;
+
+            // What each tap adds of each part of the chunk: rows whose tap lies in their sequence.
+            const int64_t parts = pieces(last - first, kPart);
+            std::vector<Span> spans;
+            std::vector<size_t> from_span;
+            for (int64_t p = 0; p < parts; ++p)
+                for (int64_t t = 0; t < taps; ++t) {
+                    from_span.push_back(spans.size());
+                    const int64_t shift = (t - taps / 2) * shape.dilation;
+                    const int64_t p_first = first + p * kPart, p_last = std::min(last, p_first + kPart);
+                    rows.each(p_first, p_last, [&](const Stretch& s, int64_t row, int64_t size, int64_t place) {
+                        const int64_t low = std::max(row, s.begin - shift), top = std::min(row + size, s.end - shift);
+                        if (low < top) spans.push_back({place + (low - row) - first, place + (top - row) - first});
+                    });
+                }
+            from_span.push_back(spans.size());
+
+            const double steps = 2.0 * static_cast<double>((last - first) * groups * shape.c_out * shape.c_in * taps) / kFlops;
+            const int64_t tasks = groups * panel_count * high;
+            status = parallel_for(tasks, std::clamp<int64_t>(tasks / 256, 1, 8), steps, threads, [&](int64_t from, int64_t to) {
+                thread_local Floats kept;
+                float* const sums = kept.reserve(taps * kMostRows * kMostColumns);
+                for (int64_t task = from; task < to; ++task) {
+                    const int64_t i = task % high, p = task / high % panel_count, g = task / high / panel_count;
+                    const Panel& panel = wide[static_cast<size_t>(p)];
+                    const int64_t o = part(i, high, shape.c_out), m = part(i + 1, high, shape.c_out) - o;
+                    const int64_t width = panel.vectors * by.lanes;
+                    // All panels before this one are of full width.
+                    const float* of_b = b.get() + g * b_size + p * b_rows * 2 * by.lanes + (first - b_first) * width;
+                    const float* of_a = a.get() + g * a_size + o * chunk;
+                    for (int64_t piece = 0; piece < parts; ++piece)
+                        for (int64_t t = 0; t < taps; ++t) {
+                            const size_t at = from_span[static_cast<size_t>(piece * taps + t)];
+                            const size_t next = from_span[static_cast<size_t>(piece * taps + t + 1)];
+                            by.outer(static_cast<int>(m), panel.vectors, of_a, of_b, spans.data() + at,
+                                     static_cast<int64_t>(next - at), (t - taps / 2) * shape.dilation, sums + t * m * width,
+                                     piece > 0);
+                        }
+                    for_taps(taps, [&](auto each) {
+                        for (int64_t r = 0; r < m; ++r) {
+                            float* out = grad_weight + (((group + g) * shape.c_out + o + r) * shape.c_in + panel.first) * each;
+                            for (int64_t c = 0; c < panel.width; ++c)
+                                for (int64_t t = 0; t < each; ++t) {
+                                    const float sum = sums[(t * m + r) * width + c];
+                                    out[c * each + t] = first == 0 ? sum : out[c * each + t] + sum;
+                                }
+                        }
+                    });
+                }
+            });
+            if (status != kOk) return status;
+        }
+    }
+    return kOk;
+}
+
+}  // namespace d2k::cpu
