@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 THREAD = ("-fsanitize=thread",)
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+PRODUCTS = ("cpu/products_avx2.cpp", "cpu/products_avx512.cpp")
+SOURCES = {"products": PRODUCTS, "convolution": (*PRODUCTS, "cpu/parallel.cpp", "cpu/dropout.cpp")}
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +28,11 @@ def program(tmp_path_factory):
             pytest.skip("no C++ compiler")
         if (name, flags) not in made:
             path = tmp_path_factory.mktemp("csrc") / name
-            includes = (f"-I{CSRC / 'include'}", f"-I{CSRC / 'tests'}")
+            includes = (f"-I{CSRC / 'include'}", f"-I{CSRC / 'tests'}", f"-I{CSRC}")
+            sources = (CSRC / "tests" / f"{name}.cpp", *(CSRC / s for s in SOURCES.get(name, ())))
             plain = ("-std=c++17", "-g", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi", "-pthread")
             command = [compiler, *plain, *flags, *includes]
-            done = subprocess.run(
-                [*command, CSRC / "tests" / f"{name}.cpp", "-o", path], capture_output=True, text=True
-            )
+            done = subprocess.run([*command, *sources, "-o", path], capture_output=True, text=True)
             if "cannot find" in done.stderr and "san" in done.stderr:
                 pytest.skip(f"the compiler lacks {flags[0]}")
             assert done.returncode == 0, done.stderr
@@ -56,6 +58,25 @@ def run(path: Path, *arguments: str) -> subprocess.CompletedProcess:
 def test_on_one_thread_and_on_many(program, name, flags):
     done = run(program(name, flags))
     assert done.returncode == 0 and done.stdout == f"{name}: ok\n", done.stderr[-2000:]
+
+
+def test_every_instruction_set_gives_the_same_bits(program):
+    done = run(program("products", ADDRESS))
+    assert done.returncode == 0 and done.stdout == "products: ok\n", done.stderr[-2000:]
+
+
+def test_a_convolution_has_the_same_bits_whatever_the_instructions_and_threads(program):
+    path = program("convolution", ADDRESS)
+    made = {}
+    for level, lanes in (("v3", 8), ("v4", 16)):
+        done = run(path, level)
+        if done.returncode == -signal.SIGILL:
+            pytest.skip(f"this machine lacks x86-64-{level}")
+        assert done.returncode == 0, done.stderr[-2000:]
+        first, *bits = done.stdout.splitlines()
+        assert first == f"{lanes} lanes" and bits[: len(bits) // 2] == bits[len(bits) // 2 :]
+        made[level] = bits
+    assert made["v3"] == made["v4"]
 
 
 SORT_BARRIERS = 11

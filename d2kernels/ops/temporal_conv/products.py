@@ -1,4 +1,4 @@
-"""temporal_conv in float32 on the CPU by csrc's packed products: nothing padded, nothing moved, the activation on the way."""
+"""temporal_conv in float32 on the CPU by packed products of csrc: nothing padded, no row moved, activation fused."""
 
 from __future__ import annotations
 

@@ -1,0 +1,132 @@
+// Every instruction set's tiles and rows against plain sums by fused multiply-adds: the same bits.
+#include "cpu/products.h"
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "check.h"
+
+using namespace d2k::cpu;
+
+namespace {
+
+std::mt19937 numbers(3);
+
+std::vector<float> drawn(int64_t size) {
+    std::normal_distribution<float> normal;
+    std::vector<float> x(static_cast<size_t>(size));
+    for (float& v : x) v = normal(numbers);
+    return x;
+}
+
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+    return a.size() == b.size() && memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+void tiles(const Products& by) {
+    for (int m = 1; m <= by.rows; ++m)
+        for (int n = 1; n <= 2; ++n)
+            for (const int64_t depth : {int64_t{0}, int64_t{1}, int64_t{7}, kDepth})
+                for (const bool add : {false, true}) {
+                    const int64_t width = n * by.lanes, stride = width + 5;
+                    const auto a = drawn(m * kPackedStride), b = drawn(depth * width);
+                    auto got = drawn(m * stride), want = got;
+                    by.tile(m, n, a.data(), b.data(), depth, got.data(), stride, add);
+                    for (int64_t i = 0; i < m; ++i)
+                        for (int64_t j = 0; j < width; ++j) {
+                            float sum = 0;
+                            for (int64_t k = 0; k < depth; ++k)
+                                sum = std::fma(a[i * kPackedStride + k], b[k * width + j], sum);
+                            float& out = want[i * stride + j];
+                            out = add ? out + sum : sum;
+                        }
+                    CHECK(same(got, want));
+                }
+}
+
+void outers(const Products& by) {
+    const Span spans[] = {{0, 1}, {3, 3}, {4, 11}};
+    for (int m = 1; m <= by.rows; ++m)
+        for (int n = 1; n <= 2; ++n)
+            for (const int64_t shift : {int64_t{0}, int64_t{2}})
+                for (const bool add : {false, true}) {
+                    const int64_t width = n * by.lanes, rows = 13;
+                    const auto a = drawn(rows * m), b = drawn(rows * width);
+                    auto got = drawn(m * width), want = got;
+                    by.outer(m, n, a.data(), b.data(), spans, 3, shift, got.data(), add);
+                    for (int64_t i = 0; i < m; ++i)
+                        for (int64_t j = 0; j < width; ++j) {
+                            float sum = 0;
+                            for (const Span& s : spans)
+                                for (int64_t r = s.begin; r < s.end; ++r)
+                                    sum = std::fma(a[r * m + i], b[(r + shift) * width + j], sum);
+                            float& out = want[i * width + j];
+                            out = add ? out + sum : sum;
+                        }
+                    CHECK(same(got, want));
+                }
+}
+
+void rows(const Products& by) {
+    for (int64_t size = 1; size < 50; ++size)
+        for (int choice = 0; choice < 64; ++choice) {
+            const bool biased = choice & 1, activates = choice & 2, adds = choice & 4, signs = choice & 8;
+            const int64_t first = choice & 16 ? 3 : 8;
+            const float slope = choice & 32 ? -0.25f : 0.5f;
+            const auto sums = drawn(size), bias = drawn(size), residual = drawn(size);
+            std::vector<float> got(static_cast<size_t>(size)), want(got);
+            std::vector<uint8_t> bits(static_cast<size_t>((first + size) / 8 + 1)), expected(bits);
+            bits[0] = expected[0] = 1;  // of the columns before, which stay
+            by.finish(sums.data(), size, biased ? bias.data() : nullptr, activates ? &slope : nullptr,
+                      adds ? residual.data() : nullptr, got.data(), signs ? bits.data() : nullptr, first);
+            for (int64_t j = 0; j < size; ++j) {
+                float y = biased ? sums[j] + bias[j] : sums[j];
+                if (signs && y > 0) expected[(first + j) / 8] |= static_cast<uint8_t>(1u << ((first + j) % 8));
+                if (activates && !(y > 0)) y *= slope;
+                want[j] = adds ? y + residual[j] : y;
+            }
+            CHECK(same(got, want));
+            CHECK(bits == expected);
+
+            const auto out = drawn(size);
+            const auto flags = [&](int64_t j) { return (bits[j / 8] >> (j % 8) & 1) != 0; };
+            std::vector<float> inner(got.size()), total = drawn(size), sum = total;
+            by.before_activation(sums.data(), size, choice & 16 ? out.data() : nullptr, bits.data(), slope, inner.data(),
+                                 biased ? total.data() : nullptr);
+            for (int64_t j = 0; j < size; ++j) {
+                want[j] = (choice & 16 ? out[j] > 0 : flags(j)) ? sums[j] : sums[j] * slope;
+                if (biased) sum[j] += want[j];
+            }
+            CHECK(same(inner, want) && same(total, sum));
+            by.add(out.data(), size, total.data());
+            for (int64_t j = 0; j < size; ++j) sum[j] += out[j];
+            CHECK(same(total, sum));
+        }
+    for (int64_t size = 1; size < 40; ++size) {
+        std::vector<float> packed(3 * kPackedStride, 7.0f);
+        const auto x = drawn(2 * (size + 1) + size);  // the last row ends with the memory
+        by.pack(x.data(), size + 1, 3, size, packed.data());
+        for (int64_t r = 0; r < 3; ++r)
+            CHECK(memcmp(packed.data() + r * kPackedStride, x.data() + r * (size + 1), size * sizeof(float)) == 0);
+    }
+}
+
+}  // namespace
+
+int main() {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+    if (__builtin_cpu_supports("x86-64-v3")) {
+        tiles(*kProductsAvx2);
+        outers(*kProductsAvx2);
+        rows(*kProductsAvx2);
+    }
+    if (__builtin_cpu_supports("x86-64-v4")) {
+        tiles(*kProductsAvx512);
+        outers(*kProductsAvx512);
+        rows(*kProductsAvx512);
+    }
+#endif
+    std::puts("products: ok");
+}
