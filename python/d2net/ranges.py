@@ -1,10 +1,16 @@
-"""Ranges of numbers as text: "0.5", "0.3,0.5,0.7" or "0.1:0.7:0.1"."""
+"""Ranges of numbers as text, "0.5", "0.3,0.5,0.7" or "0.1:0.7:0.1", and what range seconds have."""
 
 from __future__ import annotations
 
 from decimal import Decimal, DecimalException
 
 MOST = 10_000
+LONGEST = 1e15  # seconds; further out float64 does not tell eighths of a second apart, and products overflow
+
+
+def are_times(*seconds: float) -> bool:
+    """Whether they can be computed with: not NaN, and of at most LONGEST seconds."""
+    return all(-LONGEST <= s <= LONGEST for s in seconds)
 
 
 def parse_values(text: str) -> list[float]:

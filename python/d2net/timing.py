@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import reprlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -43,8 +42,9 @@ class Timing:
         frames = {"fps": self.fps, "stride": self.stride, "snippet_frames": self.snippet_frames}
         given = {k: v for k, v in {**frames, "snippet_seconds": self.snippet_seconds}.items() if v is not None}
         for name, value in given.items():
-            if not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
-                raise ValueError(f"timing: {name} must be a positive number, got {reprlib.repr(value)}")
+            if not isinstance(value, (int, float)) or not 1e-9 <= value <= 1e9:
+                shown = reprlib.repr(value)
+                raise ValueError(f"timing: {name} must be a positive number, 1e-9 to 1e9, got {shown}")
         of_frames = [k for k in frames if k in given]
         kinds = bool(of_frames) + ("snippet_seconds" in given) + bool(self.resized)
         if kinds > 1:

@@ -255,6 +255,22 @@ def test_outputs_that_cannot_be_written_are_refused_first(capsys, data, tmp_path
     assert status == 2 and "cannot write to the folder" in err
 
 
+def test_no_output_is_an_input_or_another_output(capsys, data, trained, tmp_path):
+    before = data[0].read_bytes()
+    (tmp_path / "link.npz").symlink_to(data[0])
+    common = ["localize", "--checkpoint", trained, "--features", data[0], "--out"]
+    for out, says in (
+        (data[0], "is the input"),
+        (tmp_path / "link.npz", "is the input"),
+        (tmp_path / "a", "another output"),
+    ):
+        status, _, err = run(capsys, *common, out, "--save-activations", tmp_path / "a")
+        assert status == 2 and says in err, err
+    assert data[0].read_bytes() == before
+    common = ["evaluate", "--predictions", data[1], "--ground-truth", data[1], "--out", data[1]]
+    assert "is the input" in run(capsys, *common)[2]
+
+
 def test_snippet_times_of_the_release_protocol(capsys, data, tmp_path):
     rows = [{"label": "class_0", "score": 1, "segment": [0, 4]}]
     found = tmp_path / "d.json"

@@ -374,3 +374,17 @@ def test_video_info_tables(tmp_path, text, says):
         with pytest.raises(DataError, match=says) as error:
             load_video_info(path)
         assert "i.csv" in str(error.value)
+
+
+@pytest.mark.parametrize("time", [1e16, -1e300, float("inf"), float("nan")])
+def test_times_that_cannot_be_computed_with_are_refused(tmp_path, time):
+    segment = sorted([0.0, time]) if time == time else [0.0, time]
+    tree = annotation(annotations=[{"label": "a", "segment": segment}])
+    with pytest.raises(DataError, match=r"video 'v': segment .* is not finite or no time"):
+        load_annotations(write_json(tmp_path, tree))
+    tree = {"results": {"v": [{"label": "a", "score": 1, "segment": segment}]}}
+    with pytest.raises(DataError, match=r"row 0 of video 'v'.*must be finite, times of at most"):
+        load_detections(write_json(tmp_path, tree))
+    if time > 0:
+        with pytest.raises(DataError, match="duration must be a positive number"):
+            load_video_info(write_json(tmp_path, {"v": {"duration": time}}))

@@ -55,7 +55,7 @@ def test_round_trip():
         ({}, "give fps, stride and snippet_frames"),
         ({"fps": 25}, "fps given without stride and snippet_frames"),
         ({"fps": 25, "stride": 16, "snippet_frames": 16, "snippet_seconds": 1}, "exclude each other"),
-        ({"snippet_seconds": 0}, "snippet_seconds must be a positive number, got 0"),
+        ({"snippet_seconds": 0}, "snippet_seconds must be a positive number, 1e-9 to 1e9, got 0"),
         ({"snippet_seconds": float("nan")}, "got nan"),
         ({"fps": -25, "stride": 16, "snippet_frames": 16}, "fps must be.*-25"),
         ({"snippet_seconds": 1.0, "resized": True}, "exclude"),

@@ -29,7 +29,7 @@ def evaluate(
     """
     from d2net.data.annotations import load_annotations
     from d2net.data.detections import load_detections
-    from d2net.data.files import check_destination
+    from d2net.data.files import check_outputs
     from d2net.evaluation import evaluate as run
     from d2net.evaluation import load_ambiguous
     from d2net.timing import Timing
@@ -41,8 +41,7 @@ def evaluate(
         if (fps is None) != (stride is None):
             raise ValueError("--fps and --stride go together")
         timing = Timing(fps=fps, stride=stride, snippet_frames=stride, snippet_seconds=snippet_seconds)
-    if out:
-        check_destination(out)
+    check_outputs([out], [predictions, ground_truth, ambiguous])
     report = run(
         load_detections(predictions),
         load_annotations(ground_truth),

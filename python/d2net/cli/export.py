@@ -20,8 +20,8 @@ def export(
     Example: d2net export --checkpoint run --out model.onnx
     """
     from d2net import api
-    from d2net.data.files import check_destination
+    from d2net.data.files import check_outputs
     from d2net.export import export_onnx
 
-    check_destination(out)
+    check_outputs([out], [checkpoint])
     print(f"written: {export_onnx(api.load(checkpoint, 'cpu'), out)}")

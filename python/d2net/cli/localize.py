@@ -51,7 +51,7 @@ def localize(
     from d2net.data.activations import save_activations as write_activations
     from d2net.data.annotations import load_annotations
     from d2net.data.detections import save_detections
-    from d2net.data.files import check_destination
+    from d2net.data.files import check_outputs
     from d2net.data.video_info import load_video_info
     from d2net.timing import Timing
 
@@ -59,8 +59,7 @@ def localize(
         raise ValueError("give exactly one of --features and --activations")
     if subset and annotations is None:
         raise ValueError("--subset names a subset of --annotations; give that file too")
-    for path in filter(None, (out, save_activations)):
-        check_destination(path)
+    check_outputs([out, save_activations], [checkpoint, features, activations, annotations, video_info])
     model = api.load(checkpoint, device)
     tree = model.config.model_dump()
     decoder = parse_assignments(assignments or [])

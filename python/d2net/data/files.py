@@ -8,7 +8,7 @@ import os
 import reprlib
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -133,6 +133,22 @@ def check_destination(path: str | os.PathLike) -> None:
             pass
     except OSError as error:
         raise DataError(f"cannot write to the folder {path.parent}: {error.strerror}; choose another place") from error
+
+
+def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[str | os.PathLike | None]) -> None:
+    """As check_destination for each output that is given; none may be an input, or another output.
+
+    Raises:
+        DataError: names the file.
+    """
+    taken = {os.path.realpath(p): f"the input {p}" for p in inputs if p is not None}
+    for path in outputs:
+        if path is None:
+            continue
+        check_destination(path)
+        if (real := os.path.realpath(path)) in taken:
+            raise DataError(f"{path} is {taken[real]} too; give another name to write to")
+        taken[real] = "another output"
 
 
 @contextmanager

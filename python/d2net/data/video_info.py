@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from d2net.data.files import DataError, read_json, read_text, reading, shown
+from d2net.ranges import LONGEST
 from d2net.timing import Timing
 
 _TIMING = ("fps", "stride", "snippet_frames", "snippet_seconds", "resized")
@@ -44,7 +45,7 @@ def load_video_info(path: str | os.PathLike) -> VideoInfo:
                 values = {k: _number(k, v) for k, v in fields.items() if v is not None}
                 if "duration" in values:
                     durations[name] = values.pop("duration")
-                    if not 0 < durations[name] < float("inf"):
+                    if not 0 < durations[name] <= LONGEST:
                         raise ValueError(f"duration must be a positive number, got {durations[name]}")
                 if values:
                     timings[name] = Timing(**{k: bool(v) if k == "resized" else v for k, v in values.items()})

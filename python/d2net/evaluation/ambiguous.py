@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from d2net.data.detections import Detections
 from d2net.data.files import DataError, read_text, reading
 from d2net.evaluation.matching import Spans, overlaps
 from d2net.evaluation.release import Rate, snippet_spans
+from d2net.ranges import are_times
 
 Ambiguous = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -30,7 +30,7 @@ def load_ambiguous(path: str | Path) -> dict[str, list[tuple[float, float]]]:
                 continue
             try:
                 name, start, end = words[0], float(words[1]), float(words[2])
-                if len(words) != 3 or not -math.inf < start <= end < math.inf:
+                if len(words) != 3 or not are_times(start, end) or end < start:
                     raise ValueError
             except (IndexError, ValueError):
                 raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from d2net.data.annotations.model import ROUNDING, Annotations, AnnotationWarning, Segment, Video
 from d2net.data.files import DataError, read_json, reading, shown
+from d2net.ranges import LONGEST, are_times
 
 
 def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None = None) -> Annotations:
@@ -83,8 +83,8 @@ def _segment(path: str | os.PathLike, name: str, entry: Any) -> Segment:
         raise DataError(
             f"{path}: video {name!r}: expected label and segment [start, end], got {shown(entry)}"
         ) from error
-    if not (math.isfinite(start) and math.isfinite(end)):
-        raise DataError(f"{path}: video {name!r}: segment [{start}, {end}] of {label!r} is not finite")
+    if not are_times(start, end):
+        raise DataError(f"{path}: video {name!r}: segment [{start}, {end}] of {label!r} is not finite or no time")
     if end < start:
         raise DataError(
             f"{path}: video {name!r}: segment [{start}, {end}] of {label!r} ends before it starts; correct or remove it"
@@ -106,7 +106,7 @@ def _usable(value: Any) -> float | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if 0 < number < math.inf else None
+    return number if 0 < number <= LONGEST else None
 
 
 def _positive(path: str | os.PathLike, entry: dict, key: str, video: str | None = None) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2net.data.files import DataError
+from d2net.ranges import LONGEST
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,15 @@ class Detections:
         for name, index, count in (("video", ints[0], len(videos)), ("label", ints[1], len(classes))):
             if len(index) and not 0 <= index.min() <= index.max() < count:
                 raise DataError(f"detections: {name} must be in [0, {count}), got {index.min()}..{index.max()}")
-        bad = ~np.isfinite(np.stack(floats)).all(0) | (floats[1] < floats[0])
+        times = (np.abs(np.stack(floats[:2])) <= LONGEST).all(0)  # False for NaN
+        bad = ~times | ~np.isfinite(floats[2]) | (floats[1] < floats[0])
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
             values = [float(x[i]) for x in floats]
             row = int((ints[0][:i] == ints[0][i]).sum())
             raise DataError(
                 f"detections: row {row} of video {videos[ints[0][i]]!r}: segment [{values[0]}, {values[1]}], score "
-                f"{values[2]}; all must be finite and the end not before the start"
+                f"{values[2]}; all must be finite, times of at most {LONGEST:g} s, and the end not before the start"
             )
         return cls(list(videos), tuple(classes), *ints, *floats)
 
