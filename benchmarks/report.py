@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +47,22 @@ def table(rows: list[Row], machine: dict[str, Any]) -> list[str]:
     return lines
 
 
-def by_op(rows: list[Row], machine: dict[str, Any]) -> list[str]:
+def by_op(rows: list[Row], machine: dict[str, Any], level: str = "###") -> list[str]:
     lines: list[str] = []
     plain = [row for row in rows if not row["axis"] and row["work"] != OVERHEAD]
     for op in dict.fromkeys(row["op"] for row in plain):
         mine = [row for row in plain if row["op"] == op]
-        lines += [f"### {op}", "", *table(mine, machine), ""]
-    return lines + overhead([row for row in rows if row["work"] == OVERHEAD])
+        lines += [f"{level} {op}", "", *table(mine, machine), ""]
+    return lines + overhead([row for row in rows if row["work"] == OVERHEAD], level)
 
 
-def overhead(rows: list[Row]) -> list[str]:
+def overhead(rows: list[Row], level: str) -> list[str]:
     """Times of one call on a few numbers, beside each yardstick's."""
     if not rows:
         return []
     names = [p["name"] for p in rows[0]["peers"]]
     lines = [
-        "### Host overhead of one call on four rows",
+        f"{level} Host overhead of one call on four rows",
         "",
         f"| op | direction | backend | time | {' | '.join(names)} |",
         f"| --- | --- | --- | ---: | {' | '.join('---:' for _ in names)} |",
@@ -127,13 +128,19 @@ def markdown(rows: list[Row], machine: dict[str, Any], plots: list[tuple[str, st
     )
 
 
-def gpu_section() -> list[str]:
-    """The newest committed GPU run."""
-    files = sorted(verified.RESULTS.glob("*.json"))
-    if not files:
+def gpu_section(results: Path = verified.RESULTS) -> list[str]:
+    """The newest committed run of each GPU."""
+    newest = {}
+    for path in sorted(results.glob("*.json"), key=lambda p: (json.loads(p.read_text()).get("date", ""), p.name)):
+        newest[json.loads(path.read_text()).get("device")] = path
+    if not newest:
         return ["No GPU run has been committed yet; `scripts/gpu_check.sh OUT` makes one.", ""]
-    machine, rows = of.read(files[-1])
-    return [f"`results/{files[-1].name}`: " + " ".join(machine_lines(machine)), "", *by_op(rows, machine)]
+    lines = []
+    for device, path in newest.items():
+        machine, rows = of.read(path)
+        said = " ".join(machine_lines(machine)) if machine else "no benchmark was run."
+        lines += [f"### {device}", "", f"`results/{path.name}`: {said}", "", *by_op(rows, machine, "####")]
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,9 +12,9 @@ Row = dict[str, Any]
 def read(path: Path) -> tuple[dict[str, Any], list[Row]]:
     """The machine's facts and the rows of a pytest-benchmark JSON file, or of a GPU check's."""
     tree = json.loads(path.read_text())
-    step = tree.get("steps", {}).get("benchmarks", tree)
-    machine = (step.get("machine_info") or step.get("machine") or {}).get("d2k", {})
-    found = [b.get("extra_info", b).get("row") for b in step.get("benchmarks", step.get("rows", []))]
+    machine = (tree.get("machine_info") or tree.get("machine") or {}).get("d2k", {})
+    steps = tree.get("steps", {"all": tree}).values()
+    found = [b.get("extra_info", b).get("row") for s in steps for b in s.get("benchmarks", s.get("rows", []))]
     return machine, [row for row in found if row]
 
 

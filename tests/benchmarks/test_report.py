@@ -67,6 +67,24 @@ def test_each_kernel_is_listed_with_what_has_run_it(tmp_path):
         assert f"- {name}: {standing.says(name)}" in text
 
 
+def test_each_gpus_newest_run_has_a_section_of_its_own(tmp_path):
+    def run(name, device, date, *rows):
+        machine = {"d2k": {"device": device, "kind": "cuda", "threads": 2, "torch": "2", "ceilings": CEILINGS}}
+        steps = {"ops": {"status": "passed"}} | {f"bench {i}": {"rows": [{"row": r}]} for i, r in enumerate(rows)}
+        tree = {"device": device, "date": date, "machine": machine if rows else None, "steps": steps}
+        (tmp_path / f"{name}.json").write_text(json.dumps(tree))
+
+    assert "No GPU run" in report.gpu_section(tmp_path)[0]
+    run("a", "NVIDIA H100", "2026-01-02", row(op="nms"))
+    run("b", "NVIDIA H100", "2026-01-01", row(op="svd"))
+    run("c", "NVIDIA H200", "2026-01-01", row(op="pdmi"), row(op="localize"))
+    run("d", "NVIDIA A100", "2026-01-01")
+    text = "\n".join(report.gpu_section(tmp_path))
+    for part in ("### NVIDIA H100\n", "#### nms", "### NVIDIA H200\n", "#### pdmi", "#### localize"):
+        assert part in text
+    assert "svd" not in text and "`results/d.json`: no benchmark was run." in text
+
+
 def test_share_of_the_limit_is_of_the_slower_of_memory_and_products():
     assert roofline.share(row(), CEILINGS) == pytest.approx(0.5)  # 1e7 bytes at 1e10 a second, in 2 ms
     assert roofline.share(row(flops=1e8, bytes=0), CEILINGS) == pytest.approx(0.5)
