@@ -320,6 +320,31 @@ def test_benchmark_rows_are_kept(tmp_path):
     assert run.tree["machine"]["d2k"]["kind"] == "cpu" and not (run.out / "benchmark.json").exists()
 
 
+ON_A_CPU = (
+    ('"cuda', '"cpu'),
+    (".cuda()", ""),
+    ("pytestmark = pytest.mark.gpu\n", ""),
+    ("torch.cuda.is_available()", "True"),
+    ("torch.cuda.synchronize()", "pass"),
+    ("torch.cuda.set_sync_debug_mode", "str"),
+)
+
+
+@pytest.mark.parametrize("name", ["test_ops"])
+def test_gpu_tests_are_right_where_the_gpu_is_a_cpu(tmp_path, name):
+    """Their bodies run, so that no slip in one waits for a GPU to be found."""
+    text = (ROOT / f"tests/gpu/{name}.py").read_text()
+    for gpu, cpu in ON_A_CPU:
+        text = text.replace(gpu, cpu)
+    assert "torch.cuda" not in text
+    path = tmp_path / f"{name}.py"
+    path.write_text(text)
+    ours = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", f"--rootdir={tmp_path}", str(path)]
+    env = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, *ours], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
 @pytest.mark.slow
 def test_every_step_starts_where_only_the_gpu_machines_packages_are(tmp_path):
     paths = [ROOT / "tests/gpu_machine", *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -20,7 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--device", default="cuda", choices=("cuda", "cpu"), help="cpu: the CPU's kernels, by the same cases"
     )
     given = parser.parse_args(arguments)
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        print(f"verify needs torch: {error}")
+        return 1
 
     if given.device == "cuda" and not torch.cuda.is_available():
         print("torch sees no GPU, so there is nothing to verify; --device cpu checks the CPU's kernels")

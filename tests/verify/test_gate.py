@@ -291,3 +291,11 @@ def test_threads_of_a_process_ask_once(gpu):
     for thread in threads:
         thread.join()
     assert found == ["native"] * 4 and len(gpu()) == 1
+
+
+def test_the_command_without_a_gpu_or_without_torch(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command.main([]) == 0
+    assert "torch sees no GPU, so there is nothing to verify" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert command.main([]) == 1 and "verify needs torch" in capsys.readouterr().out
