@@ -1,9 +1,9 @@
-# make demo | test | bench | bench-full | sanitize | lint | install | clean. Each sets up what it needs.
+# make demo | test | emulate | bench | bench-full | sanitize | lint | install | clean. Each sets up what it needs.
 #
 #   PYTHON=python3   use this interpreter's environment as it is, its torch kept, instead of making .venv
 #   TORCH='torch==2.11.0'   another torch than that of the environment or of constraints.txt; any pip arguments
 #   D2K_BUILD, D2K_CUDA_ARCHS   what is compiled; see README.md
-#   ARGS='...'       passed on to the demo or to pytest
+#   ARGS='...'       passed on to the demo, to pytest or to the emulator (--all)
 #   BASE=revision    bench: compare with that revision instead, and name what became slower
 
 SHELL := /bin/bash
@@ -21,7 +21,7 @@ STAMP := build/installed
 SETTINGS := build/settings
 SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard scripts/*.py) $(shell find csrc -type f)
 
-.PHONY: help install demo test bench bench-full sanitize lint clean FORCE
+.PHONY: help install demo test emulate bench bench-full sanitize lint clean FORCE
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -51,6 +51,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(PY) -m pytest -ra $(ARGS)
+
+emulate: $(STAMP)
+	$(PY) tests/gpuemu/emulate.py $(ARGS) || [ $$? = 77 ]
 
 BENCH := $(PY) -m pytest benchmarks -q -o python_files='bench_*.py' -W ignore::DeprecationWarning --benchmark-quiet
 

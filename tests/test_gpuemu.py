@@ -1,7 +1,8 @@
-"""The emulated GPU of tests/gpuemu reports every planted defect, and nothing in clean kernels."""
+"""The emulated GPU of tests/gpuemu: it reports planted defects, and its record says no more than what ran."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tests/gpuemu"
+sys.path.append(str(ROOT / "tests"))
+
+from gpuemu import csrc, emulate  # noqa: E402
 
 
 @pytest.mark.slow
@@ -28,3 +32,50 @@ def test_planted_defects_are_reported():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "33 cases, 0 wrong" in done.stdout and "2 xfailed" in done.stdout, done.stdout
+
+
+@pytest.fixture
+def ran(tmp_path):
+    """record() of parts given as name, results or None, whether the part passed."""
+
+    def make(*parts):
+        hashes = {"nms/native": "a", "svd/native": "b", "pdmi/triton": "c", "topk_pool/native": "edited"}
+        found = []
+        for number, (name, results, fine) in enumerate(parts):
+            file = tmp_path / str(number)
+            if results is not None:
+                file.write_text(json.dumps(results))
+            found.append((emulate.Part(name, [], file), fine))
+        return emulate.record(found, hashes | {"topk_pool/native": "meanwhile"}, hashes)
+
+    return make
+
+
+def test_the_record_names_what_ran_and_whether_all_of_it_passed(ran):
+    module = "d2kernels.ops.pdmi.triton_kernels"
+    checks = ("csrc/checks", {"nms": True, "svd": False, "topk_pool": True}, False)
+    made = ran(checks, ("kernels, sm_80", {module: True}, True), ("launches, sm_80", None, False))
+    assert made == {
+        "nms/native": {"hash": "a", "arch": [80, 90], "passed": True},
+        "svd/native": {"hash": "b", "arch": [80, 90], "passed": False},
+        "pdmi/triton": {"hash": "c", "arch": [80, 90], "passed": True},
+    }
+    # A part that failed for no kernel that it names, as by a crash, vouches for none.
+    made = ran(("kernels, sm_80", {module: True}, True), ("kernels, sm_90", None, False))
+    assert made == {"pdmi/triton": {"hash": "c", "arch": [80, 90], "passed": False}}
+    assert ran(("kernels, sm_80", {module: True}, True), ("tiles, sm_80", {module: False}, False)) == made
+
+
+def test_checks_are_laid_at_an_op():
+    fine = csrc.Run(True, ["nms: 3 segments: equal", "svd: 2 x 2: equal"], [])
+    wrong = csrc.Run(False, fine.equal, ["gpuemu: race at csrc/include/d2kernels/svd.h:3 in svd_kernel: ..."])
+    assert csrc.of_op("nms", [fine, fine]) is True and csrc.of_op("pdmi", [fine]) is None
+    assert csrc.of_op("nms", [fine, wrong]) is True and csrc.of_op("svd", [fine, wrong]) is False
+    assert csrc.of_op("nms", [fine, csrc.Run(False, fine.equal, [])]) is False
+
+
+def test_tools_that_are_missing_are_named(monkeypatch):
+    monkeypatch.setenv("NVCC", "no-such-nvcc")
+    assert emulate.why_not()["csrc/checks"] == "no no-such-nvcc on PATH; set NVCC"
+    monkeypatch.setattr("gpuemu.build.CXX", "no-such-g++")
+    assert emulate.why_not() == dict.fromkeys(("csrc/checks", "Triton"), "no no-such-g++ on PATH; set CXX")

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 import os
 
-collect_ignore = [] if os.environ.get("GPUEMU_TRITON") else ["library_tests", "selftest"]
+collect_ignore = [] if os.environ.get("GPUEMU_TRITON") else ["launch_tests", "library_tests", "selftest"]

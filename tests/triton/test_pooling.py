@@ -191,6 +191,28 @@ def test_lowest_attention(layout, dtype, levels, special):
     assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("dtypes", [(d, a) for d in DTYPES for a in dict.fromkeys((d, torch.float32))])
+def test_every_dtype(dtypes):
+    """Empty sequences, one of one row, and one of more than a chunk, with gaps."""
+    offsets, lengths, inside = packed(([0, 1, 30, 0, 129], 1))
+    place = offsets.to(DEVICE), lengths.to(DEVICE)
+    # Some attention lies on the threshold, and some channels of a row are 0.
+    attention = (draw(len(inside), 2, seed=1) * 8).round() / 8
+    x = torch.where(inside[:, None], (draw(len(inside), 40, seed=0) - 0.3).clamp(min=0).to(dtypes[0]).double(), NAN)
+    selected = torch.where((attention >= 0.5).any(1, True), x, NAN)
+
+    def pool(x, attention):
+        return d2k.attention_pool(d2k.Ragged(x, *place), d2k.Ragged(attention, *place), inclusive=True, normalize=True)
+
+    compare("attention_pool", pool, (selected, attention), dtypes)
+    reference = (draw(40, seed=2) - 0.2).to(dtypes[1]).double()
+    compare(
+        "foreground_score", lambda x, r: [d2k.foreground_score(d2k.Ragged(x, *place), r).values], (x, reference), dtypes
+    )
+    lowest = attention[:, 0].to(DEVICE, dtypes[0]).contiguous()
+    agree("lowest_attention", lambda: [d2k.lowest_attention(d2k.Ragged(lowest, *place))])
+
+
 def test_a_day_of_rows():
     attention = draw(135_000, seed=4)
     attention[[77_777, 99_999]] = -1

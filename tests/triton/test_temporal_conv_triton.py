@@ -115,6 +115,19 @@ def test_values_and_gradients(name, dtype):
     assert not layer.run()[0][~layer.inside].any() and not layer.run()[1][~layer.inside].any()
 
 
+@pytest.mark.parametrize("special", [NAN, float("inf"), -float("inf"), 1e-42, 1e37])
+def test_special_values_stay_in_reach(special):
+    shape, options = LAYERS["packed bits"]
+    layer = Layer(*shape, **options)
+    rows = layer.inside.nonzero()[:, 0]
+    layer.x.values[rows[[0, 11, -1]], 5] = special
+    for got, want in zip(layer.run(), layer.exact(), strict=True):
+        want = want.float().double()  # sums past float32's range are infinite
+        whole = want.isfinite()
+        torch.testing.assert_close(got.double()[~whole], want[~whole], equal_nan=True)
+        assert (got.double() - want)[whole].abs().max() <= 1e-6 * want[whole].abs().max()
+
+
 @settings(max_examples=12)
 @given(
     st.lists(st.integers(0, 20), min_size=1, max_size=5),
@@ -314,3 +327,31 @@ def test_tuning_only_on_request_and_kept(monkeypatch, tmp_path):
     with pytest.warns(UserWarning, match="is ignored"):
         assert configs.choose("a", SMALL, False, time) == SMALL
     configs._stored.cache_clear()
+
+
+def test_tuning_passes_over_what_does_not_compile(monkeypatch):
+    from triton.runtime.errors import OutOfResources, PTXASError
+
+    errors = [OutOfResources(1, 0, "shared memory"), PTXASError("spills"), RuntimeError("PassManager::run failed")]
+    fails = iter([None, *errors])
+    timed = []
+
+    def bench(launch, return_mode):
+        error = next(fails, None)
+        if error:
+            raise error
+        return 1.0
+
+    def choose(key, shipped, tuning, time):
+        timed.extend(time(SMALL) for _ in range(5))
+        return shipped
+
+    x = torch.ones(4, 16, device=DEVICE)
+    monkeypatch.setenv("D2K_AUTOTUNE", "1")
+    monkeypatch.setattr(kernels, "choose", choose)
+    monkeypatch.setattr(kernels.triton.testing, "do_bench", bench)
+    inf = float("inf")
+    assert kernels._tuned("forward", x, SMALL, (16,), None) == SMALL and timed == [1, inf, inf, inf, 1]
+    fails = iter([RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")])
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        kernels._tuned("forward", x, SMALL, (16,), None)

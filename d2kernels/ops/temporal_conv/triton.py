@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton.errors import TritonError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from d2kernels.ops._triton import on_device
@@ -96,19 +97,27 @@ def _steps(n: int) -> int:
     return n.bit_length()
 
 
-def _tuned(kind: str, x: Tensor, shipped: Config, key: tuple, launch: Any) -> Config:
+@cache
+def _tuning_key(kind: str, device: torch.device, dtype: torch.dtype, layer: tuple[Any, ...]) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return " ".join(map(str, (kind, name, dtype, *layer)))
+
+
+def _tuned(kind: str, x: Tensor, shipped: Config, layer: tuple[Any, ...], launch: Any) -> Config:
     if os.environ.get("D2K_AUTOTUNE") != "1":
         return shipped
 
     def milliseconds(chosen: Config) -> float:
         try:
             return triton.testing.do_bench(lambda: launch(chosen), return_mode="median")
-        except (triton.runtime.errors.OutOfResources, triton.runtime.errors.PTXASError):
+        except (TritonError, RuntimeError) as error:
+            # The compiler's passes raise RuntimeError, too; after an error of CUDA's nothing more can be timed.
+            if "CUDA" in str(error):
+                raise
             return math.inf
 
     tuning = x.device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
-    name = torch.cuda.get_device_name(x.device) if x.device.type == "cuda" else "cpu"
-    return choose(" ".join(map(str, (kind, name, x.dtype, *key))), shipped, tuning, milliseconds)
+    return choose(_tuning_key(kind, x.device, x.dtype, layer), shipped, tuning, milliseconds)
 
 
 def _convolve(
