@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpu/patience.h"
 #include "d2kernels/device.h"
 #include "d2kernels/status.h"
 
@@ -18,6 +19,7 @@ namespace py = pybind11;
 inline void check(Status status) {
     if (status == kOk) return;
     if (status == kOutOfMemory) throw std::bad_alloc();
+    if (status == kInterrupted) throw py::error_already_set();  // what the signal's handler raised
     if (status == kNotANumber) throw py::value_error("a score is NaN");
 #ifdef D2K_CUDA
     throw std::runtime_error("CUDA error " + std::to_string(status) + ": " + cuda_message(status));
@@ -31,13 +33,21 @@ T* pointer(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-// Runs call() -> Status without the GIL.
+// Whether a signal's handler has raised; Python runs them on its main thread alone.
+inline bool signalled() {
+    const py::gil_scoped_acquire acquire;
+    return PyErr_CheckSignals() != 0;
+}
+
+// Runs call() -> Status without the GIL; long loops on the CPU end where a signal's handler raises.
 template <class Call>
 void run(const Call& call) {
     Status status;
     {
         const py::gil_scoped_release release;
+        cpu::interrupted = signalled;
         status = call();
+        cpu::interrupted = nullptr;
     }
     check(status);
 }

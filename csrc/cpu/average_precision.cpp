@@ -6,6 +6,7 @@
 
 #include "by_score.h"
 #include "parallel.h"
+#include "patience.h"
 
 namespace d2k::cpu {
 namespace {
@@ -125,6 +126,7 @@ private:
                 const double iou = overlap(order_[rank].index, truth);
                 if (iou >= floor_) candidates_.push_back({iou, static_cast<int64_t>(b - b_begin)});
             }
+            patience_.spend(5 * static_cast<double>(b_end - b_begin));
             if (truth_chooses || !m_.rules.first)
                 std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& p, const Candidate& q) {
                     return p.iou != q.iou ? p.iou > q.iou : p.place < q.place;
@@ -182,6 +184,7 @@ private:
     std::vector<Candidate> candidates_;
     std::vector<int64_t> partner_;
     std::vector<char> taken_;
+    Patience patience_;
     std::vector<double> precision_;
     double floor_ = 0;
 };

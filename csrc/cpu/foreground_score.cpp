@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "parallel.h"
@@ -17,13 +18,50 @@ constexpr double kSteps = 0.1;       // nanoseconds a value
 template <class V>
 struct Direction {
     std::vector<V> unit;  // reference / max(norm, eps)
-    V norm;
+    double norm;
 };
 
 template <class V>
 struct Measured {
     V cosine, norm;
+    bool plain;  // else neither of them nor what is made from them by V's own arithmetic is to be had
 };
+
+// Squares between these, and what gradients divide by them, lie far inside the range of V.
+template <class V>
+constexpr V kLeast = sizeof(V) == 8 ? V(1e-150) : V(1e-18);
+template <class V>
+constexpr V kMost = sizeof(V) == 8 ? V(1e150) : V(1e18);
+
+// A row of any size in float64, times a power of two: its norm, and its product with the unit reference.
+struct Scaled {
+    double scale, norm, along;
+
+    double limit(double eps) const { return std::max(norm, eps * scale); }
+    double cosine(double eps) const { return along / limit(eps); }
+};
+
+template <class T>
+D2K_NOINLINE Scaled scaled(const T* x, const ArithmeticOf<T>* unit, int64_t width) {
+    using V = ArithmeticOf<T>;
+    double largest = 0;
+    for (int64_t j = 0; j < width; ++j) {
+        const double v = std::fabs(static_cast<double>(static_cast<V>(x[j])));
+        if (!(v <= largest)) largest = v;  // NaN stays
+    }
+    Scaled out{1, 0, 0};
+    if (largest == 0) return out;
+    int exponent = 0;
+    if (largest <= std::numeric_limits<double>::max()) std::frexp(largest, &exponent);
+    out.scale = std::ldexp(1.0, -std::max(exponent, -1000));  // 2^1074 would be none
+    for (int64_t j = 0; j < width; ++j) {
+        const double v = static_cast<double>(static_cast<V>(x[j])) * out.scale;
+        out.norm += v * v;
+        out.along += v * static_cast<double>(unit[j]);
+    }
+    out.norm = std::sqrt(out.norm);
+    return out;
+}
 
 template <class T, class V = ArithmeticOf<T>>
 D2K_INLINE Measured<V> measure(const T* x, const V* unit, int64_t width, V eps) {
@@ -60,19 +98,42 @@ D2K_INLINE Measured<V> measure(const T* x, const V* unit, int64_t width, V eps) 
         squares += v * v;
     }
     const V norm = std::sqrt(squares);
-    return {dot / (norm < eps ? eps : norm), norm};
+    return {dot / (norm < eps ? eps : norm), norm, squares > kLeast<V> && squares < kMost<V>};
 }
 
 template <class T>
 D2K_INLINE void score(const ForegroundScore<T>& problem, const ArithmeticOf<T>* unit, int64_t from, int64_t to, T* out) {
     using V = ArithmeticOf<T>;
     for (int64_t t = from; t < to; ++t) {
-        const V cosine = measure(problem.x + t * problem.width, unit, problem.width, problem.eps).cosine;
+        const T* x = problem.x + t * problem.width;
+        const auto row = measure(x, unit, problem.width, problem.eps);
+        const V cosine =
+            row.plain ? row.cosine : static_cast<V>(scaled(x, unit, problem.width).cosine(problem.eps));
         out[t] = stored<T>(V(0.5) * (V(1) - cosine));
     }
 }
 
 // Adds the rows' parts of the reference's gradient to along (width), Σ of x over the row's norm, and to back.
+// As `differentiate`, of one row of any size.
+template <class T>
+D2K_NOINLINE void differentiate_scaled(const ForegroundScore<T>& problem, const ArithmeticOf<T>* unit, const T* x,
+                                       T grad, T* out, ArithmeticOf<T>* along, double* back) {
+    using V = ArithmeticOf<T>;
+    const Scaled row = scaled(x, unit, problem.width);
+    const double half = -0.5 * static_cast<double>(static_cast<V>(grad)), limit = row.limit(problem.eps);
+    const double cosine = row.cosine(problem.eps);
+    const double radial = row.norm != 0 ? -half * cosine / row.norm : 0;
+    for (int64_t j = 0; j < problem.width; ++j) {
+        const double v = static_cast<double>(static_cast<V>(x[j])) * row.scale;
+        if (out) {
+            const double slope = (half * static_cast<double>(unit[j]) + radial * v) / limit;
+            out[j] = stored<T>(static_cast<V>(slope * row.scale));
+        }
+        if (along) along[j] += static_cast<V>(half * (v / limit));
+    }
+    if (along) *back += half * cosine;
+}
+
 template <class T>
 D2K_INLINE void differentiate(const ForegroundScore<T>& problem, const ArithmeticOf<T>* unit, const T* grad,
                               int64_t from, int64_t to, T* grad_x, ArithmeticOf<T>* along, double* back) {
@@ -80,7 +141,11 @@ D2K_INLINE void differentiate(const ForegroundScore<T>& problem, const Arithmeti
     const int64_t width = problem.width;
     for (int64_t t = from; t < to; ++t) {
         const T* __restrict x = problem.x + t * width;
-        const auto [cosine, norm] = measure(x, unit, width, problem.eps);
+        const auto [cosine, norm, plain] = measure(x, unit, width, problem.eps);
+        if (!plain) {
+            differentiate_scaled(problem, unit, x, grad[t], grad_x ? grad_x + t * width : nullptr, along, back);
+            continue;
+        }
         const V half = V(-0.5) * static_cast<V>(grad[t]), slope = half / (norm < problem.eps ? problem.eps : norm);
         if (grad_x) {
             // As in torch, eps replaces a small norm but is not differentiated; the norm's own gradient at 0 is 0.
@@ -115,11 +180,11 @@ D2K_DEFINE(Half)
 
 template <class T, class V = ArithmeticOf<T>>
 Direction<V> direction(const ForegroundScore<T>& problem) {
-    V squares = 0;
-    for (int64_t j = 0; j < problem.width; ++j) squares += problem.reference[j] * problem.reference[j];
-    Direction<V> out{std::vector<V>(problem.reference, problem.reference + problem.width), std::sqrt(squares)};
-    const V norm = out.norm < problem.eps ? problem.eps : out.norm;
-    for (V& v : out.unit) v /= norm;
+    const std::vector<V> zero(problem.width);
+    const Scaled of = scaled(problem.reference, zero.data(), problem.width);
+    Direction<V> out{std::vector<V>(problem.reference, problem.reference + problem.width), of.norm / of.scale};
+    const double limit = of.limit(problem.eps);
+    for (V& v : out.unit) v = static_cast<V>(static_cast<double>(v) * of.scale / limit);
     return out;
 }
 
@@ -149,6 +214,7 @@ Status foreground_score_backward(const ForegroundScore<T>& problem, const T* gra
                                  ArithmeticOf<T>* grad_reference, int threads) {
     using V = ArithmeticOf<T>;
     const auto [unit, norm] = direction(problem);
+    const double limit = std::max(norm, static_cast<double>(problem.eps));
     const V* ahead = unit.data();
     const int64_t total = problem.sequences.total, width = problem.width;
     // The rows' number alone says how they are divided, so the sums do not depend on the threads.
@@ -179,8 +245,8 @@ Status foreground_score_backward(const ForegroundScore<T>& problem, const T* gra
     for (int64_t j = 0; j < width; ++j) {
         V sum = 0;
         for (int64_t p = 0; p < parts; ++p) sum += sums[p * width + j];
-        const V direct = norm != V(0) ? problem.reference[j] / norm : V(0);
-        grad_reference[j] = (sum - static_cast<V>(back) * direct) / (norm < problem.eps ? problem.eps : norm);
+        const double direct = norm != 0 ? static_cast<double>(problem.reference[j]) / norm : 0;
+        grad_reference[j] = static_cast<V>((static_cast<double>(sum) - back * direct) / limit);
     }
     return status;
 }

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t kBlock = 1024;      // positions at a time: they stay in the L1
 constexpr double kStepsPerRow = 10;   // nanoseconds a row and class
+constexpr double kPosition = 4;       // and one of an upsampled row's positions
 
 struct Detection {
     double score;
@@ -75,7 +76,10 @@ private:
         double total = sums_[0] = 0;
         for (int64_t t = 0; t < column.length; ++t) {
             if (column.factor == 1) total += or_zero(column.rows[t]);
-            else for (int64_t i = 0; i < column.factor; ++i) total += or_zero(column(t * column.factor + i));
+            else {
+                for (int64_t i = 0; i < column.factor; ++i) total += or_zero(column(t * column.factor + i));
+                patience_.spend(kPosition * static_cast<double>(column.factor));
+            }
             sums_[t + 1] = total;
         }
     }
@@ -101,6 +105,7 @@ private:
                 if (x != x) return false;
                 high = std::max(high, x);
                 low = std::min(low, x);
+                if (j % kBlock == 0) patience_.spend(kPosition * kBlock);
             }
         for (int64_t i = 0; i < problem.levels; ++i) {
             const double level = problem.thresholds[i];
@@ -129,6 +134,7 @@ private:
             }
             count_levels(block, count, levels_.data(), levels, above);
             sweep_.step(begin, above, count, shortest, runs_);
+            patience_.spend(kPosition * static_cast<double>(count));
         }
         const int32_t none = 0;
         sweep_.step(positions, &none, 1, shortest, runs_);
@@ -151,6 +157,7 @@ private:
     Runs runs_;
     Sweep sweep_;
     Suppression suppression_;
+    Patience patience_;
 };
 
 // Memory that chunks of work lend from and give back.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "by_score.h"
+#include "patience.h"
 
 namespace d2k::cpu {
 
@@ -97,6 +98,7 @@ public:
                     gone_[j] |= goes;
                     j = goes ? j - 1 : runs.first[j] - 1;  // what lies inside is smaller still
                 }
+                patience_.spend(kRun + static_cast<double>(i - runs.first[i]));
             }
         });
     }
@@ -128,11 +130,14 @@ public:
                 order.push_back(i);
                 for (int64_t p = outer_[i]; p >= 0; p = outer_[p]) decay(p, width_[i] / width_[p]);
                 for (int64_t j = runs.first[i]; j < i; ++j) decay(j, width_[j] / width_[i]);
+                patience_.spend(kRun + 5 * static_cast<double>(i - runs.first[i]));
             }
         });
     }
 
 private:
+    static constexpr double kRun = 20;  // nanoseconds
+
     // As connected_components orders its runs.
     static bool earlier(const Runs& runs, int64_t a, int64_t b) {
         return runs.level[a] != runs.level[b] ? runs.level[a] < runs.level[b] : runs.start[a] < runs.start[b];
@@ -172,6 +177,7 @@ private:
     std::vector<int64_t> outer_;  // the smallest run around each, or -1
     std::vector<double> width_;
     std::vector<char> gone_;
+    Patience patience_;
 };
 
 }  // namespace d2k::cpu

@@ -6,22 +6,36 @@
 #include <vector>
 
 #include "by_score.h"
+#include "patience.h"
 
 namespace d2k::cpu {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kOverlap = 4;  // nanoseconds: an overlap, and what a segment costs besides
+constexpr double kSegment = 50;
 
 // Rises with the value; NaN is last.
 uint64_t rising(double value) {
     const uint64_t key = ~Scored(value, 0).key;
     return value != value ? ~uint64_t{0} : key;
 }
+uint64_t rising(int64_t value) { return static_cast<uint64_t>(value) ^ uint64_t{1} << 63; }
+
+// A time at least `far` before this one, by a little more for the rounding; NaN where there is none.
+double before(double time, double far) { return time - far - 1e-15 * (std::fabs(time) + far); }
+int64_t before(int64_t time, double far) {
+    constexpr int64_t kFirst = std::numeric_limits<int64_t>::min();
+    const double wide = far * (1 + 1e-15) + 1;
+    if (!(wide < 9e18)) return kFirst;
+    const auto whole = static_cast<int64_t>(wide);
+    return time < kFirst + whole ? kFirst : time - whole;
+}
 
 // All segments by group and start, and where the clusters end: others than those of one cluster never overlap.
+template <class T>
 class Clusters {
 public:
-    explicit Clusters(const NmsProblem& problem) : problem_(problem) {
+    explicit Clusters(const NmsProblem<T>& problem) : problem_(problem) {
         const int64_t n = problem.count;
         std::vector<Key> keys(n);
         for (int64_t i = 0; i < n; ++i) keys[i] = {problem.groups[i], rising(problem.segments[2 * i]), i};
@@ -38,7 +52,7 @@ public:
         const int64_t n = problem_.count;
         for (int64_t begin = 0; begin < n;) {
             int64_t end = begin;
-            double reach = -kInfinity;
+            T reach = problem_.segments[2 * index_[end] + 1];
             do {
                 reach = std::max(reach, problem_.segments[2 * index_[end] + 1]);
                 ++end;
@@ -66,14 +80,15 @@ private:
         uint64_t start;
         int64_t index;
     };
-    const NmsProblem& problem_;
+    const NmsProblem<T>& problem_;
     std::vector<int64_t> index_;
 };
 
 // One cluster: its segments by start, and suppression among them.
+template <class T>
 class Cluster {
 public:
-    void take(const NmsProblem& problem, const int64_t* index, int64_t size) {
+    void take(const NmsProblem<T>& problem, const int64_t* index, int64_t size) {
         start_.resize(size);
         end_.resize(size);
         queue_.resize(size);
@@ -82,7 +97,7 @@ public:
             start_[i] = problem.segments[2 * index[i]];
             end_[i] = problem.segments[2 * index[i] + 1];
             queue_[i] = Scored(problem.scores[index[i]], i);
-            longest_ = std::max(longest_, end_[i] - start_[i]);
+            longest_ = std::max(longest_, between(start_[i], end_[i]));
         }
     }
 
@@ -100,14 +115,13 @@ public:
             kept(i);
             next_[i] = i + 1;
             // What overlaps by the threshold begins no further away than this; a little more, for the rounding.
-            const double far = (end_[i] - start_[i]) / threshold;
-            const double low = end_[i] - far - 1e-9 * far - 1e-15 * (std::fabs(end_[i]) + far);
-            int64_t j = std::lower_bound(start_.begin(), start_.end(), low) - start_.begin();
-            if (!(low == low)) j = 0;
-            for (j = left(j); j < size && start_[j] < end_[i]; j = left(j + 1)) {
+            const double far = between(start_[i], end_[i]) / threshold;
+            int64_t j = from(before(end_[i], far + 1e-9 * far)), met = 0;
+            for (j = left(j); j < size && start_[j] < end_[i]; j = left(j + 1), ++met) {
                 const double iou = overlap(start_[i], end_[i], start_[j], end_[j]);
                 if (inclusive ? iou >= threshold : iou > threshold) next_[j] = j + 1;
             }
+            patience_.spend(kSegment + kOverlap * static_cast<double>(met));
         }
     }
 
@@ -134,18 +148,23 @@ public:
             if (!(score[i] > score_threshold)) continue;
             gone_[i] = 1;
             kept(i, score[i]);
-            const double low = start_[i] - longest_ - 1e-15 * (std::fabs(start_[i]) + longest_);
-            int64_t j = std::lower_bound(start_.begin(), start_.end(), low) - start_.begin();
-            if (!(low == low)) j = 0;
+            const int64_t first = from(before(start_[i], longest_));
+            int64_t j = first;
             for (; j < size && start_[j] < end_[i]; ++j) {
                 if (gone_[j] || !(score[j] > 0)) continue;
                 const double iou = overlap(start_[i], end_[i], start_[j], end_[j]);
                 score[j] *= std::exp(-(iou * iou) / sigma);
             }
+            patience_.spend(kSegment + kOverlap * static_cast<double>(j - first));
         }
     }
 
 private:
+    // The first segment that starts at this time or later; the first of all for NaN.
+    int64_t from(T time) const {
+        return time == time ? std::lower_bound(start_.begin(), start_.end(), time) - start_.begin() : 0;
+    }
+
     // The first segment from j on that is neither kept nor removed.
     int64_t left(int64_t j) {
         int64_t end = j;
@@ -158,11 +177,12 @@ private:
         return end;
     }
 
-    std::vector<double> start_, end_;
+    std::vector<T> start_, end_;
     std::vector<Scored> queue_, spare_;
     std::vector<int64_t> next_;
     std::vector<char> gone_;
     double longest_ = 0;
+    Patience patience_;
 };
 
 void write_sorted(std::vector<Scored>& order, int64_t* kept, int64_t* size) {
@@ -174,9 +194,10 @@ void write_sorted(std::vector<Scored>& order, int64_t* kept, int64_t* size) {
 
 }  // namespace
 
-Status nms(const NmsProblem& problem, double iou_threshold, bool inclusive, int64_t* kept, int64_t* size) {
+template <class T>
+Status nms(const NmsProblem<T>& problem, double iou_threshold, bool inclusive, int64_t* kept, int64_t* size) {
     try {
-        const Clusters clusters(problem);
+        const Clusters<T> clusters(problem);
         std::vector<Scored> order;
         if (inclusive && iou_threshold <= 0) {  // each group's best removes the others, wherever they are
             clusters.each_group([&](const int64_t* index, int64_t n) {
@@ -188,7 +209,7 @@ Status nms(const NmsProblem& problem, double iou_threshold, bool inclusive, int6
                 order.push_back(best);
             });
         } else {
-            Cluster cluster;
+            Cluster<T> cluster;
             clusters.each([&](int64_t, const int64_t* index, int64_t n) {
                 cluster.take(problem, index, n);
                 cluster.hard(index, iou_threshold, inclusive,
@@ -199,16 +220,19 @@ Status nms(const NmsProblem& problem, double iou_threshold, bool inclusive, int6
         return kOk;
     } catch (const std::bad_alloc&) {
         return kOutOfMemory;
+    } catch (const Interrupted&) {
+        return kInterrupted;
     }
 }
 
-Status soft_nms(const NmsProblem& problem, double sigma, double score_threshold, int64_t* kept, double* decayed,
+template <class T>
+Status soft_nms(const NmsProblem<T>& problem, double sigma, double score_threshold, int64_t* kept, double* decayed,
                 int64_t* size) {
     try {
-        const Clusters clusters(problem);
+        const Clusters<T> clusters(problem);
         std::vector<Scored> order;
         std::vector<double> score, final(problem.count);
-        Cluster cluster;
+        Cluster<T> cluster;
         clusters.each([&](int64_t, const int64_t* index, int64_t n) {
             score.resize(n);
             for (int64_t i = 0; i < n; ++i) score[i] = problem.scores[index[i]];
@@ -223,7 +247,15 @@ Status soft_nms(const NmsProblem& problem, double sigma, double score_threshold,
         return kOk;
     } catch (const std::bad_alloc&) {
         return kOutOfMemory;
+    } catch (const Interrupted&) {
+        return kInterrupted;
     }
 }
+
+#define D2K_INSTANTIATE(T)                                                                     \
+    template Status nms<T>(const NmsProblem<T>&, double, bool, int64_t*, int64_t*);            \
+    template Status soft_nms<T>(const NmsProblem<T>&, double, double, int64_t*, double*, int64_t*);
+D2K_INSTANTIATE(double)
+D2K_INSTANTIATE(int64_t)
 
 }  // namespace d2k::cpu

@@ -2,16 +2,18 @@
 
 namespace d2k::cpu {
 
-Status nms_as_block(const NmsClusters& clusters, const NmsRules& rules, uint8_t* left) {
+template <class T>
+Status nms_as_block(const NmsClustersOf<T>& clusters, const NmsRules& rules, uint8_t* left) {
     HostTeam team;
-    NmsRound round;
+    NmsRoundOf<T> round;
     clusters.each(0, 1, [&](int64_t begin, int64_t size) {
         suppress(team, clusters.segments + 2 * begin, size, rules, round, left + begin);
     });
     return kOk;
 }
 
-Status soft_nms_as_block(const NmsClusters& clusters, double sigma, double score_threshold, double* score,
+template <class T>
+Status soft_nms_as_block(const NmsClustersOf<T>& clusters, double sigma, double score_threshold, double* score,
                          uint8_t* taken) {
     HostTeam team;
     clusters.each(0, 1, [&](int64_t begin, int64_t size) {
@@ -19,5 +21,11 @@ Status soft_nms_as_block(const NmsClusters& clusters, double sigma, double score
     });
     return kOk;
 }
+
+#define D2K_INSTANTIATE(T)                                                                   \
+    template Status nms_as_block<T>(const NmsClustersOf<T>&, const NmsRules&, uint8_t*);     \
+    template Status soft_nms_as_block<T>(const NmsClustersOf<T>&, double, double, double*, uint8_t*);
+D2K_INSTANTIATE(double)
+D2K_INSTANTIATE(int64_t)
 
 }  // namespace d2k::cpu

@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <new>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
+
+#include "patience.h"
 
 #ifdef __linux__
 #include <dlfcn.h>
@@ -43,6 +47,21 @@ Parallel openmp() {
 #endif
 }
 
+// Waits until no other thread works, and asks in the meantime whether to end.
+void wait_for(const std::atomic<int>& working, std::atomic<Status>& status) {
+    using namespace std::chrono;
+    const auto begin = steady_clock::now();
+    while (working.load(std::memory_order_acquire) > 0) {
+        const auto waited = steady_clock::now() - begin;
+        if (waited < microseconds(200)) {
+            std::this_thread::yield();
+            continue;
+        }
+        std::this_thread::sleep_for(std::min<nanoseconds>(waited / 16, milliseconds(20)));
+        if (status == kOk && asked_to_end()) status = kInterrupted;
+    }
+}
+
 int usable_cores() {
 #ifdef __linux__
     cpu_set_t set;
@@ -57,16 +76,29 @@ Status parallel_for(int64_t items, int64_t chunk, double steps, int threads,
                     const std::function<void(int64_t, int64_t)>& body) {
     std::atomic<int64_t> next{0};
     std::atomic<Status> status{kOk};
+    std::atomic<int> working{0};  // threads besides the caller's
+    const auto caller = std::this_thread::get_id();
+    const double each_chunk = steps / static_cast<double>(std::max<int64_t>(1, (items + chunk - 1) / chunk));
     const auto work = [&] {
+        const bool helps = std::this_thread::get_id() != caller;
+        if (helps) working.fetch_add(1);
+        const auto* const before = std::exchange(met, &status);
         try {
+            Patience patience;
             while (status == kOk) {
                 const int64_t begin = next.fetch_add(chunk);
                 if (begin >= items) break;
                 body(begin, std::min(items, begin + chunk));
+                patience.spend(each_chunk);
             }
         } catch (const std::bad_alloc&) {
             status = kOutOfMemory;
+        } catch (const Interrupted&) {
+            if (status == kOk) status = kInterrupted;
         }
+        met = before;
+        if (helps) working.fetch_sub(1, std::memory_order_release);
+        else if (interrupted) wait_for(working, status);
     };
 
     // Who names a number of threads is torch's caller, or as good as one.

@@ -14,17 +14,19 @@ using Team = BlockTeam<kThreads>;
 
 int blocks(int64_t count) { return static_cast<int>(std::min(count, kMostBlocks)); }
 
-__global__ void __launch_bounds__(kThreads) nms_kernel(NmsClusters clusters, NmsRules rules, uint8_t* left) {
+template <class T>
+__global__ void __launch_bounds__(kThreads) nms_kernel(NmsClustersOf<T> clusters, NmsRules rules, uint8_t* left) {
     __shared__ typename Team::Storage storage;
-    __shared__ NmsRound round;
+    __shared__ NmsRoundOf<T> round;
     Team team(storage);
     clusters.each(blockIdx.x, gridDim.x, [&](int64_t begin, int64_t size) {
         suppress(team, clusters.segments + 2 * begin, size, rules, round, left + begin);
     });
 }
 
-__global__ void __launch_bounds__(kThreads) soft_nms_kernel(NmsClusters clusters, double sigma, double score_threshold,
-                                                            double* score, uint8_t* taken) {
+template <class T>
+__global__ void __launch_bounds__(kThreads) soft_nms_kernel(NmsClustersOf<T> clusters, double sigma,
+                                                            double score_threshold, double* score, uint8_t* taken) {
     __shared__ typename Team::Storage storage;
     Team team(storage);
     clusters.each(blockIdx.x, gridDim.x, [&](int64_t begin, int64_t size) {
@@ -34,7 +36,8 @@ __global__ void __launch_bounds__(kThreads) soft_nms_kernel(NmsClusters clusters
 
 }  // namespace
 
-Status nms(const NmsClusters& clusters, const NmsRules& rules, uint8_t* left, int device, void* stream) {
+template <class T>
+Status nms(const NmsClustersOf<T>& clusters, const NmsRules& rules, uint8_t* left, int device, void* stream) {
     if (clusters.count == 0) return kOk;
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
@@ -43,7 +46,8 @@ Status nms(const NmsClusters& clusters, const NmsRules& rules, uint8_t* left, in
     return kOk;
 }
 
-Status soft_nms(const NmsClusters& clusters, double sigma, double score_threshold, double* score, uint8_t* taken,
+template <class T>
+Status soft_nms(const NmsClustersOf<T>& clusters, double sigma, double score_threshold, double* score, uint8_t* taken,
                 int device, void* stream) {
     if (clusters.count == 0) return kOk;
     const DeviceGuard guard(device);
@@ -53,5 +57,11 @@ Status soft_nms(const NmsClusters& clusters, double sigma, double score_threshol
     D2K_TRY(cudaGetLastError());
     return kOk;
 }
+
+#define D2K_INSTANTIATE(T)                                                                                          \
+    template Status nms<T>(const NmsClustersOf<T>&, const NmsRules&, uint8_t*, int, void*);                         \
+    template Status soft_nms<T>(const NmsClustersOf<T>&, double, double, double*, uint8_t*, int, void*);
+D2K_INSTANTIATE(double)
+D2K_INSTANTIATE(int64_t)
 
 }  // namespace d2k::cuda

@@ -41,7 +41,7 @@ def value_and_gradients(function, *inputs):
     score = function(*leaves)
     # Small fractions, exact in every dtype.
     cotangent = torch.arange(score.numel()).remainder(7).sub(3.5).div(4).view(score.shape).to(score)
-    return score, *torch.autograd.grad(score, leaves, cotangent)
+    return score.detach(), *torch.autograd.grad(score, leaves, cotangent)
 
 
 @settings(deadline=None)
@@ -312,3 +312,48 @@ def test_the_same_bits_on_every_run():
 def test_errors_name_the_argument(x, direction, kwargs, error, says):
     with pytest.raises(error, match=says):
         d2k.foreground_score(x, direction, offsets=torch.tensor([0, 4]), **kwargs)
+
+
+RANGE = {
+    torch.float32: (-125, 122),
+    torch.bfloat16: (-125, 122),
+    torch.float16: (-10, 13),
+    torch.float64: (-1020, 1018),
+}
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(list(RANGE)), st.data())
+def test_the_score_does_not_depend_on_the_size_of_rows_or_reference(dtype, data):
+    """Where squares leave the range of the type, or vanish in it; gradients are divided by the size."""
+    powers = [data.draw(st.integers(*RANGE[dtype])) for _ in range(2)]
+    x, direction = batch([4, 7], width=37, dtype=torch.float64)
+    # Powers of two: eight bits of every number, so that nothing is rounded on the way.
+    values, direction = ((v * 128).round().clamp(-127, 127) / 128 for v in (x.values, direction))
+
+    def scored(a, b):
+        rows, ahead = (values * 2.0**a).to(dtype), (direction * 2.0**b).to(dtype)
+        return value_and_gradients(lambda v, r: d2k.foreground_score(x.with_values(v), r, eps=0).values, rows, ahead)
+
+    (score, grad_x, grad_r), (want, of_x, of_r) = scored(*powers), scored(0, 0)
+    assert bool(want.isfinite().all())
+    close(score, want, dtype)
+    low, high = torch.finfo(dtype).smallest_normal, torch.finfo(dtype).max
+    for got, plain, power in ((grad_x, of_x, powers[0]), (grad_r, of_r, powers[1])):
+        exact = plain.double() * 2.0**-power
+        held = (exact.abs() > 1e3 * low) & (exact.abs() < high / 2)
+        assert bool(got[~held & (exact.abs() < 1)].isfinite().all())
+        close(got[held].double() * 2.0**power, plain[held].double(), dtype)
+
+
+def close(a, b, dtype):
+    error = torch.linalg.vector_norm((a - b).double()) if len(a) else torch.zeros(())
+    assert float(error) <= 8 * max(torch.finfo(dtype).eps, 1e-15) * float(torch.linalg.vector_norm(b.double()))
+
+
+def test_the_smallest_rows_there_are():
+    for dtype, least in ((torch.float32, 2.0**-149), (torch.float64, 2.0**-1074)):
+        x = torch.tensor([[3.0, 4.0], [-4.0, 3.0], [-3.0, -4.0]], dtype=torch.float64).mul(least).to(dtype)
+        score = d2k.foreground_score(x, torch.tensor([3.0, 4.0], dtype=dtype), eps=0, offsets=torch.tensor([0, 3]))
+        assert score.tolist() == pytest.approx([0, 0.5, 1], abs=1e-6)
+        assert d2k.foreground_score(x, x[0] * 2, offsets=torch.tensor([0, 3])).tolist() == pytest.approx([0.5] * 3)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import d2kernels as d2k
+from d2kernels import _native
 from d2kernels.ops.nms import schema
 
 native_only = pytest.mark.skipif(not d2k.backends.can_run("nms", "native"), reason="no compiled extension")
@@ -203,6 +204,56 @@ def test_segments_of_every_scale_meet(rows, exponent):
     torch.testing.assert_close(decayed, torch.tensor([s for _, s in want], dtype=torch.float64))
 
 
+INT64 = (-(2**63), 2**63 - 1)
+origins = st.sampled_from([0, 1_700_000_000 * 10**9, 2**53, -(2**62), INT64[0], INT64[1] - 40])
+# About one origin each, or reaching from one to another: up to 2⁶⁴ long.
+integers = st.tuples(origins, st.integers(0, 24), st.one_of(st.integers(0, 12), origins)).map(
+    lambda t: sorted(max(INT64[0], min(INT64[1], v)) for v in (t[0] + t[1], t[0] + t[1] + t[2] if t[2] < 99 else t[2]))
+)
+whole_rows = st.lists(st.tuples(integers, st.integers(1, 8).map(lambda v: v / 8), st.integers(-1, 1)), max_size=16)
+
+
+@given(whole_rows, levels, st.booleans(), st.sampled_from(["tensors", "arrays", "clusters"]))
+def test_integers_are_subtracted_before_they_are_rounded(backend, rows, level, inclusive, way):
+    """Nanoseconds since 1970 have 61 bits, a float64 53."""
+    segments, scores, groups = tensors(rows)
+    segments = torch.tensor([s for s, *_ in rows], dtype=torch.int64).reshape(-1, 2)
+    want = oracle(segments.tolist(), scores.tolist(), level, groups.tolist(), inclusive)
+    soft = soft_oracle(segments.tolist(), scores.tolist(), 0.5, groups.tolist(), 0.0)
+    if backend == "reference" or way == "tensors":
+        kept = d2k.nms(segments, scores, level, groups, inclusive=inclusive)
+        index, decayed = d2k.soft_nms(segments, scores, 0.5, groups)
+    elif way == "arrays":
+        arrays = segments.numpy(), scores.numpy(), groups.numpy()
+        kept = torch.from_numpy(d2k.nms(*arrays[:2], level, arrays[2], inclusive=inclusive))
+        index, decayed = map(torch.from_numpy, d2k.soft_nms(*arrays[:2], 0.5, arrays[2]))
+    else:
+        native, c = d2k.backends.module("nms", "native"), _native.module()
+        given = segments, scores, groups
+        if not rows:
+            return
+        kept = native.nms_by_clusters(c.nms_as_block_cpu, *given, level, inclusive)
+        index, decayed = native.soft_nms_by_clusters(c.soft_nms_as_block_cpu, *given, 0.5, 0.0)
+    assert kept.tolist() == want
+    assert sorted(index.tolist()) == sorted(i for i, _ in soft)
+    torch.testing.assert_close(decayed, torch.tensor([s for _, s in soft], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "int32", "int64"])
+def test_every_kind_of_integer_is_taken(kind):
+    spans, scores = [[0, 30], [10, 40], [80, 90]], torch.tensor([0.25, 0.75, 0.5])
+    assert d2k.nms(torch.tensor(spans, dtype=getattr(torch, kind)), scores, 0.4).tolist() == [1, 2]
+    if d2k.backends.can_run("nms", "native") and d2k.backends.asked_for("nms") == "native":
+        assert d2k.nms(np.array(spans, dtype=kind), scores.numpy(), 0.4).tolist() == [1, 2]
+        with pytest.raises(ValueError, match="segments must be integers that int64 holds, or floats, got uint64"):
+            d2k.nms(np.array(spans, np.uint64) + np.uint64(2**63), scores.numpy(), 0.4)
+        with pytest.raises(ValueError, match=r"or floats, got datetime64"):
+            d2k.nms(np.array(spans, "datetime64[ns]"), scores.numpy(), 0.4)
+    for other in (torch.complex64, torch.bool):
+        with pytest.raises(ValueError, match="segments must be integers that int64 holds, or floats"):
+            d2k.nms(torch.tensor(spans).to(other), scores, 0.4)
+
+
 def test_ties_keep_their_order_and_the_threshold_itself_removes():
     segments = torch.tensor([[0, 3], [0, 3], [2, 4], [1, 3]])
     scores = torch.full((4,), 0.5)
@@ -315,6 +366,7 @@ NUMPY_ALONE = """
 import sys
 import numpy as np
 import d2kernels as d2k
+from d2kernels import _native
 spans, scores = np.array([[0, 3], [1, 4], [8, 9]]), np.array([0.25, 0.75, 0.5], np.float16)
 assert d2k.nms(spans, scores, 0.4).tolist() == [1, 2]
 index, decayed = d2k.soft_nms(spans[::-1], scores[::-1], 0.5, np.zeros(3, np.uint8))

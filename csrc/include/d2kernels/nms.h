@@ -8,26 +8,38 @@
 
 namespace d2k {
 
+// Times T are double or int64_t.
+template <class T>
 struct NmsProblem {
-    const double* segments;  // (count, 2) starts and ends
-    const double* scores;    // (count)
-    const int64_t* groups;   // (count)
+    const T* segments;      // (count, 2) starts and ends
+    const double* scores;   // (count)
+    const int64_t* groups;  // (count)
     int64_t count;
 };
 
+// Between two times, the later one second. Integers are subtracted before they are converted: nanoseconds since 1970
+// have more bits than a double holds.
+D2K_DEVICE double between(double start, double end) { return end - start; }
+D2K_DEVICE double between(int64_t start, int64_t end) {
+    return static_cast<double>(static_cast<uint64_t>(end) - static_cast<uint64_t>(start));
+}
+
 // Intersection over union; two empty segments overlap by 0.
-D2K_DEVICE double overlap(double a_start, double a_end, double b_start, double b_end) {
-    const double end = a_end < b_end ? a_end : b_end, start = a_start < b_start ? b_start : a_start;
-    const double both = end > start ? end - start : 0;
-    const double whole = (a_end - a_start) + (b_end - b_start) - both;
+template <class T>
+D2K_DEVICE double overlap(T a_start, T a_end, T b_start, T b_end) {
+    const T end = a_end < b_end ? a_end : b_end, start = a_start < b_start ? b_start : a_start;
+    const double both = end > start ? between(start, end) : 0;
+    const double whole = between(a_start, a_end) + between(b_start, b_end) - both;
     return whole > 0 ? both / whole : 0;
 }
 
 namespace cpu {
 // kept (count): the indices that are left, by falling score and index; how many in `size`.
-Status nms(const NmsProblem& problem, double iou_threshold, bool inclusive, int64_t* kept, int64_t* size);
+template <class T>
+Status nms(const NmsProblem<T>& problem, double iou_threshold, bool inclusive, int64_t* kept, int64_t* size);
 // decayed (count): the scores of `kept`, which falls by them. Those at or below score_threshold are left out.
-Status soft_nms(const NmsProblem& problem, double sigma, double score_threshold, int64_t* kept, double* decayed,
+template <class T>
+Status soft_nms(const NmsProblem<T>& problem, double sigma, double score_threshold, int64_t* kept, double* decayed,
                 int64_t* size);
 }  // namespace cpu
 

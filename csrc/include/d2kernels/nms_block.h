@@ -8,10 +8,11 @@
 namespace d2k {
 
 // Segments cluster by cluster: in nms by falling score, in soft_nms by index.
-struct NmsClusters {
-    const double* segments;  // (count, 2)
-    const int64_t* first;    // of each cluster, and after the last
-    const int64_t* number;   // how many there are
+template <class T>
+struct NmsClustersOf {
+    const T* segments;      // (count, 2)
+    const int64_t* first;   // of each cluster, and after the last
+    const int64_t* number;  // how many there are
     int64_t count;
 
     // Calls body(begin, size) for the clusters from, from + step, …; bad places are moved inside.
@@ -30,27 +31,32 @@ private:
     }
 };
 
+using NmsClusters = NmsClustersOf<double>;
+
 struct NmsRules {
     double iou_threshold;
     bool inclusive;
 
-    D2K_DEVICE bool removes(const double* kept, const double* other) const {
+    template <class T>
+    D2K_DEVICE bool removes(const T* kept, const T* other) const {
         const double iou = overlap(kept[0], kept[1], other[0], other[1]);
         return inclusive ? iou >= iou_threshold : iou > iou_threshold;
     }
 };
 
 // The candidates of one round, in the team's shared memory.
-struct NmsRound {
+template <class T>
+struct NmsRoundOf {
     static constexpr int kSize = 64;
-    double segments[2 * kSize];
+    T segments[2 * kSize];
     uint64_t removed_by[kSize];  // bit i: candidate i removes it
     bool open[kSize];
 };
+using NmsRound = NmsRoundOf<double>;
 
 // left[i]: whether segment i of a cluster stays. segments (count, 2) by falling score.
-template <class Team>
-D2K_DEVICE void suppress(Team& team, const double* segments, int64_t count, const NmsRules& rules, NmsRound& round,
+template <class Team, class T>
+D2K_DEVICE void suppress(Team& team, const T* segments, int64_t count, const NmsRules& rules, NmsRoundOf<T>& round,
                          uint8_t* left) {
     for_each(team, count, [&](int64_t i) { left[i] = 1; });
     if (count == 1) return;
@@ -97,8 +103,8 @@ struct NmsBetter {
 };
 
 // score[i] decays to what segment i of a cluster is kept with, if taken[i]. segments (count, 2) by index.
-template <class Team>
-D2K_DEVICE void decay(Team& team, const double* segments, int64_t count, double sigma, double score_threshold,
+template <class Team, class T>
+D2K_DEVICE void decay(Team& team, const T* segments, int64_t count, double sigma, double score_threshold,
                       double* score, uint8_t* taken) {
     NmsBest mine{0, -1};
     const auto consider = [&](int64_t i) {
@@ -113,7 +119,7 @@ D2K_DEVICE void decay(Team& team, const double* segments, int64_t count, double 
         const NmsBest best = team.reduce(mine, NmsBetter());
         if (best.place < 0) return;
         mine.place = -1;
-        const double start = segments[2 * best.place], end = segments[2 * best.place + 1];
+        const T start = segments[2 * best.place], end = segments[2 * best.place + 1];
         for_each(team, count, [&](int64_t i) {
             if (i == best.place) taken[i] = 1;
             if (taken[i]) return;
@@ -126,15 +132,19 @@ D2K_DEVICE void decay(Team& team, const double* segments, int64_t count, double 
 
 namespace cpu {
 // Both on the host's team, for tests of what the device computes.
-Status nms_as_block(const NmsClusters& clusters, const NmsRules& rules, uint8_t* left);
-Status soft_nms_as_block(const NmsClusters& clusters, double sigma, double score_threshold, double* score,
+template <class T>
+Status nms_as_block(const NmsClustersOf<T>& clusters, const NmsRules& rules, uint8_t* left);
+template <class T>
+Status soft_nms_as_block(const NmsClustersOf<T>& clusters, double sigma, double score_threshold, double* score,
                          uint8_t* taken);
 }  // namespace cpu
 
 namespace cuda {
 // left, score and taken (count), as suppress and decay say.
-Status nms(const NmsClusters& clusters, const NmsRules& rules, uint8_t* left, int device, void* stream);
-Status soft_nms(const NmsClusters& clusters, double sigma, double score_threshold, double* score, uint8_t* taken,
+template <class T>
+Status nms(const NmsClustersOf<T>& clusters, const NmsRules& rules, uint8_t* left, int device, void* stream);
+template <class T>
+Status soft_nms(const NmsClustersOf<T>& clusters, double sigma, double score_threshold, double* score, uint8_t* taken,
                 int device, void* stream);
 }  // namespace cuda
 

@@ -8,6 +8,7 @@ using Status = int;
 constexpr Status kOk = 0;
 constexpr Status kOutOfMemory = -1;
 constexpr Status kNotANumber = -2;  // a score that has no place in an order
+constexpr Status kInterrupted = -3;  // its caller asked for the end
 
 #ifdef D2K_CUDA
 const char* cuda_message(Status status);

@@ -61,7 +61,9 @@ def _arrays(op: str, segments: np.ndarray, scores: Any, groups: Any) -> tuple[np
         raise ValueError(f"{op}: segments must be (m, 2) starts and ends, got {segments.shape}")
     groups = np.zeros(len(segments), np.int64) if groups is None else np.asarray(groups)
     _check_shapes(op, segments, scores, groups, scores.dtype.kind == "f", groups.dtype.kind in "iu")
-    spans = np.ascontiguousarray(segments, np.float64)
+    if segments.dtype.kind not in "fiu" or (segments.dtype == np.uint64 and (segments > np.int64(2**63 - 1)).any()):
+        raise ValueError(f"{op}: segments must be integers that int64 holds, or floats, got {segments.dtype}")
+    spans = np.ascontiguousarray(segments, np.float64 if segments.dtype.kind == "f" else np.int64)
     _check_values(op, spans, scores)
     return spans, np.ascontiguousarray(scores, np.float64), np.ascontiguousarray(groups, np.int64)
 
@@ -84,8 +86,8 @@ def nms(
     """Keeps each group's best segment, removes those that overlap it, and so on with what is left.
 
     Args:
-        segments: (m, 2) [start, end), integers or floats. NumPy arrays give NumPy arrays, through the native backend
-            and without importing torch.
+        segments: (m, 2) [start, end), floats or integers, which are subtracted exactly. NumPy arrays give NumPy arrays,
+            through the native backend and without importing torch.
         scores: (m,) float; ties keep their order.
         iou_threshold: overlap (intersection over union, in float64) from which a segment is removed.
         groups: (m,) integers, or None for one group; segments of other groups never meet.

@@ -25,8 +25,10 @@ def _cut(segments: Tensor, cluster: Tensor, order: Tensor) -> tuple[tuple[Any, .
     """The clusters for csrc, in `order`, and the tensors behind them. Nothing here waits for the device."""
     import torch
 
+    from d2kernels.ops.nms.reference import times
+
     m = len(order)
-    spans, ids = segments.double()[order], cluster[order]
+    spans, ids = times(segments)[order], cluster[order]
     new = torch.ones_like(ids, dtype=torch.bool)
     new[1:] = ids[1:] != ids[:-1]
     number = new.cumsum(0)
@@ -34,7 +36,8 @@ def _cut(segments: Tensor, cluster: Tensor, order: Tensor) -> tuple[tuple[Any, .
     first = ids.new_full((m + 2,), m)
     first.scatter_(0, (number - 1).where(new, m + 1), ids.new_ones(m).cumsum(0) - 1)
     last = number[-1:].contiguous()
-    return (spans.data_ptr(), first.data_ptr(), last.data_ptr(), m), [spans, first, last]
+    whole = not spans.is_floating_point()
+    return (spans.data_ptr(), whole, first.data_ptr(), last.data_ptr(), m), [spans, first, last]
 
 
 def _on_device(scores: Tensor) -> tuple[int, int]:
@@ -53,10 +56,10 @@ def nms_by_clusters(
     """nms on the tensors' device; run is nms_cuda, or on the CPU nms_as_block_cpu."""
     import torch
 
-    from d2kernels.ops.nms.reference import clusters
+    from d2kernels.ops.nms.reference import clusters, times
 
     by_score = scores.argsort(descending=True, stable=True)
-    cluster = clusters(segments.double(), groups) if iou_threshold > 0 or not inclusive else groups
+    cluster = clusters(times(segments), groups) if iou_threshold > 0 or not inclusive else groups
     order = by_score[cluster[by_score].argsort(stable=True)]
     cut, kept = _cut(segments, cluster, order)
     left, chosen = (torch.empty_like(order, dtype=t) for t in (torch.uint8, torch.bool))
@@ -78,9 +81,9 @@ def soft_nms_by_clusters(
     """soft_nms on the tensors' device; run is soft_nms_cuda, or on the CPU soft_nms_as_block_cpu."""
     import torch
 
-    from d2kernels.ops.nms.reference import clusters
+    from d2kernels.ops.nms.reference import clusters, times
 
-    cluster = clusters(segments.double(), groups)
+    cluster = clusters(times(segments), groups)
     order = cluster.argsort(stable=True)
     cut, kept = _cut(segments, cluster, order)
     decayed, taken = scores.double()[order], torch.empty_like(order, dtype=torch.uint8)
@@ -93,17 +96,27 @@ def soft_nms_by_clusters(
     return by_score, final[by_score].to(scores.dtype)
 
 
+def _problem(
+    segments: Tensor, scores: Tensor, groups: Tensor
+) -> tuple[tuple[int, bool, int, int, int], tuple[Tensor, ...]]:
+    """The problem for csrc on the CPU, and the tensors behind it."""
+    from d2kernels.ops.nms.reference import times
+
+    kept = times(segments).contiguous(), scores.double().contiguous(), groups.contiguous()
+    spans, values, ids = (x.data_ptr() for x in kept)
+    return (spans, not segments.is_floating_point(), values, ids, scores.shape[0]), kept
+
+
 def nms_forward(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, inclusive: bool) -> Tensor:
     if scores.device.type == "cuda":
         if len(scores) == 0:
             return groups.new_empty(0)
         run = _module().nms_cuda
         return nms_by_clusters(run, segments, scores, groups, iou_threshold, inclusive, *_on_device(scores))
-    spans, values, groups = segments.double().contiguous(), scores.double().contiguous(), groups.contiguous()
-    kept = groups.new_empty(values.shape[0])
-    size = _module().nms_cpu(
-        spans.data_ptr(), values.data_ptr(), groups.data_ptr(), len(kept), iou_threshold, inclusive, kept.data_ptr()
-    )
+    problem, behind = _problem(segments, scores, groups)
+    kept = groups.new_empty(scores.shape[0])
+    size = _module().nms_cpu(problem, iou_threshold, inclusive, kept.data_ptr())
+    del behind
     return kept[:size].clone()
 
 
@@ -115,40 +128,33 @@ def soft_nms_forward(
             return groups.new_empty(0), scores.clone()
         run = _module().soft_nms_cuda
         return soft_nms_by_clusters(run, segments, scores, groups, sigma, score_threshold, *_on_device(scores))
-    spans, values, groups = segments.double().contiguous(), scores.double().contiguous(), groups.contiguous()
-    kept, decayed = groups.new_empty(values.shape[0]), values.new_empty(values.shape[0])
-    size = _module().soft_nms_cpu(
-        spans.data_ptr(),
-        values.data_ptr(),
-        groups.data_ptr(),
-        len(kept),
-        sigma,
-        score_threshold,
-        kept.data_ptr(),
-        decayed.data_ptr(),
-    )
+    problem, behind = _problem(segments, scores, groups)
+    kept = groups.new_empty(scores.shape[0])
+    decayed = scores.new_empty(scores.shape[0], dtype=behind[1].dtype)
+    size = _module().soft_nms_cpu(problem, sigma, score_threshold, kept.data_ptr(), decayed.data_ptr())
+    del behind
     return kept[:size].clone(), decayed[:size].to(scores.dtype, copy=True)
 
 
-def _addresses(segments: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[int, int, int, int]:
-    return segments.ctypes.data, scores.ctypes.data, groups.ctypes.data, len(scores)
+def _of_arrays(segments: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[int, bool, int, int, int]:
+    whole = segments.dtype == np.int64
+    return segments.ctypes.data, whole, scores.ctypes.data, groups.ctypes.data, len(scores)
 
 
 def nms_arrays(
     segments: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou_threshold: float, inclusive: bool
 ) -> np.ndarray:
-    """The same on contiguous float64 and int64 arrays."""
+    """The same on contiguous arrays: segments float64 or int64, scores float64, groups int64."""
     kept = np.empty(len(scores), np.int64)
-    size = _module().nms_cpu(*_addresses(segments, scores, groups), iou_threshold, inclusive, kept.ctypes.data)
+    size = _module().nms_cpu(_of_arrays(segments, scores, groups), iou_threshold, inclusive, kept.ctypes.data)
     return kept[:size].copy()
 
 
 def soft_nms_arrays(
     segments: np.ndarray, scores: np.ndarray, groups: np.ndarray, sigma: float, score_threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same on contiguous float64 and int64 arrays."""
+    """The same on contiguous arrays: segments float64 or int64, scores float64, groups int64."""
     kept, decayed = np.empty(len(scores), np.int64), np.empty(len(scores))
-    size = _module().soft_nms_cpu(
-        *_addresses(segments, scores, groups), sigma, score_threshold, kept.ctypes.data, decayed.ctypes.data
-    )
+    problem = _of_arrays(segments, scores, groups)
+    size = _module().soft_nms_cpu(problem, sigma, score_threshold, kept.ctypes.data, decayed.ctypes.data)
     return kept[:size].copy(), decayed[:size].copy()

@@ -6,10 +6,24 @@ import torch
 from torch import Tensor
 
 
+def times(segments: Tensor) -> Tensor:
+    """Floats as float64, integers as int64: nanoseconds since 1970 have more bits than a float64 holds."""
+    return segments.double() if segments.is_floating_point() else segments.long()
+
+
+def _between(start: Tensor, end: Tensor) -> Tensor:
+    """end - start, at least 0, in float64; integers are subtracted before they are converted."""
+    if start.is_floating_point():
+        return (end - start).clamp(min=0)
+    apart = (end - start).double()
+    # What lies further apart than int64 holds has wrapped to the other sign.
+    return torch.where(end > start, torch.where(apart < 0, apart + 2.0**64, apart), 0)
+
+
 def _iou(a: Tensor, b: Tensor) -> Tensor:
     """(m,) overlap of rows of (m, 2) segments, float64; two empty segments overlap by 0."""
-    both = (torch.minimum(a[:, 1], b[:, 1]) - torch.maximum(a[:, 0], b[:, 0])).clamp(min=0)
-    union = (a[:, 1] - a[:, 0]) + (b[:, 1] - b[:, 0]) - both
+    both = _between(torch.maximum(a[:, 0], b[:, 0]), torch.minimum(a[:, 1], b[:, 1]))
+    union = _between(a[:, 0], a[:, 1]) + _between(b[:, 0], b[:, 1]) - both
     return torch.where(union > 0, both / torch.where(union > 0, union, 1), 0)
 
 
@@ -42,7 +56,7 @@ def _leaders(groups: Tensor) -> tuple[Tensor, Tensor]:
 def nms_forward(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, inclusive: bool) -> Tensor:
     if scores.shape[0] == 0:
         return torch.empty_like(groups)
-    segments = segments.double()
+    segments = times(segments)
     by_score = scores.argsort(descending=True, stable=True)
     if iou_threshold > 0 or not inclusive:
         groups = clusters(segments, groups)
@@ -64,7 +78,7 @@ def soft_nms_forward(
 ) -> tuple[Tensor, Tensor]:
     if scores.shape[0] == 0:
         return torch.empty_like(groups), scores.clone()
-    segments, current = segments.double(), scores.double().clone()
+    segments, current = times(segments), scores.double().clone()
     groups = clusters(segments, groups)
     left = torch.arange(scores.shape[0], device=scores.device)
     final = torch.full_like(current, float("-inf"))
