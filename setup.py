@@ -59,16 +59,23 @@ class BuildPy(build_py):
 
 
 class BuildExt(build_ext):
-    """Configures and builds with CMake, in a folder of its own for each set of tools so that rebuilding is quick."""
+    """Configures and builds with CMake, in a folder of its own for each set of tools so that rebuilding is quick.
+
+    The checkout's place is one of them, since CMake's cache names it: a moved or copied one starts afresh.
+    """
 
     def build_extension(self, extension: Extension) -> None:
         import pybind11
 
         tools = PLAN.tools
-        key = json.dumps([tools, PLAN.versions, PLAN.cuda_archs, sys.executable, os.environ.get("CXXFLAGS")])
+        generator, program = build_plan.builder(dict(os.environ)) or ("Unix Makefiles", "make")
+        flags = [os.environ.get(name) for name in ("CXXFLAGS", "CUDAFLAGS", "LDFLAGS")]
+        compilers = {name: path for name, path in tools.items() if name != "cmake"}  # pip's own moves as well
+        key = json.dumps([str(ROOT), generator, compilers, PLAN.versions, PLAN.cuda_archs, sys.executable, flags])
         folder = ROOT / "build" / f"cmake-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         target = Path(self.get_ext_fullpath(extension.name)).resolve()
         options = {
+            "CMAKE_MAKE_PROGRAM": program,  # pip's own ninja has another place each time
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": folder / "out",
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
@@ -79,11 +86,10 @@ class BuildExt(build_ext):
         if "cuda" in PLAN.parts:
             options["CMAKE_CUDA_COMPILER"] = tools["nvcc"]
             options["CMAKE_CUDA_ARCHITECTURES"] = ";".join(PLAN.cuda_archs)
-        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
         defines = [f"-D{name}={value}" for name, value in options.items()]
         jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         try:
-            subprocess.run([tools["cmake"], "-S", ROOT, "-B", folder, *generator, *defines], check=True)
+            subprocess.run([tools["cmake"], "-S", ROOT, "-B", folder, "-G", generator, *defines], check=True)
             subprocess.run([tools["cmake"], "--build", folder, "--parallel", str(jobs)], check=True)
         except subprocess.CalledProcessError as error:
             raise SystemExit(

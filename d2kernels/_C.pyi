@@ -200,16 +200,14 @@ def topk_pool_cuda(
 def topk_pool_backward_cuda(
     problem: _Topk, grad: int, threshold: int, above: int, tied: int, grad_scores: int, device: int, stream: int, /
 ) -> None: ...
-def localize_workspace_cuda(
-    is_double: bool, total: int, sequences: int, classes: int, upsample: int, device: int, /
-) -> int: ...
+def localize_workspace_cuda(is_double: bool, room: int, sequences: int, classes: int, upsample: int, /) -> int: ...
 def localize_find_cuda(
     activations: _Activations,
     rules: _Rules,
+    room: int,
     counts: int,
     first: int,
     workspace: int,
-    size: int,
     device: int,
     stream: int,
     /,
@@ -217,6 +215,7 @@ def localize_find_cuda(
 def localize_write_cuda(
     activations: _Activations,
     rules: _Rules,
+    room: int,
     first: int,
     capacity: int,
     columns: _Columns,

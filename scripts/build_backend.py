@@ -7,7 +7,6 @@ import shutil
 from typing import Any
 
 import build_plan
-from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403
 
 
@@ -15,14 +14,15 @@ def _tools() -> list[str]:
     if os.environ.get("D2K_BUILD") == "none" or not build_plan.has_cxx():
         return []
     missing = [] if shutil.which("cmake") else ["cmake>=3.20"]
-    if not shutil.which("ninja") and not shutil.which("make"):
+    if build_plan.builder(dict(os.environ)) is None:
         missing.append("ninja")
     return missing
 
 
+# Not setuptools' own answer as well: it runs setup.py, which wants the tools that are still to be installed.
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
-    return [*build_meta.get_requires_for_build_wheel(config_settings), *_tools()]
+    return _tools()
 
 
 def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
-    return [*build_meta.get_requires_for_build_editable(config_settings), *_tools()]
+    return _tools()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CHOICES = ("auto", "cpu", "cuda", "none")
-DEFAULT_ARCHS = (80, 86, 89, 90, 100, 120)
+DEFAULT_ARCHS = (80, 90, 100, 120)  # machine code of 80 serves 86 and 89
 OLDEST_NVCC = (12, 0)
 
 
@@ -62,6 +62,14 @@ def _cxx(env: dict[str, str]) -> tuple[str | None, str]:
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return None, f"no Python.h in {sysconfig.get_path('include')}; install Python's development files"
     return path, ""
+
+
+def builder(env: dict[str, str]) -> tuple[str, str] | None:
+    """CMake's generator and the program that it drives, or None."""
+    for generator, program in (("Ninja", "ninja"), ("Unix Makefiles", "make")):
+        if path := shutil.which(program, path=env.get("PATH")):
+            return generator, path
+    return None
 
 
 def has_cxx() -> bool:
@@ -126,6 +134,8 @@ def plan(env: dict[str, str] | None = None) -> Plan:
     tools = {"cxx": cxx, "cmake": shutil.which("cmake", path=env.get("PATH"))}
     if not why and tools["cmake"] is None:
         why = "cmake is not on PATH"
+    if not why and builder(env) is None:
+        why = "neither ninja nor make is on PATH (pip installs ninja unless --no-build-isolation)"
     if not why and importlib.util.find_spec("pybind11") is None:
         why = "pybind11 is not installed (pip installs it unless --no-build-isolation)"
     if why:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def tools(tmp_path):
     """A folder of stand-in tools, to be the whole PATH."""
     script(tmp_path, "c++", "echo 'c++ 12'")
     script(tmp_path, "cmake", "echo 'cmake 3.30'")
+    script(tmp_path, "make", "")
     return tmp_path
 
 
@@ -82,6 +84,10 @@ def test_missing_tools_are_recorded(tmp_path, tools):
     without_nvcc = plan(tools)
     assert without_nvcc.parts == ["cpu"] and "nvcc is not on PATH" in without_nvcc.reasons["cuda"]
     assert "CUDA_HOME=/nowhere has no nvcc" in plan(tools, CUDA_HOME="/nowhere").reasons["cuda"]
+    (tools / "make").unlink()
+    assert "neither ninja nor make is on PATH" in plan(tools).reasons["cpu"]
+    script(tools, "ninja", "")
+    assert plan(tools).parts == ["cpu"]
     (tools / "cmake").unlink()
     assert plan(tools).reasons["cpu"] == "cmake is not on PATH"
 
@@ -101,14 +107,14 @@ def test_what_is_asked_for_by_name_is_built_or_an_error(tools):
 @needs_tools
 def test_architectures(tools, monkeypatch):
     nvcc(tools)
-    every = [f"{a}-real" for a in (80, 86, 89, 90, 100, 120)]
+    every = [f"{a}-real" for a in (80, 90, 100, 120)]
     assert plan(tools).cuda_archs == [*every, "120-virtual"]
     assert plan(tools, D2K_CUDA_ARCHS="80, 90").cuda_archs == ["80-real", "90-real", "90-virtual"]
     with pytest.raises(SystemExit, match=r"D2K_CUDA_ARCHS=80;35 names 35, but .*nvcc compiles for 75;80"):
         plan(tools, D2K_CUDA_ARCHS="80;35")
     nvcc(tools, "12.4", "sm_80 sm_86 sm_89 sm_90")
     older = plan(tools)
-    assert older.cuda_archs[-1] == "90-virtual" and "does not know sm_100, sm_120" in older.notes[0]
+    assert older.cuda_archs == ["80-real", "90-real", "90-virtual"] and "does not know sm_100, sm_120" in older.notes[0]
     nvcc(tools, "11.8")
     assert "older than CUDA 12.0" in plan(tools).reasons["cuda"]
     nvcc(tools)
@@ -171,6 +177,58 @@ def test_wheel_for_the_cpu(source, tmp_path):
     )
     done = python(site, code)
     assert done.returncode == 0 and done.stdout.startswith(str(site)) and done.stdout.endswith("[3]\n"), done.stderr
+
+
+@pytest.fixture
+def quick(source, tmp_path):
+    """A copy of it whose CMake project has nothing to compile: what is tested is the way there."""
+    copy = tmp_path / "quick"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("build"))
+    text = "cmake_minimum_required(VERSION 3.20)\nproject(quick LANGUAGES CXX)\n"
+    text += 'file(WRITE ${CMAKE_BINARY_DIR}/a.cpp "int a;")\nadd_library(_C MODULE ${CMAKE_BINARY_DIR}/a.cpp)\n'
+    text += 'set_target_properties(_C PROPERTIES PREFIX "" SUFFIX ${D2K_SUFFIX})\n'
+    (copy / "CMakeLists.txt").write_text(text.replace("${D2K_SUFFIX}", sysconfig.get_config_var("EXT_SUFFIX")))
+    return copy
+
+
+@needs_tools
+@needs_compiler
+def test_a_moved_and_a_copied_checkout_build(quick, tmp_path):
+    assert build(quick, tmp_path / "first", D2K_BUILD="cpu").returncode == 0
+    copied, moved = tmp_path / "copied", tmp_path / "moved"
+    shutil.copytree(quick, copied)
+    quick.rename(moved)
+    for place in (copied, moved):
+        done = build(place, tmp_path / f"{place.name}-wheel", D2K_BUILD="cpu")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_tools
+@needs_compiler
+def test_a_second_build_with_another_build_program(quick, tmp_path):
+    real = shutil.which("ninja") or pytest.skip("no ninja on PATH")
+    wanted = ("c++", "cmake", "ar", "ranlib", "ld", "as", "nm", "objcopy", "objdump", "strip", "readelf", "sh")
+    for place in ("one", "two"):
+        tools = tmp_path / place
+        tools.mkdir()
+        for name in wanted:
+            if path := shutil.which(name):
+                (tools / name).symlink_to(path)
+        (tools / "ninja").symlink_to(real)
+        env = {"PATH": str(tools), "CXX": shutil.which("c++"), "CMAKE_CXX_COMPILER_LAUNCHER": ""}
+        done = build(quick, tmp_path / f"{place}-wheel", D2K_BUILD="cpu", **env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        shutil.rmtree(tools)
+    assert len(list((quick / "build").glob("cmake-*"))) == 1
+
+
+@needs_tools
+def test_what_building_needs_is_asked_for_before_it_is_missed(source, tmp_path):
+    compiler = script(tmp_path, "c++", "echo 'c++ 12'")
+    code = "import build_backend as b; print(b.get_requires_for_build_wheel(), b.get_requires_for_build_editable())"
+    env = {**os.environ, "PATH": str(compiler.parent), "D2K_BUILD": "cpu", "PYTHONPATH": str(source / "scripts")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, env=env, capture_output=True, text=True)
+    assert done.stdout.split("] [")[0] == "['cmake>=3.20', 'ninja'", done.stderr
 
 
 @needs_tools

@@ -92,26 +92,23 @@ void bind_localize(py::module_& m) {
     });
 
 #ifdef D2K_CUDA
-    m.def("localize_workspace_cuda", [](bool is_double, int64_t total, int64_t sequences, int64_t classes,
-                                        int64_t upsample, int device) {
-        size_t bytes = 0;
+    m.def("localize_workspace_cuda", [](bool is_double, int64_t room, int64_t sequences, int64_t classes,
+                                        int64_t upsample) {
         const auto query = is_double ? cuda::localize_workspace<double> : cuda::localize_workspace<float>;
-        check(query(total, sequences, classes, upsample, device, &bytes));
-        return bytes;
+        return query(room, sequences, classes, upsample);
     });
-    m.def("localize_find_cuda", [](const py::tuple& input, const py::tuple& rule, std::uintptr_t counts,
-                                   std::uintptr_t first, std::uintptr_t workspace, size_t bytes, int device,
-                                   std::uintptr_t stream) {
+    m.def("localize_find_cuda", [](const py::tuple& input, const py::tuple& rule, int64_t room, std::uintptr_t counts,
+                                   std::uintptr_t first, std::uintptr_t workspace, int device, std::uintptr_t stream) {
         with_localization(input, rule, [&](const auto& problem) {
-            return cuda::localize_find(problem, pointer<int64_t>(counts), pointer<int64_t>(first),
-                                       pointer<void>(workspace), bytes, device, pointer<void>(stream));
+            return cuda::localize_find(problem, room, pointer<int64_t>(counts), pointer<int64_t>(first),
+                                       pointer<void>(workspace), device, pointer<void>(stream));
         });
     });
-    m.def("localize_write_cuda", [](const py::tuple& input, const py::tuple& rule, std::uintptr_t first,
+    m.def("localize_write_cuda", [](const py::tuple& input, const py::tuple& rule, int64_t room, std::uintptr_t first,
                                     int64_t capacity, const ColumnArguments& out, std::uintptr_t workspace,
                                     int device, std::uintptr_t stream) {
         with_localization(input, rule, [&](const auto& problem) {
-            return cuda::localize_write(problem, pointer<const int64_t>(first), capacity, columns(out),
+            return cuda::localize_write(problem, room, pointer<const int64_t>(first), capacity, columns(out),
                                         pointer<void>(workspace), device, pointer<void>(stream));
         });
     });

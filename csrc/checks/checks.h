@@ -5,12 +5,12 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <random>
+#include <sstream>
 #include <vector>
 
 #include <cuda_runtime.h>
 
-#include "d2kernels/dtype.h"
+#include "inputs.h"
 
 #define CHECK(expression)                                                                         \
     do {                                                                                          \
@@ -54,15 +54,6 @@ private:
     size_t size_;
 };
 
-template <class T>
-std::vector<T> uniform(size_t size, unsigned seed) {
-    std::mt19937 random(seed);
-    std::uniform_real_distribution<double> of(0, 1);
-    std::vector<T> values(size);
-    for (T& x : values) x = d2k::stored<T>(static_cast<d2k::ArithmeticOf<T>>(of(random)));
-    return values;
-}
-
 // Whether all values agree within `tolerance` of the largest one; NaN equals NaN.
 template <class T>
 bool same(const std::vector<T>& a, const std::vector<T>& b, double tolerance = 0) {
@@ -78,38 +69,60 @@ bool same(const std::vector<T>& a, const std::vector<T>& b, double tolerance = 0
     return true;
 }
 
+// The dtype numbers of csrc/bindings/dtype.h.
+template <class T>
+constexpr int kDtype = 1;
+template <>
+constexpr int kDtype<float> = 0;
+template <>
+constexpr int kDtype<d2k::BFloat16> = 2;
+template <>
+constexpr int kDtype<d2k::Half> = 3;
+
+constexpr const char* kDtypeNames[] = {"float32", "float64", "bfloat16", "float16"};
+
+// How far results may be apart that are summed in another order: a few units of the dtype.
+template <class T>
+constexpr double kRounding = sizeof(T) == 2 ? 1e-2 : sizeof(T) == 4 ? 1e-6 : 1e-12;
+
 // Prints one line; 1 where it is wrong.
 inline int report(const char* what, bool fine) {
     std::printf("%s: %s\n", what, fine ? "equal" : "WRONG");
     return !fine;
 }
 
-// Ragged batches: one row, with empty and long sequences, with offsets backwards, negative and past the end (which both
-// sides clamp alike), and none.
-struct Batch {
-    std::vector<int64_t> offsets, lengths;
-    int64_t total;
+// Counts an op's cases, prints those that are wrong, and at its end one line.
+class Tally {
+public:
+    explicit Tally(const char* op) : op_(op) {}
 
-    // Whether no row is of two sequences, so that a gradient's rows are defined.
-    bool apart() const {
-        for (size_t i = 0; i < lengths.size(); ++i)
-            if (offsets[i] + lengths[i] > offsets[i + 1]) return false;
-        return true;
+    template <class... Words>
+    void add(bool fine, const Words&... words) {
+        ++cases_;
+        if (fine) return;
+        ++wrong_;
+        std::ostringstream text;
+        ((text << ' ' << words), ...);
+        std::printf("%s:%s: WRONG\n", op_, text.str().c_str());
     }
-};
 
-inline std::vector<Batch> batches() {
-    return {{{0, 1}, {1}, 1},
-            {{0, 7, 7, 140, 1200}, {7, 0, 129, 1025}, 1200},
-            {{50, -9, 90, 300, 100}, {60, 20, 1000, 4}, 100},
-            {{0}, {}, 0}};
-}
+    // How many are wrong.
+    int finish() const {
+        std::printf("%s, %d cases: %s\n", op_, cases_, wrong_ ? "WRONG" : "equal");
+        return wrong_;
+    }
+
+private:
+    const char* op_;
+    int cases_ = 0, wrong_ = 0;
+};
 
 }  // namespace checks
 
 int check_condition_number();
 int check_connected_components();
 int check_head();
+int check_launches();
 int check_localize();
 int check_losses();
 int check_nms();

@@ -5,22 +5,35 @@
 namespace {
 
 using checks::Device;
+using checks::Values;
 
 template <class T>
-int differences(int64_t classes, const std::vector<int64_t>& offsets, const std::vector<int64_t>& lengths,
-                int64_t total, bool distinct, int64_t min_length) {
-    const std::vector<T> scores = checks::uniform<T>(total * classes, 17);
-    const std::vector<T> levels{T(0.2), T(0.5), T(0.8)};
+void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Values kind, int variant) {
+    const int64_t n = b.count();
+    const bool distinct = variant & 1, own = variant & 2;
+    const std::vector<T> scores = checks::make<T>(b.total * classes, kind, 17);
+    std::vector<T> levels{T(0.2), T(0.5), T(0.8)};
+    if (own) {
+        levels.clear();
+        for (int64_t i = 0; i < n * classes; ++i) {
+            levels.push_back(T(0.1) * T(i % 5));
+            levels.push_back(i % 3 ? T(0.5) : T(NAN));
+            levels.push_back(T(0.9));
+        }
+    }
+    const auto mask = checks::bits(n * classes, 0.6, 18);
     d2k::Components<T> problem{};
-    problem.sequences = {offsets.data(), lengths.data(), static_cast<int64_t>(lengths.size()), total};
+    problem.sequences = {b.offsets.data(), b.lengths.data(), n, b.total};
     problem.scores = scores.data();
     problem.row_stride = classes;
     problem.class_stride = 1;
     problem.classes = classes;
     problem.thresholds = levels.data();
-    problem.levels = static_cast<int64_t>(levels.size());
-    problem.min_length = min_length;
+    problem.levels = 3;
+    problem.own_thresholds = own;
+    problem.min_length = variant & 4 ? 3 : 1;
     problem.distinct = distinct;
+    if (variant & 8) problem.class_mask = checks::as_bool(mask.data());
     const int64_t items = problem.items();
 
     std::vector<int64_t> positions(items + 1);
@@ -29,13 +42,15 @@ int differences(int64_t classes, const std::vector<int64_t>& offsets, const std:
     std::vector<int64_t> rows(5 * size + 1);
     CHECK(d2k::cpu::connected_components_fill(problem, positions.data(), d2k::Segments::in(rows.data(), size), 1));
 
-    const Device<int64_t> there_offsets(offsets), there_lengths(lengths), places(items + 1), found(5 * size);
+    const Device<int64_t> there_offsets(b.offsets), there_lengths(b.lengths), places(items + 1), found(5 * size);
     const Device<T> there_scores(scores), there_levels(levels);
+    const Device<uint8_t> there_mask(mask);
     d2k::Components<T> there = problem;
     there.sequences.offsets = there_offsets.get();
     there.sequences.lengths = there_lengths.get();
     there.scores = there_scores.get();
     there.thresholds = there_levels.get();
+    if (problem.class_mask) there.class_mask = checks::as_bool(there_mask.get());
     size_t bytes = 0;
     CHECK(d2k::cuda::connected_components_workspace(items, 0, &bytes));
     const Device<char> workspace(bytes, checks::Holds::kNothing);
@@ -43,19 +58,22 @@ int differences(int64_t classes, const std::vector<int64_t>& offsets, const std:
     CHECK(d2k::cuda::connected_components_fill(there, places.get(), d2k::Segments::in(found.get(), size), 0, nullptr));
     CHECK(cudaDeviceSynchronize());
     rows.resize(5 * size);
-    return checks::report("connected_components", places.host() == positions && found.host() == rows);
+    tally.add(places.host() == positions && found.host() == rows, checks::kDtypeNames[checks::kDtype<T>], name(kind),
+              "rows", b.total, "classes", classes, "variant", variant);
 }
 
 }  // namespace
 
 int check_connected_components() {
-    int wrong = 0;
-    for (const bool distinct : {false, true})
-        for (const int64_t min_length : {1, 3}) {
-            for (const auto& b : checks::batches()) {
-                wrong += differences<float>(3, b.offsets, b.lengths, b.total, distinct, min_length);
-                wrong += differences<double>(20, b.offsets, b.lengths, b.total, distinct, min_length);
+    checks::Tally tally("connected_components");
+    int variant = 0;
+    for (const auto& b : checks::batches())
+        for (const Values kind : checks::kEveryValues)
+            for (int i = 0; i < 4; ++i, variant = (variant + 5) % 16) {
+                compare<float>(tally, b, 3, kind, variant);
+                compare<double>(tally, b, 2, kind, variant ^ 8);
             }
-        }
-    return wrong;
+    compare<double>(tally, checks::batches()[2], 20, Values::kUniform, 1);
+    compare<float>(tally, {{0, 100000}, {100000}, 100000}, 1, Values::kTies, 1);
+    return tally.finish();
 }

@@ -7,8 +7,8 @@ int main() {
         std::puts("checks: no CUDA device");
         return 77;
     }
-    const int wrong = check_connected_components() + check_topk_pool() + check_nms() + check_localize() +
-                      check_condition_number() + check_pdmi() + check_svd() + check_head() +
+    const int wrong = check_launches() + check_connected_components() + check_topk_pool() + check_nms() +
+                      check_localize() + check_condition_number() + check_pdmi() + check_svd() + check_head() +
                       check_losses();
     std::printf("checks: %d wrong\n", wrong);
     return wrong != 0;

@@ -5,13 +5,18 @@
 namespace {
 
 using checks::Device;
+using checks::Values;
 
-int differences(int64_t count, const std::vector<int64_t>& first, int64_t number) {
-    auto segments = checks::uniform<double>(2 * count, 3);
-    const auto scores = checks::uniform<double>(count, 4);
+void compare(checks::Tally& tally, int64_t count, const std::vector<int64_t>& first, int64_t number, Values kind,
+             const d2k::NmsRules& rules) {
+    auto segments = checks::make<double>(2 * count, kind, 3);
+    const auto scores = checks::make<double>(count, kind, 4);
     for (int64_t i = 0; i < count; ++i) {
-        segments[2 * i] = std::floor(segments[2 * i] * 90);
-        segments[2 * i + 1] = segments[2 * i] + std::floor(segments[2 * i + 1] * 30);
+        if (kind == Values::kUniform) {  // whole numbers, which meet at their ends
+            segments[2 * i] = std::floor(segments[2 * i] * 90);
+            segments[2 * i + 1] = std::floor(segments[2 * i + 1] * 30);
+        }
+        segments[2 * i + 1] += segments[2 * i];
     }
     const std::vector<int64_t> numbers{number};
     // What lies in no cluster stays as it was.
@@ -19,24 +24,34 @@ int differences(int64_t count, const std::vector<int64_t>& first, int64_t number
     std::vector<uint8_t> left = before, taken = before;
     std::vector<double> score = scores;
     const d2k::NmsClusters clusters{segments.data(), first.data(), numbers.data(), count};
-    CHECK(d2k::cpu::nms_as_block(clusters, {0.4, true}, left.data()));
+    CHECK(d2k::cpu::nms_as_block(clusters, rules, left.data()));
     CHECK(d2k::cpu::soft_nms_as_block(clusters, 0.5, 0.1, score.data(), taken.data()));
 
     const Device<double> there_segments(segments), decayed(scores);
     const Device<int64_t> there_first(first), there_number(numbers);
     const Device<uint8_t> lefts(before), takens(before);
     const d2k::NmsClusters there{there_segments.get(), there_first.get(), there_number.get(), count};
-    CHECK(d2k::cuda::nms(there, {0.4, true}, lefts.get(), 0, nullptr));
+    CHECK(d2k::cuda::nms(there, rules, lefts.get(), 0, nullptr));
     CHECK(d2k::cuda::soft_nms(there, 0.5, 0.1, decayed.get(), takens.get(), 0, nullptr));
     CHECK(cudaDeviceSynchronize());
-    return checks::report("nms", lefts.host() == left && takens.host() == taken &&
-                                     checks::same(decayed.host(), score, 1e-12));
+    tally.add(lefts.host() == left && takens.host() == taken && checks::same(decayed.host(), score, 1e-12), name(kind),
+              count, "segments");
 }
 
 }  // namespace
 
 int check_nms() {
-    // Places that run backwards or past the end, and more clusters than segments, stay inside.
-    return differences(1, {0, 1}, 1) + differences(700, {0, 1, 3, 3, 200, 700}, 5) +
-           differences(40, {30, 10, -5, 900, 40}, 4) + differences(3, {0, 1, 2, 3}, 99);
+    checks::Tally tally("nms");
+    for (const Values kind : checks::kEveryValues)
+        for (const bool inclusive : {false, true}) {
+            compare(tally, 0, {0}, 0, kind, {0.4, inclusive});
+            compare(tally, 1, {0, 1}, 1, kind, {0.4, inclusive});
+            compare(tally, 129, {0, 129}, 1, kind, {0.5, inclusive});
+            compare(tally, 300, {0, 1, 3, 3, 200, 300}, 5, kind, {inclusive ? 0.0 : 1.0, inclusive});
+            // Places that run backwards or past the end, and more clusters than segments, stay inside.
+            compare(tally, 40, {30, 10, -5, 900, 40}, 4, kind, {0.3, inclusive});
+            compare(tally, 3, {0, 1, 2, 3}, 99, kind, {0.3, inclusive});
+        }
+    compare(tally, 700, {0, 1, 3, 3, 200, 700}, 5, Values::kUniform, {0.4, true});
+    return tally.finish();
 }

@@ -5,41 +5,80 @@
 namespace {
 
 using checks::Device;
+using checks::Matrices;
 
-int differences(int64_t batch, int64_t rows, int64_t columns) {
+// Whether rows of length n, or columns `step` apart, are orthonormal.
+template <class T>
+bool orthonormal(const T* x, int64_t vectors, int64_t length, int64_t next, int64_t step, double tolerance) {
+    bool fine = true;
+    for (int64_t a = 0; a < vectors; ++a)
+        for (int64_t b = 0; b <= a; ++b) {
+            double sum = 0;
+            for (int64_t i = 0; i < length; ++i)
+                sum += static_cast<double>(x[a * next + i * step]) * static_cast<double>(x[b * next + i * step]);
+            fine &= std::fabs(sum - (a == b)) < 20 * tolerance;
+        }
+    return fine;
+}
+
+template <class T>
+void compare(checks::Tally& tally, int64_t batch, int64_t rows, int64_t columns, Matrices kind) {
     const int64_t k = rows < columns ? rows : columns;
-    const auto a = checks::uniform<double>(batch * rows * columns, 8);
-    std::vector<double> u(batch * rows * k), s(batch * k), vh(batch * k * columns);
+    const auto a = checks::make<T>(batch, rows, columns, kind, 8);
+    std::vector<T> u(batch * rows * k), s(batch * k), vh(batch * k * columns);
     int64_t failed = -1;
-    CHECK(d2k::cpu::svd(d2k::Svd<double>{a.data(), batch, rows, columns, u.data(), s.data(), vh.data()}, &failed, 1));
+    CHECK(d2k::cpu::svd(d2k::Svd<T>{a.data(), batch, rows, columns, u.data(), s.data(), vh.data()}, &failed, 1));
 
-    constexpr int kDouble = 1;
-    const Device<double> there(a), us(u.size()), values(s.size()), vhs(vh.size());
-    const d2k::Svd<d2k::AnyFloat> problem{d2k::Floats(there.get(), kDouble),  batch, rows, columns,
-                                          d2k::Floats(us.get(), kDouble),     d2k::Floats(values.get(), kDouble),
-                                          d2k::Floats(vhs.get(), kDouble)};
+    const Device<T> there(a), us(u.size()), values(s.size()), vhs(vh.size());
+    const auto floats = [](const Device<T>& x) { return d2k::Floats(x.get(), checks::kDtype<T>); };
+    const d2k::Svd<d2k::AnyFloat> problem{floats(there), batch, rows, columns, floats(us), floats(values), floats(vhs)};
     size_t bytes = 0;
     CHECK(d2k::cuda::svd_workspace(problem, 0, &bytes));
     const Device<char> workspace(bytes, checks::Holds::kNothing);
     CHECK(d2k::cuda::svd(problem, workspace.get(), bytes, 0, nullptr));
     CHECK(cudaDeviceSynchronize());
-    // Vectors have a sign each: they are compared through the product.
     const auto got_u = us.host(), got_s = values.host(), got_vh = vhs.host();
-    bool fine = failed == -1 && checks::same(got_s, s, 1e-9);
-    for (int64_t b = 0; b < batch; ++b)
-        for (int64_t i = 0; i < rows; ++i)
+    const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-10;
+    bool fine = checks::same(got_s, s, checks::kRounding<T> * 100);
+    for (int64_t b = 0; b < batch; ++b) {
+        const T *const left = got_u.data() + b * rows * k, *const right = got_vh.data() + b * k * columns;
+        if (s[b * k] != s[b * k]) {  // not finite: all of it is NaN
+            for (int64_t i = 0; i < rows * k; ++i) fine &= left[i] != left[i];
+            for (int64_t i = 0; i < k * columns; ++i) fine &= right[i] != right[i];
+            continue;
+        }
+        fine &= orthonormal(left, k, rows, 1, k, tolerance) && orthonormal(right, k, columns, columns, 1, tolerance);
+        // Vectors have a sign each: they are compared through the product, halved, since a value may be infinite.
+        for (int64_t i = 0; i < rows && std::isfinite(s[b * k]); ++i)
             for (int64_t j = 0; j < columns; ++j) {
                 double sum = 0;
                 for (int64_t l = 0; l < k; ++l)
-                    sum += got_u[(b * rows + i) * k + l] * got_s[b * k + l] * got_vh[(b * k + l) * columns + j];
-                fine &= std::fabs(sum - a[(b * rows + i) * columns + j]) <= 1e-10 * s[b * k];
+                    sum += static_cast<double>(left[i * k + l]) * (0.5 * static_cast<double>(got_s[b * k + l])) *
+                           static_cast<double>(right[l * columns + j]);
+                fine &= std::fabs(sum - 0.5 * static_cast<double>(a[(b * rows + i) * columns + j])) <=
+                        tolerance * static_cast<double>(s[b * k]);
             }
-    return checks::report("svd", fine);
+    }
+    tally.add(fine, checks::kDtypeNames[checks::kDtype<T>], name(kind), batch, "of", rows, columns);
 }
 
 }  // namespace
 
 int check_svd() {
-    return differences(9, 2, 2) + differences(3, 1, 7) + differences(5, 20, 13) + differences(2, 64, 64) +
-           differences(1, 128, 100);
+    checks::Tally tally("svd");
+    for (const Matrices kind : checks::kEveryMatrices) {
+        compare<double>(tally, 0, 3, 3, kind);
+        compare<double>(tally, 2, 1, 1, kind);
+        compare<double>(tally, 9, 2, 2, kind);
+        compare<double>(tally, 2, 1, 7, kind);
+        compare<double>(tally, 2, 9, 5, kind);
+        compare<double>(tally, 2, 5, 9, kind);
+        compare<float>(tally, 2, 8, 8, kind);
+        compare<double>(tally, 1, 17, 33, kind);
+        compare<double>(tally, 1, 40, 36, kind);
+    }
+    compare<double>(tally, 5, 20, 13, Matrices::kUniform);
+    // More than shared memory holds.
+    compare<double>(tally, 1, 128, 100, Matrices::kUniform);
+    return tally.finish();
 }

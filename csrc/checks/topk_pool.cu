@@ -5,16 +5,17 @@
 namespace {
 
 using checks::Device;
+using checks::Values;
 
 template <class T>
-int differences(const checks::Batch& b, int64_t classes) {
-    const double tolerance = sizeof(T) == 2 ? 1e-2 : 1e-6;
-    const auto scores = checks::uniform<T>(b.total * classes, 1);
-    const int64_t n = static_cast<int64_t>(b.lengths.size());
+void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Values kind) {
+    const auto scores = checks::make<T>(b.total * classes, kind, 1);
+    const int64_t n = b.count();
     std::vector<int64_t> k(n);
-    for (int64_t i = 0; i < n; ++i) k[i] = i == 0 ? 5000 : i == 1 ? -3 : 9;
+    for (int64_t i = 0; i < n; ++i) k[i] = i == 0 ? 5000 : i == 1 ? -3 : i == 2 ? 1 : 9 + 50 * i;
     const size_t size = n * classes;
-    std::vector<T> mean(size), threshold(size), grad = checks::uniform<T>(size, 2), grad_scores(scores.size());
+    std::vector<T> mean(size), threshold(size), grad_scores(scores.size());
+    const auto grad = checks::make<T>(size, Values::kSigned, 2);
     std::vector<int32_t> above(size), tied(size);
     const d2k::TopkPool<T> problem{{b.offsets.data(), b.lengths.data(), n, b.total}, scores.data(), classes, k.data()};
     CHECK(d2k::cpu::topk_pool(problem, {mean.data(), threshold.data(), above.data(), tied.data()}, 1));
@@ -29,18 +30,28 @@ int differences(const checks::Batch& b, int64_t classes) {
     const d2k::TopkPoolSaved<T> kept{there_grad.get(), thresholds.get(), aboves.get(), ties.get()};
     CHECK(d2k::cuda::topk_pool_backward(there, kept, grads.get(), 0, nullptr));
     CHECK(cudaDeviceSynchronize());
-    const bool found = checks::same(means.host(), mean, tolerance) && checks::same(thresholds.host(), threshold) &&
-                       aboves.host() == above && ties.host() == tied;
-    return checks::report("topk_pool", found && (!b.apart() || checks::same(grads.host(), grad_scores, tolerance)));
+    const bool value = checks::same(means.host(), mean, checks::kRounding<T>);
+    const bool selection = checks::same(thresholds.host(), threshold) && aboves.host() == above && ties.host() == tied;
+    const bool gradient = !b.apart() || checks::same(grads.host(), grad_scores, checks::kRounding<T>);
+    tally.add(value && selection && gradient, checks::kDtypeNames[checks::kDtype<T>], name(kind), "rows", b.total,
+              "classes", classes, value ? "" : "mean", selection ? "" : "threshold", gradient ? "" : "gradient");
 }
 
 }  // namespace
 
 int check_topk_pool() {
-    int wrong = 0;
+    checks::Tally tally("topk_pool");
     for (const auto& b : checks::batches())
-        wrong += differences<float>(b, 1) + differences<float>(b, 37) + differences<double>(b, 20) +
-                 differences<d2k::BFloat16>(b, 3) + differences<d2k::Half>(b, 5);
+        for (const Values kind : checks::kEveryValues) {
+            compare<float>(tally, b, 5, kind);
+            compare<double>(tally, b, 3, kind);
+            compare<d2k::BFloat16>(tally, b, 4, kind);
+            compare<d2k::Half>(tally, b, 7, kind);
+        }
+    compare<float>(tally, checks::batches()[2], 37, Values::kUniform);
     // Longer than what a block keeps of a sequence.
-    return wrong + differences<float>({{0, 90000}, {90000}, 90000}, 3);
+    const checks::Batch longest{{0, 100000}, {100000}, 100000};
+    compare<float>(tally, longest, 3, Values::kNearTies);
+    compare<double>(tally, longest, 1, Values::kSomeInfinite);
+    return tally.finish();
 }

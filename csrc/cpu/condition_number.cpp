@@ -1,12 +1,15 @@
 #include "d2kernels/condition_number.h"
 
 #include <algorithm>
+#include <new>
+#include <vector>
 
 #include "aligned.h"
 #include "extremes.h"
 #include "pack.h"
 #include "parallel.h"
 #include "vectorize.h"
+#include "widen.h"
 
 namespace d2k::cpu {
 namespace {
@@ -34,7 +37,14 @@ constexpr int64_t kFew = 4;  // fewer matrices leave a pack too empty
     D2K_REALS(T)                                                                                                   \
     D2K_CLONES D2K_FLATTEN void closed(const ConditionNumber<T>& problem, int64_t first, int64_t end) {            \
         for (int64_t i = first; i < end; i += kPacked<Pack>) condition_numbers_2x2<Pack>(problem, i);              \
-    }                                                                                                              \
+    }
+D2K_DEFINE(float)
+D2K_DEFINE(double)
+#undef D2K_DEFINE
+#undef D2K_REALS
+#undef D2K_PHASES
+
+#define D2K_DEFINE(T)                                                                                              \
     D2K_CLONES void scale(T grad, const double* slope, int64_t size, T* gradient) {                                \
         const auto g = static_cast<double>(grad);                                                                  \
         for (int64_t i = 0; i < size; ++i) gradient[i] = stored<T>(static_cast<ArithmeticOf<T>>(g * slope[i]));    \
@@ -44,8 +54,6 @@ D2K_DEFINE(double)
 D2K_DEFINE(BFloat16)
 D2K_DEFINE(Half)
 #undef D2K_DEFINE
-#undef D2K_REALS
-#undef D2K_PHASES
 
 // Nanoseconds a matrix, about.
 double steps(const Plan& plan) {
@@ -71,6 +79,22 @@ void run(const ConditionNumber<T>& problem, int64_t begin, int64_t end) {
     }
 }
 
+template <class T>
+Status of_matrices(const ConditionNumber<T>& problem, int threads) {
+    constexpr int64_t packed = kPacked<Pack>;
+    const auto each = [&](int64_t size, double steps, const auto& body) {
+        return parallel_for((problem.batch + size - 1) / size, 1, steps * problem.batch, threads,
+                            [&](int64_t begin, int64_t end) {
+                                body(begin * size, std::min(problem.batch, end * size));
+                            });
+    };
+    if (problem.closed()) return each(512, 20, [&](int64_t begin, int64_t end) { closed(problem, begin, end); });
+    const Plan plan = problem.plan();
+    if (problem.batch < kFew)
+        return each(1, steps(plan), [&](int64_t begin, int64_t end) { run<double>(problem, begin, end); });
+    return each(packed, steps(plan), [&](int64_t begin, int64_t end) { run<Pack>(problem, begin, end); });
+}
+
 }  // namespace
 
 void prepare_one(const ConditionNumber<double>& problem, const ExtremesWork<double>& work, double* doubles,
@@ -85,18 +109,23 @@ void finish_one(const ConditionNumber<double>& problem, const Extremes<double>& 
 
 template <class T>
 Status condition_number(const ConditionNumber<T>& problem, int threads) {
-    constexpr int64_t packed = kPacked<Pack>;
-    const auto each = [&](int64_t size, double steps, const auto& body) {
-        return parallel_for((problem.batch + size - 1) / size, 1, steps * problem.batch, threads,
-                            [&](int64_t begin, int64_t end) {
-                                body(begin * size, std::min(problem.batch, end * size));
-                            });
-    };
-    if (problem.closed()) return each(512, 20, [&](int64_t begin, int64_t end) { closed(problem, begin, end); });
-    const Plan plan = problem.plan();
-    if (problem.batch < kFew)
-        return each(1, steps(plan), [&](int64_t begin, int64_t end) { run<double>(problem, begin, end); });
-    return each(packed, steps(plan), [&](int64_t begin, int64_t end) { run<Pack>(problem, begin, end); });
+    if constexpr (sizeof(T) > 2) {
+        return of_matrices(problem, threads);
+    } else {
+        try {
+            const auto a = widened(problem.a, problem.batch * problem.size_a());
+            const auto b = widened(problem.b, problem.batch * problem.size_b());
+            std::vector<float> value(problem.batch);
+            const ConditionNumber<float> wide{a.data(), problem.b ? b.data() : nullptr, problem.batch, problem.rows,
+                                              problem.inner, problem.columns, problem.atol, problem.rtol, problem.log,
+                                              value.data(), problem.slope_a, problem.slope_b};
+            const Status status = of_matrices(wide, threads);
+            if (status == kOk) narrow(value, problem.value);
+            return status;
+        } catch (const std::bad_alloc&) {
+            return kOutOfMemory;
+        }
+    }
 }
 
 template <class T>

@@ -30,10 +30,32 @@ constexpr int kStep<BFloat16> = 1 << 16;
 template <>
 constexpr int kStep<Half> = 1 << 13;
 
+// One selection for floats of 16 and 32 bits: it is what takes long to compile.
+#define D2K_DEFINE(V)                                                                                        \
+    D2K_CLONES D2K_FLATTEN void select_each(Selector<V>& selector, const Matrix<V>& matrix, int64_t k,       \
+                                            Selected<V>* out) {                                              \
+        selector.run(matrix, k, out);                                                                        \
+    }
+D2K_DEFINE(float)
+D2K_DEFINE(double)
+#undef D2K_DEFINE
+
+#define D2K_DEFINE(T)                                                                                        \
+    D2K_CLONES void gather(const T* __restrict from, int64_t rows, int64_t width, int64_t stride,            \
+                           ArithmeticOf<T>* __restrict to) {                                                 \
+        for (int64_t t = 0; t < rows; ++t)                                                                   \
+            for (int64_t c = 0; c < width; ++c) to[t * width + c] = from[t * stride + c];                    \
+    }
+D2K_DEFINE(float)
+D2K_DEFINE(double)
+D2K_DEFINE(BFloat16)
+D2K_DEFINE(Half)
+#undef D2K_DEFINE
+
 template <class T>
 struct Work {
     using V = ArithmeticOf<T>;
-    Selector<V, kStep<T>> selector;
+    Selector<V> selector{kStep<T>};
     std::unique_ptr<V[]> values;  // not a vector, which would be written twice
     int64_t room = 0;
     std::vector<Selected<V>> selected;
@@ -41,7 +63,7 @@ struct Work {
 
 // The classes [begin, end) of one sequence.
 template <class T>
-D2K_INLINE void forward(const TopkPool<T>& problem, const TopkPoolOut<T>& out, int64_t sequence, int64_t begin,
+void forward(const TopkPool<T>& problem, const TopkPoolOut<T>& out, int64_t sequence, int64_t begin,
                         int64_t end, Work<T>& work) {
     using V = ArithmeticOf<T>;
     const auto range = problem.sequences[sequence];
@@ -61,14 +83,12 @@ D2K_INLINE void forward(const TopkPool<T>& problem, const TopkPoolOut<T>& out, i
             work.room = range.length * width;
             work.values.reset(new V[work.room]);
         }
-        V* __restrict to = work.values.get();
-        for (int64_t t = 0; t < range.length; ++t)
-            for (int64_t c = 0; c < width; ++c) to[t * width + c] = first[t * problem.classes + c];
-        values = to;
+        gather(first, range.length, width, problem.classes, work.values.get());
+        values = work.values.get();
     }
     const int64_t k = problem.count(sequence, range.length);
     work.selected.resize(width);
-    work.selector.run({values, range.length, width}, k, work.selected.data());
+    select_each(work.selector, {values, range.length, width}, k, work.selected.data());
     for (int64_t c = 0; c < width; ++c) {
         const Selected<V>& s = work.selected[c];
         out.mean[at + c] = stored<T>(
@@ -120,10 +140,6 @@ D2K_INLINE void backward(const TopkPool<T>& problem, const TopkPoolSaved<T>& sav
 }
 
 #define D2K_DEFINE(T)                                                                                              \
-    D2K_CLONES D2K_FLATTEN void forward_block(const TopkPool<T>& problem, const TopkPoolOut<T>& out, int64_t i,   \
-                                              int64_t begin, int64_t end, Work<T>& work) {                        \
-        forward(problem, out, i, begin, end, work);                                                               \
-    }                                                                                                              \
     D2K_CLONES D2K_FLATTEN void backward_rows(const TopkPool<T>& problem, const TopkPoolSaved<T>& saved, T* grad, \
                                               int64_t i, int64_t from, int64_t to, Shares<T>& shares) {           \
         backward(problem, saved, grad, i, from, to, shares);                                                      \
@@ -154,7 +170,7 @@ Status topk_pool(const TopkPool<T>& problem, const TopkPoolOut<T>& out, int thre
             const int64_t sequence = i / most, width = block(problem.sequences[sequence].length, problem.classes);
             const int64_t first = i % most * width;
             if (first < problem.classes)
-                forward_block(problem, out, sequence, first, std::min(first + width, problem.classes), work);
+                forward(problem, out, sequence, first, std::min(first + width, problem.classes), work);
         }
     });
 }

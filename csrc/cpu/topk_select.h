@@ -93,12 +93,14 @@ D2K_NOINLINE Selected<V> select_column(V* values, int64_t size, int64_t k) {
     return out;
 }
 
-// The values are multiples of `Step` as integers: values of 16 bits that were widened.
-template <class V, int Step>
+template <class V>
 class Selector {
     using I = typename Bits<V>::Type;
 
 public:
+    // The values are multiples of `step` as integers, a power of two: values of 16 bits that were widened.
+    explicit Selector(I step) : step_(step) {}
+
     // out (classes)
     D2K_INLINE void run(const Matrix<V>& matrix, int64_t k, Selected<V>* out) {
         matrix_ = matrix;
@@ -124,13 +126,13 @@ public:
 
 private:
     // The next value below a finite one.
-    static D2K_INLINE V before(V x) {
+    D2K_INLINE V before(V x) const {
         const I i = bit_cast<I>(x);
-        return bit_cast<V>(i > 0 ? i - Step : i < 0 ? i + Step : std::numeric_limits<I>::min() + Step);
+        return bit_cast<V>(i > 0 ? i - step_ : i < 0 ? i + step_ : std::numeric_limits<I>::min() + step_);
     }
 
     // A value nearby that could be one of the matrix.
-    static D2K_INLINE V settled(V x) { return Step == 1 ? x : bit_cast<V>(bit_cast<I>(x) & ~I(Step - 1)); }
+    D2K_INLINE V settled(V x) const { return bit_cast<V>(bit_cast<I>(x) & ~(step_ - 1)); }
 
     int64_t classes() const { return matrix_.classes; }
 
@@ -496,6 +498,7 @@ private:
         return select_column(column_.data(), matrix_.rows, k_);
     }
 
+    const I step_;
     Matrix<V> matrix_{};
     int64_t k_ = 0, fold_ = 0, width_ = 0, tiles_ = 0, rest_ = 0;
     bool stalled_ = false;

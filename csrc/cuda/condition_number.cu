@@ -59,14 +59,13 @@ Status condition_number(const Problem& problem, void* workspace, size_t bytes, i
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
     if (problem.closed()) {
-        const auto blocks = static_cast<unsigned>((problem.batch + kClosedThreads - 1) / kClosedThreads);
-        closed_kernel<<<blocks, kClosedThreads, 0, static_cast<cudaStream_t>(stream)>>>(problem);
-        D2K_TRY(cudaGetLastError());
+        const int64_t blocks = (problem.batch + kClosedThreads - 1) / kClosedThreads;
+        D2K_TRY(launch(closed_kernel, blocks, kClosedThreads, 0, stream, problem));
         return kOk;
     }
     return with_threads(problem.plan().q, [&](auto threads) {
-        return launch<threads>(kernel<threads>, problem.batch, bytes_of(problem), workspace, bytes, stream,
-                               problem);
+        return launch_items<threads>(kernel<threads>, problem.batch, bytes_of(problem), workspace, bytes, device,
+                                     stream, problem);
     });
 }
 
@@ -77,9 +76,7 @@ Status scale_slopes(const T* grad, const double* slope, int64_t batch, int64_t s
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
     const int64_t blocks = std::min((batch * size + kScaleThreads - 1) / kScaleThreads, kMostBlocks);
-    scale_kernel<T><<<static_cast<int>(blocks), kScaleThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        grad, slope, batch, size, gradient);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(scale_kernel<T>, blocks, kScaleThreads, 0, stream, grad, slope, batch, size, gradient));
     return kOk;
 }
 

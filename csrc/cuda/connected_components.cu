@@ -14,7 +14,7 @@ constexpr int64_t kMostBlocks = 1 << 20;  // blocks stride over more items than 
 
 using Team = BlockTeam<kThreads>;
 
-int blocks(int64_t items) { return static_cast<int>(std::min(items, kMostBlocks)); }
+int64_t blocks(int64_t items) { return std::min(items, kMostBlocks); }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) count_kernel(Components<T> problem, int64_t* counts) {
@@ -62,8 +62,7 @@ Status connected_components_count(const Components<T>& problem, int64_t* positio
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
     const auto on = static_cast<cudaStream_t>(stream);
-    count_kernel<<<blocks(problem.items() + 1), kThreads, 0, on>>>(problem, positions);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(count_kernel<T>, blocks(problem.items() + 1), kThreads, 0, stream, problem, positions));
     D2K_TRY(cub::DeviceScan::ExclusiveSum(workspace, bytes, positions, positions, problem.items() + 1, on));
     return kOk;
 }
@@ -74,8 +73,7 @@ Status connected_components_fill(const Components<T>& problem, const int64_t* po
     if (problem.items() == 0) return kOk;
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    fill_kernel<<<blocks(problem.items()), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(problem, positions, out);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(fill_kernel<T>, blocks(problem.items()), kThreads, 0, stream, problem, positions, out));
     return kOk;
 }
 

@@ -355,20 +355,16 @@ template <class T>
 Status head(const Head<T>& problem, const HeadOut<T>& out, void* workspace, int device, void* stream) {
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    const auto on = static_cast<cudaStream_t>(stream);
     const int64_t n = problem.sequences.count, most = most_parts(problem.sequences);
     if (most > INT32_MAX) return cudaErrorInvalidConfiguration;
     if (problem.sequences.total > 0) {
-        activate_kernel<T><<<blocks_of_rows(problem.sequences.total), kThreads, 0, on>>>(problem, out);
-        D2K_TRY(cudaGetLastError());
+        D2K_TRY(launch(activate_kernel<T>, blocks_of_rows(problem.sequences.total), kThreads, 0, stream, problem, out));
     }
     if (n == 0) return kOk;
     const Parts<ArithmeticOf<T>> parts(workspace, most);
-    pool_kernel<T><<<static_cast<int>(most), kThreads, 0, on>>>(problem, out, parts);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(pool_kernel<T>, most, kThreads, 0, stream, problem, out, parts));
     const dim3 grid(static_cast<unsigned>(n), static_cast<unsigned>(std::max<int64_t>(1, (problem.width + kThreads - 1) / kThreads)));
-    combine_kernel<T><<<grid, kThreads, 0, on>>>(problem, out, parts);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(combine_kernel<T>, grid, kThreads, 0, stream, problem, out, parts));
     return kOk;
 }
 
@@ -379,15 +375,13 @@ Status head_backward(const Head<T>& problem, const HeadOut<T>& saved, const Head
     if (problem.sequences.total == 0) return kOk;
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    const auto on = static_cast<cudaStream_t>(stream);
     V* const slopes = static_cast<V*>(workspace);
     if (gradients.embedding && problem.sequences.count > 0) {
         const auto blocks = static_cast<int>((2 * problem.sequences.count + kWarps - 1) / kWarps);
-        slope_kernel<T><<<blocks, kThreads, 0, on>>>(problem, saved, gradients.embedding, slopes);
-        D2K_TRY(cudaGetLastError());
+        D2K_TRY(launch(slope_kernel<T>, blocks, kThreads, 0, stream, problem, saved, gradients.embedding, slopes));
     }
-    backward_kernel<T><<<blocks_of_rows(problem.sequences.total), kThreads, 0, on>>>(problem, saved, gradients, slopes);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(backward_kernel<T>, blocks_of_rows(problem.sequences.total), kThreads, 0, stream, problem, saved,
+                   gradients, slopes));
     return kOk;
 }
 
@@ -396,14 +390,13 @@ Status reference_score(const ReferenceScore<T>& problem, ArithmeticOf<T>* update
                        void* stream) {
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    const auto on = static_cast<cudaStream_t>(stream);
     if (problem.width > 0) {
-        update_kernel<T><<<static_cast<int>((problem.width + kThreads - 1) / kThreads), kThreads, 0, on>>>(problem, updated);
-        D2K_TRY(cudaGetLastError());
+        D2K_TRY(launch(update_kernel<T>, (problem.width + kThreads - 1) / kThreads, kThreads, 0, stream, problem,
+                       updated));
     }
     if (!score || problem.sequences.total == 0) return kOk;
-    score_kernel<T><<<blocks_of_rows(problem.sequences.total), kThreads, 0, on>>>(problem, updated, score);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(score_kernel<T>, blocks_of_rows(problem.sequences.total), kThreads, 0, stream, problem, updated,
+                   score));
     return kOk;
 }
 

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include <cub/device/device_scan.cuh>
-
 #include "launch.h"
 
 namespace d2k::cuda {
@@ -14,35 +12,38 @@ constexpr int64_t kMostBlocks = 1 << 20;  // blocks stride over more items than 
 
 using Team = BlockTeam<kThreads>;
 
-int blocks(int64_t items) { return static_cast<int>(std::min(std::max<int64_t>(items, 1), kMostBlocks)); }
+int64_t blocks(int64_t items) { return std::min(std::max<int64_t>(items, 1), kMostBlocks); }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) order_kernel(Sequences sequences, LocalizeMemory<T> memory) {
+__global__ void __launch_bounds__(kThreads) place_kernel(Localization<T> problem, LocalizeMemory<T> memory) {
     __shared__ typename Team::Storage storage;
     Team team(storage);
-    const bool fine = in_order(team, sequences);
-    if (team.rank() == 0) *memory.valid = fine;
+    place_items(team, problem, memory);
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) item_kernel(Localization<T> problem, LocalizeMemory<T> memory) {
     __shared__ typename Team::Storage storage;
     Team team(storage);
-    for (int64_t i = blockIdx.x; i < problem.items(); i += gridDim.x) {
-        localize_item(team, problem, memory, i);
+    const int64_t count = *memory.count;
+    for (int64_t i = blockIdx.x; i < count; i += gridDim.x) {
+        localize_item(team, problem, memory, memory.wanted[i]);
         team.barrier();
     }
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) keep_kernel(Localization<T> problem, LocalizeMemory<T> memory,
-                                                        int64_t* counts, int64_t* first) {
+                                                        int64_t* counts) {
     const int64_t n = problem.sequences.count, step = int64_t{gridDim.x} * kThreads;
-    for (int64_t s = int64_t{blockIdx.x} * kThreads + threadIdx.x; s <= n; s += step) {
-        const int64_t count = s < n ? keep_of_sequence(problem, memory, s) : 0;
-        if (s < n) counts[s] = count;
-        first[s] = count;
-    }
+    for (int64_t s = int64_t{blockIdx.x} * kThreads + threadIdx.x; s < n; s += step)
+        counts[s] = keep_of_sequence(problem, memory, s);
+}
+
+__global__ void __launch_bounds__(kThreads) first_kernel(const int64_t* counts, int64_t sequences, int64_t* first) {
+    __shared__ typename Team::Storage storage;
+    Team team(storage);
+    first_of_counts(team, counts, sequences, first);
 }
 
 template <class T>
@@ -55,12 +56,12 @@ __global__ void __launch_bounds__(kThreads) write_kernel(Localization<T> problem
         write_item(team, problem, memory, i, first[i / problem.classes], capacity, out);
 }
 
-// Returns the bytes that the scan works in, behind the planes.
+// Laid out in the workspace; `bytes` is how much of it that takes.
 template <class T>
-LocalizeMemory<T> memory_of(int64_t total, int64_t sequences, int64_t classes, int64_t upsample, void* workspace,
+LocalizeMemory<T> memory_of(int64_t room, int64_t sequences, int64_t classes, int64_t upsample, void* workspace,
                             size_t* bytes) {
     LocalizeMemory<T> memory{};
-    memory.total = total;
+    memory.room = room;
     memory.sequences = sequences;
     memory.classes = classes;
     memory.factor = upsample;
@@ -69,63 +70,49 @@ LocalizeMemory<T> memory_of(int64_t total, int64_t sequences, int64_t classes, i
 }
 
 template <class T>
-LocalizeMemory<T> memory_of(const Localization<T>& p, void* workspace, size_t* bytes) {
-    return memory_of<T>(p.sequences.total, p.sequences.count, p.classes, p.rules.upsample, workspace, bytes);
+LocalizeMemory<T> memory_of(const Localization<T>& p, int64_t room, void* workspace) {
+    size_t bytes = 0;
+    return memory_of<T>(room, p.sequences.count, p.classes, p.rules.upsample, workspace, &bytes);
 }
 
 }  // namespace
 
 template <class T>
-Status localize_workspace(int64_t total, int64_t sequences, int64_t classes, int64_t upsample, int device,
-                          size_t* bytes) {
-    const DeviceGuard guard(device);
-    D2K_TRY(guard.status);
-    int64_t* none = nullptr;
-    size_t planes = 0, scan = 0;
-    memory_of<T>(total, sequences, classes, upsample, nullptr, &planes);
-    D2K_TRY(cub::DeviceScan::ExclusiveSum(nullptr, scan, none, none, sequences + 1));
-    *bytes = planes + scan;
-    return kOk;
+size_t localize_workspace(int64_t room, int64_t sequences, int64_t classes, int64_t upsample) {
+    size_t bytes = 0;
+    memory_of<T>(room, sequences, classes, upsample, nullptr, &bytes);
+    return bytes;
 }
 
 template <class T>
-Status localize_find(const Localization<T>& problem, int64_t* counts, int64_t* first, void* workspace, size_t bytes,
+Status localize_find(const Localization<T>& problem, int64_t room, int64_t* counts, int64_t* first, void* workspace,
                      int device, void* stream) {
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    const auto on = static_cast<cudaStream_t>(stream);
     const int64_t n = problem.sequences.count;
-    size_t planes = 0;
-    const LocalizeMemory<T> memory = memory_of(problem, workspace, &planes);
-    order_kernel<<<1, kThreads, 0, on>>>(problem.sequences, memory);
-    D2K_TRY(cudaGetLastError());
-    item_kernel<<<blocks(problem.items()), kThreads, 0, on>>>(problem, memory);
-    D2K_TRY(cudaGetLastError());
-    keep_kernel<<<blocks(n / kThreads + 1), kThreads, 0, on>>>(problem, memory, counts, first);
-    D2K_TRY(cudaGetLastError());
-    size_t scan = bytes - planes;
-    D2K_TRY(cub::DeviceScan::ExclusiveSum(static_cast<char*>(workspace) + planes, scan, first, first, n + 1, on));
+    const LocalizeMemory<T> memory = memory_of(problem, room, workspace);
+    D2K_TRY(launch(place_kernel<T>, 1, kThreads, 0, stream, problem, memory));
+    D2K_TRY(launch(item_kernel<T>, blocks(problem.items()), kThreads, 0, stream, problem, memory));
+    D2K_TRY(launch(keep_kernel<T>, blocks(n / kThreads + 1), kThreads, 0, stream, problem, memory, counts));
+    D2K_TRY(launch(first_kernel, 1, kThreads, 0, stream, counts, n, first));
     return kOk;
 }
 
 template <class T>
-Status localize_write(const Localization<T>& problem, const int64_t* first, int64_t capacity,
+Status localize_write(const Localization<T>& problem, int64_t room, const int64_t* first, int64_t capacity,
                       const DetectionColumns& out, void* workspace, int device, void* stream) {
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    size_t planes = 0;
-    const LocalizeMemory<T> memory = memory_of(problem, workspace, &planes);
-    write_kernel<<<blocks(problem.items()), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(problem, memory, first,
-                                                                                              capacity, out);
-    D2K_TRY(cudaGetLastError());
+    const LocalizeMemory<T> memory = memory_of(problem, room, workspace);
+    D2K_TRY(launch(write_kernel<T>, blocks(problem.items()), kThreads, 0, stream, problem, memory, first, capacity, out));
     return kOk;
 }
 
-#define D2K_INSTANTIATE(T)                                                                                        \
-    template Status localize_workspace<T>(int64_t, int64_t, int64_t, int64_t, int, size_t*);                      \
-    template Status localize_find<T>(const Localization<T>&, int64_t*, int64_t*, void*, size_t, int, void*);      \
-    template Status localize_write<T>(const Localization<T>&, const int64_t*, int64_t, const DetectionColumns&,   \
-                                      void*, int, void*);
+#define D2K_INSTANTIATE(T)                                                                                          \
+    template size_t localize_workspace<T>(int64_t, int64_t, int64_t, int64_t);                                      \
+    template Status localize_find<T>(const Localization<T>&, int64_t, int64_t*, int64_t*, void*, int, void*);       \
+    template Status localize_write<T>(const Localization<T>&, int64_t, const int64_t*, int64_t,                     \
+                                      const DetectionColumns&, void*, int, void*);
 D2K_INSTANTIATE(float)
 D2K_INSTANTIATE(double)
 

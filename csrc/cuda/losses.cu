@@ -59,7 +59,7 @@ Status losses(const Losses<T>& problem, const LossesOut<T>& out, void* workspace
               void* stream) {
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    return launch<kThreads>(losses_kernel<T>, 1, bytes_of(problem), workspace, bytes, stream, problem, out);
+    return launch_items<kThreads>(losses_kernel<T>, 1, bytes_of(problem), workspace, bytes, device, stream, problem, out);
 }
 
 template <class T>
@@ -70,9 +70,8 @@ Status losses_backward(const Sequences& sequences, const LossesSaved<T>& saved, 
     if (all == 0) return kOk;
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    const auto blocks = static_cast<int>(std::min((all + kThreads - 1) / kThreads, kMostBlocks));
-    backward_kernel<T><<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(sequences, saved, scores, dense, to);
-    D2K_TRY(cudaGetLastError());
+    const int64_t blocks = std::min((all + kThreads - 1) / kThreads, kMostBlocks);
+    D2K_TRY(launch(backward_kernel<T>, blocks, kThreads, 0, stream, sequences, saved, scores, dense, to));
     return kOk;
 }
 

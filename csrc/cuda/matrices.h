@@ -11,11 +11,10 @@ namespace d2k::cuda {
 constexpr int64_t kMostBlocks = 1 << 20;     // blocks stride over more items than this
 constexpr int64_t kMostWorkspaces = 1 << 10;  // the same where they work in device memory
 
-// Runs body(std::integral_constant<int, threads of a block>): four for each column of a matrix, as far as that goes.
+// Runs body(std::integral_constant<int, threads of a block>): one warp, which waits for nobody, as far as that goes.
 template <class Body>
 Status with_threads(int64_t columns, const Body& body) {
-    if (columns <= 16) return body(std::integral_constant<int, 64>());
-    if (columns <= 32) return body(std::integral_constant<int, 128>());
+    if (columns <= 32) return body(std::integral_constant<int, 32>());
     return body(std::integral_constant<int, 256>());
 }
 
@@ -37,20 +36,19 @@ inline Status workspace_of(int64_t items, int64_t bytes, int64_t beside, int dev
     return kOk;
 }
 
-// Launches kernel(arguments..., room), a block an item.
+// Launches kernel(arguments..., room), a block an item, on the current device.
 template <int Threads, class... Parameters, class... Arguments>
-Status launch(void (*kernel)(Parameters...), int64_t items, int64_t bytes, void* workspace, size_t available,
-              void* stream, const Arguments&... arguments) {
+Status launch_items(void (*kernel)(Parameters...), int64_t items, int64_t bytes, void* workspace, size_t available,
+                    int device, void* stream, const Arguments&... arguments) {
     const bool shared = available == 0;
     const auto own = static_cast<int64_t>(bytes);
     const int64_t fit = shared ? kMostBlocks : static_cast<int64_t>(available) / own;
     if (fit < 1) return kOutOfMemory;
-    const int dynamic = shared ? static_cast<int>(own) : 0;
-    D2K_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic));
+    int most = 0;
+    D2K_TRY(raise_shared_limit(kernel, device, &most));
+    if (shared && own > most) return kOutOfMemory;
     const Room room{static_cast<size_t>(own), shared ? nullptr : static_cast<unsigned char*>(workspace)};
-    kernel<<<static_cast<int>(std::min(items, fit)), Threads, dynamic, static_cast<cudaStream_t>(stream)>>>(
-        arguments..., room);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(kernel, std::min(items, fit), Threads, shared ? own : 0, stream, arguments..., room));
     return kOk;
 }
 

@@ -12,7 +12,7 @@ constexpr int64_t kMostBlocks = 1 << 14;  // blocks stride over more clusters th
 
 using Team = BlockTeam<kThreads>;
 
-int blocks(int64_t count) { return static_cast<int>(std::min(count, kMostBlocks)); }
+int64_t blocks(int64_t count) { return std::min(count, kMostBlocks); }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) nms_kernel(NmsClustersOf<T> clusters, NmsRules rules, uint8_t* left) {
@@ -41,8 +41,7 @@ Status nms(const NmsClustersOf<T>& clusters, const NmsRules& rules, uint8_t* lef
     if (clusters.count == 0) return kOk;
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    nms_kernel<<<blocks(clusters.count), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(clusters, rules, left);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(nms_kernel, blocks(clusters.count), kThreads, 0, stream, clusters, rules, left));
     return kOk;
 }
 
@@ -52,9 +51,8 @@ Status soft_nms(const NmsClustersOf<T>& clusters, double sigma, double score_thr
     if (clusters.count == 0) return kOk;
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    soft_nms_kernel<<<blocks(clusters.count), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        clusters, sigma, score_threshold, score, taken);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(soft_nms_kernel, blocks(clusters.count), kThreads, 0, stream, clusters, sigma, score_threshold,
+                   score, taken));
     return kOk;
 }
 

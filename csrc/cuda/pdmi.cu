@@ -5,7 +5,7 @@
 namespace d2k::cuda {
 namespace {
 
-constexpr int kThreads = 256, kVideoThreads = 256;
+constexpr int kThreads = 256;
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) snippet_kernel(PdmiSnippet<T> problem, PdmiSnippetOut<T> out) {
@@ -43,10 +43,11 @@ __global__ void __launch_bounds__(kThreads) snippet_backward_kernel(PdmiSnippet<
     }
 }
 
-__global__ void __launch_bounds__(kVideoThreads, 1) video_kernel(PdmiVideo<AnyFloat> problem, Room room) {
-    __shared__ typename BlockTeam<kVideoThreads>::Storage storage;
+template <int Threads>
+__global__ void __launch_bounds__(Threads, 1) video_kernel(PdmiVideo<AnyFloat> problem, Room room) {
+    __shared__ typename BlockTeam<Threads>::Storage storage;
     extern __shared__ __align__(16) unsigned char shared[];
-    BlockTeam<kVideoThreads> team(storage);
+    BlockTeam<Threads> team(storage);
     d2k::pdmi_video(team, problem, room.scratch(shared));
 }
 
@@ -57,9 +58,8 @@ Status pdmi_snippet(const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out,
     if (problem.sequences.count == 0) return kOk;
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    const auto blocks = static_cast<int>(std::min(problem.sequences.count, kMostBlocks));
-    snippet_kernel<T><<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(problem, out);
-    D2K_TRY(cudaGetLastError());
+    const int64_t blocks = std::min(problem.sequences.count, kMostBlocks);
+    D2K_TRY(launch(snippet_kernel<T>, blocks, kThreads, 0, stream, problem, out));
     return kOk;
 }
 
@@ -70,21 +70,22 @@ Status pdmi_snippet_backward(const PdmiSnippet<T>& problem, const PdmiSnippetSav
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
     const int64_t blocks = std::min((problem.sequences.total + kThreads - 1) / kThreads, kMostBlocks);
-    snippet_backward_kernel<T><<<static_cast<int>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        problem, saved, on, off);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(snippet_backward_kernel<T>, blocks, kThreads, 0, stream, problem, saved, on, off));
     return kOk;
 }
 
 Status pdmi_video_workspace(const PdmiVideo<AnyFloat>& problem, int device, size_t* bytes) {
-    constexpr int beside = sizeof(typename BlockTeam<kVideoThreads>::Storage) + 256;
+    constexpr int beside = sizeof(typename BlockTeam<256>::Storage) + 256;
     return workspace_of(1, PdmiVideoWork::bytes(problem), beside, device, bytes);
 }
 
 Status pdmi_video(const PdmiVideo<AnyFloat>& problem, void* workspace, size_t bytes, int device, void* stream) {
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    return launch<kVideoThreads>(video_kernel, 1, PdmiVideoWork::bytes(problem), workspace, bytes, stream, problem);
+    return with_threads(problem.classes, [&](auto threads) {
+        return launch_items<threads>(video_kernel<threads>, 1, PdmiVideoWork::bytes(problem), workspace, bytes, device,
+                                     stream, problem);
+    });
 }
 
 #define D2K_INSTANTIATE(T)                                                                                    \

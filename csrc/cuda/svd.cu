@@ -37,8 +37,8 @@ Status svd(const Problem& problem, void* workspace, size_t bytes, int device, vo
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
     return with_threads(problem.plan().q, [&](auto threads) {
-        return launch<threads>(kernel<threads>, problem.batch, bytes_of(problem), workspace, bytes, stream,
-                               problem);
+        return launch_items<threads>(kernel<threads>, problem.batch, bytes_of(problem), workspace, bytes, device,
+                                     stream, problem);
     });
 }
 

@@ -72,17 +72,13 @@ Status topk_pool(const TopkPool<T>& problem, const TopkPoolOut<T>& out, int devi
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
     int most = 0;
-    D2K_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    constexpr int kOther = sizeof(typename Team::Storage) + sizeof(TopkShared<kGroup>) + 256;
-    const int bytes = std::min(kCacheBytes, most - kOther);
+    D2K_TRY(raise_shared_limit(forward_kernel<T>, device, &most));
+    const int bytes = std::min(kCacheBytes, most);
     // No sequence has more rows than there are.
     const int64_t fit = bytes / static_cast<int>(sizeof(KeyOf<T>));
     const int64_t capacity = problem.sequences.total < fit / kGroup ? problem.sequences.total * kGroup : fit;
-    D2K_TRY(cudaFuncSetAttribute(forward_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    const int blocks = static_cast<int>(std::min(items, kMostBlocks));
-    forward_kernel<T><<<blocks, kThreads, capacity * sizeof(KeyOf<T>), static_cast<cudaStream_t>(stream)>>>(
-        problem, out, capacity);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(forward_kernel<T>, std::min(items, kMostBlocks), kThreads, capacity * sizeof(KeyOf<T>), stream,
+                   problem, out, capacity));
     return kOk;
 }
 
@@ -93,9 +89,7 @@ Status topk_pool_backward(const TopkPool<T>& problem, const TopkPoolSaved<T>& sa
     if (tiles == 0 || problem.classes == 0) return kOk;
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    const int blocks = static_cast<int>(std::min(tiles, kMostBlocks));
-    backward_kernel<T><<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(problem, saved, grad_scores);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(backward_kernel<T>, std::min(tiles, kMostBlocks), kThreads, 0, stream, problem, saved, grad_scores));
     return kOk;
 }
 

@@ -5,6 +5,7 @@
 #include <random>
 #include <vector>
 
+#include "../checks/inputs.h"
 #include "check.h"
 #include "d2kernels/connected_components.h"
 #include "d2kernels/localize_block.h"
@@ -65,42 +66,42 @@ void components() {
 
 // The detections of a block's algorithm: what each sequence keeps, and all columns.
 struct Found {
-    std::vector<int64_t> counts, sequence, label;
+    std::vector<int64_t> counts, first, sequence, label;
     std::vector<double> start, end, score;
 
-    explicit Found(int64_t rows) : counts(kSequences), sequence(rows, -1), label(sequence), start(rows), end(rows),
+    explicit Found(int64_t rows) : counts(kSequences), first(kSequences + 1), sequence(rows, -1), label(sequence), start(rows), end(rows),
                                    score(rows) {}
 
     bool operator==(const Found& other) const {
-        return counts == other.counts && sequence == other.sequence && label == other.label && start == other.start &&
+        return counts == other.counts && first == other.first && sequence == other.sequence && label == other.label && start == other.start &&
                end == other.end && score == other.score;
     }
 };
 
 template <class T, class Team>
 void detect(Team& team, const Localization<T>& problem, const LocalizeMemory<T>& memory, Found& found) {
-    const bool fine = in_order(team, problem.sequences);
-    if (team.rank() == 0) *memory.valid = fine;
-    team.barrier();
-    for (int64_t i = 0; i < problem.items(); ++i) {
-        localize_item(team, problem, memory, i);
+    place_items(team, problem, memory);
+    for (int64_t i = 0; i < *memory.count; ++i) {
+        localize_item(team, problem, memory, memory.wanted[i]);
         team.barrier();
     }
-    if (team.rank() == 0)
-        for (int64_t s = 0; s < kSequences; ++s) found.counts[s] = keep_of_sequence(problem, memory, s);
+    for_each(team, kSequences, [&](int64_t s) { found.counts[s] = keep_of_sequence(problem, memory, s); });
+    team.barrier();
+    first_of_counts(team, found.counts.data(), kSequences, found.first.data());
     team.barrier();
     const DetectionColumns out{found.sequence.data(), found.label.data(), found.start.data(), found.end.data(),
                                found.score.data()};
-    int64_t first = 0;
-    for (int64_t i = 0; i < problem.items(); ++i) {
-        write_item(team, problem, memory, i, first, int64_t(found.score.size()), out);
-        if (i % kClasses == kClasses - 1) first += found.counts[i / kClasses];
-    }
+    for (int64_t i = 0; i < problem.items(); ++i)
+        write_item(team, problem, memory, i, found.first[i / kClasses], int64_t(found.score.size()), out);
 }
 
 template <class T>
-void localization(int64_t upsample, int64_t smoothing, double sigma, Relative relative) {
-    const auto values = scores<T>();
+void localization(int64_t upsample, int64_t smoothing, double sigma, Relative relative, bool masked = false,
+                  bool numbers = true) {
+    auto values = scores<T>();
+    if (!numbers) values[(50 + 3) * kClasses + 1] = T(INFINITY);  // no run after it has a score
+    bool mask[kSequences * kClasses];
+    for (int64_t i = 0; i < kSequences * kClasses; ++i) mask[i] = i % 3 != 0;
     const double levels[] = {0.1, 0.3, 0.5, 0.7};
     Localization<T> problem{};
     problem.sequences = {kOffsets, kLengths, kSequences, kTotal};
@@ -109,6 +110,7 @@ void localization(int64_t upsample, int64_t smoothing, double sigma, Relative re
     problem.class_stride = 1;
     problem.thresholds = levels;
     problem.levels = 4;
+    if (masked) problem.class_mask = mask;
     LocalizeRules& rules = problem.rules;
     rules.margin = 0.25;
     rules.pooled = sigma > 0;
@@ -124,11 +126,12 @@ void localization(int64_t upsample, int64_t smoothing, double sigma, Relative re
 
     const auto found = [&](const auto& run) {
         LocalizeMemory<T> memory{};
-        memory.total = kTotal;
+        memory.room = 0;
+        for (int64_t i = 0; i < problem.items(); ++i) memory.room += problem.wanted(i) * kLengths[i / kClasses];
         memory.sequences = kSequences;
         memory.classes = kClasses;
         memory.factor = upsample;
-        std::vector<double> work(memory.lay_out(0) / sizeof(double) + 2);
+        std::vector<double> work(memory.lay_out(0) / sizeof(double) + 2, NAN);  // nothing may be read before it is written
         memory.lay_out(reinterpret_cast<uintptr_t>(work.data()));
         Found result(kTotal * kClasses * upsample);
         run(memory, result);
@@ -138,54 +141,68 @@ void localization(int64_t upsample, int64_t smoothing, double sigma, Relative re
         HostTeam host;
         detect(host, problem, memory, result);
     });
-    CHECK(want.counts[3] > 5 && want.counts[1] == 0);
+    CHECK(numbers ? want.counts[3] > 5 : want.counts[3] == kNotANumber && want.first[kSequences] == kNotANumber);
+    CHECK(want.counts[1] == 0 && (!masked || std::count(want.label.begin(), want.label.end(), 0) == 0));
     const Found got = found([&](const auto& memory, Found& result) {
         run_team(32, [&](ThreadTeam& team) { detect(team, problem, memory, result); });
     });
     CHECK(got == want);
 }
 
-void topk() {
-    auto values = scores<float>();
-    values[5 * kClasses] = NAN;
+// The selection of every class against a sort, for values of each kind; `cached`: a block keeps the keys.
+template <class T>
+void topk(checks::Values kind, bool cached, int size) {
+    auto values = checks::make<T>(kTotal * kClasses, kind, 7);
     const int64_t ks[] = {1, 1, 5, 20};
-    const TopkPool<float> problem{{kOffsets, kLengths, kSequences, kTotal}, values.data(), kClasses, ks};
+    const TopkPool<T> problem{{kOffsets, kLengths, kSequences, kTotal}, values.data(), kClasses, ks};
     constexpr int kGroup = 2;
-    const auto falls = [](float a, float b) { return (a != a) > (b != b) || (b == b && a > b); };
-    for (const bool cached : {false, true}) {
-        std::vector<float> mean(kSequences * kClasses, -1), threshold(mean);
-        std::vector<int32_t> above(mean.size(), -1), tied(above);
-        const TopkPoolOut<float> out{mean.data(), threshold.data(), above.data(), tied.data()};
-        TopkShared<kGroup> shared;
-        std::vector<KeyOf<float>> cache(cached ? kTotal * kGroup : 0);
-        // As a block does: one team and its memory for item after item.
-        run_team(32, [&](ThreadTeam& team) {
-            for (int64_t i = 0; i < kSequences; ++i)
-                for (int64_t label = 0; label < kClasses; label += kGroup)
-                    topk_pool<kGroup>(team, problem, out, i, label, shared, cache.data(), int64_t(cache.size()));
-        });
-        for (int64_t at = 0; at < kSequences * kClasses; ++at) {
-            const int64_t i = at / kClasses, c = at % kClasses, k = ks[i];
-            std::vector<float> column;
-            for (int64_t t = 0; t < kLengths[i]; ++t) column.push_back(values[(kOffsets[i] + t) * kClasses + c]);
-            std::sort(column.begin(), column.end(), falls);
-            if (column.empty()) {
-                CHECK(mean[at] == 0 && above[at] == 0);
-                continue;
-            }
-            const float edge = column[k - 1];
-            CHECK(threshold[at] == edge || (edge != edge && threshold[at] != threshold[at]));
-            int64_t higher = 0, equal = 0;
-            double sum = 0;
-            for (int64_t j = 0; j < int64_t(column.size()); ++j) {
-                higher += falls(column[j], edge);
-                equal += !falls(column[j], edge) && !falls(edge, column[j]);
-                if (j < k) sum += column[j];
-            }
-            CHECK(above[at] == higher && tied[at] == equal);
-            CHECK(std::abs(mean[at] - sum / double(k)) < 1e-6 || sum != sum);
+    const auto falls = [](double a, double b) { return (a != a) > (b != b) || (b == b && a > b); };
+    const T junk = stored<T>(-1);
+    std::vector<T> mean(kSequences * kClasses, junk), threshold(mean);
+    std::vector<int32_t> above(mean.size(), -1), tied(above);
+    const TopkPoolOut<T> out{mean.data(), threshold.data(), above.data(), tied.data()};
+    TopkShared<kGroup> shared;
+    std::vector<KeyOf<T>> cache(cached ? kTotal * kGroup : 0);
+    // As a block does: one team and its memory for item after item.
+    run_team(size, [&](ThreadTeam& team) {
+        for (int64_t i = 0; i < kSequences; ++i)
+            for (int64_t label = 0; label < kClasses; label += kGroup)
+                topk_pool<kGroup>(team, problem, out, i, label, shared, cache.data(), int64_t(cache.size()));
+    });
+    for (int64_t at = 0; at < kSequences * kClasses; ++at) {
+        const int64_t i = at / kClasses, c = at % kClasses, k = ks[i];
+        std::vector<double> column;
+        for (int64_t t = 0; t < kLengths[i]; ++t) column.push_back(double(values[(kOffsets[i] + t) * kClasses + c]));
+        std::sort(column.begin(), column.end(), falls);
+        const double found = double(threshold[at]), average = double(mean[at]);
+        if (column.empty()) {
+            CHECK(average == 0 && above[at] == 0);
+            continue;
         }
+        const double edge = column[k - 1];
+        CHECK(found == edge || (edge != edge && found != found));
+        int64_t higher = 0, equal = 0;
+        double sum = 0;
+        for (int64_t j = 0; j < int64_t(column.size()); ++j) {
+            higher += falls(column[j], edge);
+            equal += !falls(column[j], edge) && !falls(edge, column[j]);
+            if (j < k) sum += column[j];
+        }
+        CHECK(above[at] == higher && tied[at] == equal);
+        const double want = double(stored<T>(static_cast<ArithmeticOf<T>>(sum / double(k))));
+        CHECK(average == want || average - want == 0 || std::abs(average - want) <= 1e-6 * std::abs(want) ||
+              (want != want && average != average));
     }
+}
+
+void topk_of_every_kind() {
+    for (const checks::Values kind : checks::kEveryValues)
+        for (const bool cached : {false, true}) {
+            topk<float>(kind, cached, 32);
+            topk<double>(kind, cached, 32);
+        }
+    topk<Half>(checks::Values::kSomeNan, true, 32);
+    topk<BFloat16>(checks::Values::kSomeInfinite, false, 64);
 }
 
 void suppression() {
@@ -221,11 +238,14 @@ void suppression() {
 
 int main() {
     components();
-    topk();
+    topk_of_every_kind();
     suppression();
     localization<float>(1, 1, 0, Relative::kNone);
     localization<float>(2, 1, 0, Relative::kNone);
     localization<float>(3, 5, 0, Relative::kMinMax);
     localization<double>(1, 3, 0.5, Relative::kMax);
+    localization<float>(1, 1, 0, Relative::kNone, true);
+    localization<double>(1, 1, 0, Relative::kNone, false, false);
+    localization<float>(1, 1, 0.5, Relative::kNone, true, false);
     std::puts("kernels: ok");
 }

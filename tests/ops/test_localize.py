@@ -242,7 +242,7 @@ def test_the_block_algorithm_never_reaches_foreign_memory():
     x, levels = torch.rand(100, 2), torch.tensor([0.25, 0.5], dtype=torch.float64)
     native = d2k.backends.module("localize", "native")
     module = native._module()
-    rest = (levels, None, 0.25, True, None, 1, 0.5, True, None, None, False, 3, 1, None, None)
+    rest = (levels, None, 0.25, True, None, 1, 0.5, True, None, None, False, 3, 1, None, None, None)
     with d2k.backends.use("native", "localize"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "_module", lambda: AsBlock(module))
         for offsets, lengths in (([-50, 90, 2**62, -(2**63), 0], [120, 2**62, 5, -3]), ([0, 50, 20], [60, 80])):
@@ -287,7 +287,7 @@ def test_native_never_reaches_foreign_memory():
     rules = (0.25, True, None, 1, 0.5, True, None, None, False)
     with d2k.backends.use("native", "localize"):
         for upsample, smoothing, relative in ((1, 1, None), (3, 1, None), (1, 101, None), (1, 1, "max")):
-            rest = (levels, None, *rules, upsample, smoothing, relative, None)
+            rest = (levels, None, *rules, upsample, smoothing, relative, None, None)
             inside[:] = 0
             assert schema.localize(inside, offsets, lengths, *rest)[0].shape == (0,)
             inside[:] = 1
@@ -304,6 +304,40 @@ def test_scores_that_are_no_numbers():
     assert d2k.localize(x[2:], **kwargs | {"offsets": [0, 4]}, class_score=torch.tensor([[-INF]])).score.item() == -INF
     soft = d2k.localize(x[2:], **kwargs | {"offsets": [0, 4]}, class_score=torch.tensor([[-INF]]), sigma=1.0)
     assert soft.count.tolist() == [0]
+
+
+@native_only
+@given(
+    st.lists(st.integers(0, 90), min_size=1, max_size=4), st.integers(1, 3), st.integers(0, 10**6), settings,
+    st.sampled_from(["class_score", "activations"]),
+)  # fmt: skip
+def test_the_block_algorithm_refuses_what_the_cpu_refuses(lengths, classes, seed, kwargs, where):
+    generator = torch.Generator().manual_seed(seed)
+    x = d2k.Ragged.pack(drawn(lengths, classes, seed, torch.float32, True))
+    bad = torch.rand(x.values.shape if where == "activations" else (len(lengths), classes), generator=generator) < 0.05
+    for name in {"class_mask", "class_score"} & kwargs.keys():
+        kwargs[name] = torch.rand(len(lengths), classes, generator=generator) > 0.3
+    if where == "activations":
+        x = x.with_values(torch.where(bad, INF, x.values))
+    else:
+        kwargs["class_score"] = torch.where(bad, NAN, 0.5)
+    native = d2k.backends.module("localize", "native")
+
+    def outcome():
+        try:
+            return d2k.localize(x, iou_threshold=0.5, **kwargs)
+        except ValueError as error:
+            return str(error)
+
+    with d2k.backends.use("native", "localize"), pytest.MonkeyPatch.context() as patch:
+        want = outcome()
+        module = native._module()
+        patch.setattr(native, "_module", lambda: AsBlock(module))
+        got = outcome()
+    if isinstance(want, str) or isinstance(got, str):
+        assert got == want
+    elif "sigma" not in kwargs:
+        assert same(got, want)
 
 
 def batch(lengths, classes=4, gap=0, dtype=torch.float32):
@@ -398,12 +432,13 @@ def test_empty_batches_and_single_snippets(extra):
 def test_opcheck_and_compile():
     x, levels = batch([6, 9]), torch.tensor([0.3, 0.6], dtype=torch.float64)
     rest = (0.25, True, None, 1, 0.5, True, None, 0.1, False, 1, 1, None, None)
-    torch.library.opcheck(schema.localize, (x.values, x.offsets, x.lengths, levels, None, *rest))
+    for capacity in (None, 50):
+        torch.library.opcheck(schema.localize, (x.values, x.offsets, x.lengths, levels, None, *rest, capacity))
 
-    def run(values):
-        return d2k.localize(x.with_values(values), **PAPER)
+        def run(values, capacity=capacity):
+            return d2k.localize(x.with_values(values), **PAPER, capacity=capacity)
 
-    assert same(torch.compile(run, fullgraph=True, backend="aot_eager")(x.values), run(x.values))
+        assert same(torch.compile(run, fullgraph=True, backend="aot_eager")(x.values), run(x.values))
 
 
 @pytest.mark.parametrize("name", ["thumos", "activitynet"])

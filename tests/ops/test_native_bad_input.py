@@ -85,7 +85,7 @@ def test_localize(offsets, lengths, value, upsample, smoothing):
     rules = (0.25, True, None, 1, 0.5, True, None, None, True, upsample, smoothing, None)
     module = native("localize")
     try:
-        found = module.localize_forward(scores, *layout(offsets, lengths), levels, None, *rules, None)
+        found = module.localize_forward(scores, *layout(offsets, lengths), levels, None, *rules, None, None)
     except ValueError as error:  # a NaN where a score is needed
         assert "NaN" in str(error) or "finite" in str(error)
     else:

@@ -327,3 +327,23 @@ def test_errors_name_the_argument(kwargs, error, says):
     arguments = {"attention": torch.ones(11), "foreground": torch.ones(11), "offsets": torch.tensor([0, 4, 11])}
     with pytest.raises(error, match=f"pdmi_snippet: .*{says}"):
         d2k.pdmi_snippet(**arguments | kwargs)
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-160, 1.0, 1e160, 1e300])
+@pytest.mark.parametrize("normalization", ["joint", "side"])
+def test_attention_of_any_magnitude(factor, normalization):
+    a, _, f = batch([9, 20], seed=3)
+    value, slope = with_gradients(
+        lambda x: d2k.pdmi_snippet(a.with_values(x), f, normalization=normalization).value, a.values * factor
+    )
+    assert value.isfinite().all() and slope.isfinite().all()
+    want = []
+    with mpmath.workdps(700):
+        for x, y in zip((a.values * factor).split([9, 20]), f.values.split([9, 20]), strict=True):
+            sides = [[mpmath.mpf(v.item()) for v in x[rows]] for rows in (y > 0.5, y < 0.5)]
+            total = sum(map(len, sides)) if normalization == "joint" else 0
+            joint = mpmath.matrix([[sum(s) / (total or len(s)), (len(s) - sum(s)) / (total or len(s))] for s in sides])
+            joint = joint.apply(lambda v: max(v, mpmath.mpf(0)))
+            squares = mpmath.svd_r(joint, compute_uv=False)
+            want.append(float(min(mpmath.log(squares[0] / squares[1]) if squares[1] else mpmath.inf, -math.log(1e-6))))
+    torch.testing.assert_close(value, torch.tensor(want, dtype=F64), rtol=1e-9, atol=1e-12)

@@ -236,3 +236,14 @@ def test_golden_losses(golden_dir, case):
 def test_errors_name_the_argument(kwargs, says):
     with pytest.raises(ValueError, match=f"pdmi_video: {says}"):
         d2k.pdmi_video(**{"p": torch.ones(4, 3), "labels": torch.ones(4, 3)} | kwargs)
+
+
+@pytest.mark.parametrize("power", [-900, -500, 500, 1023])
+@pytest.mark.parametrize("options", OPTIONS[:3])
+def test_a_power_of_two_changes_the_slope_alone(power, options):
+    p, labels, keep = batch()
+    value, slope = with_gradients(lambda x: d2k.pdmi_video(x, labels, keep=keep, **options).value, p)
+    scaled = p * 2.0 ** (power // 2) * 2.0 ** (power - power // 2)
+    got, grad = with_gradients(lambda x: d2k.pdmi_video(x, labels, keep=keep, **options).value, scaled)
+    assert torch.equal(got, value)
+    torch.testing.assert_close(grad * 2.0 ** (power // 2) * 2.0 ** (power - power // 2), slope, rtol=1e-9, atol=1e-12)

@@ -281,3 +281,31 @@ def test_native_bits_depend_on_no_neighbour_and_no_thread(backend, shape):
 def test_errors_name_the_argument(op, name, a, error, says):
     with pytest.raises(error, match=f"^{name}: .*{says}"):
         op(a)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([(1, 1), (3, 5), (6, 6), (7, 3), (70, 66)]), st.integers(-1070, 1015), st.integers(0, 10**6)
+)  # fmt: skip
+def test_a_power_of_two_changes_the_values_alone(shape, power, seed):
+    draw = torch.Generator().manual_seed(seed)
+    a = torch.randint(-7, 8, (2, *shape), generator=draw).double()
+    u, s, vh = d2k.svd(a)
+    up = 2.0 ** (power // 2), 2.0 ** (power - power // 2)
+    got = d2k.svd(a * up[0] * up[1])
+    assert torch.equal(got[0], u) and torch.equal(got[2], vh)
+    torch.testing.assert_close(got[1], s * up[0] * up[1], rtol=1e-15, atol=5e-324)
+
+
+@pytest.mark.parametrize("power", [-900, -300, 300, 900])
+def test_gradients_at_every_magnitude(power):
+    a = matrices(2, 4, 3)
+    scale = 2.0**power
+
+    def gradient(x, unit):
+        leaf = x.clone().requires_grad_()
+        u, s, vh = d2k.svd(leaf)
+        (u[:, 0] * u[:, 1] * vh[:, :1]).sum().add((s / unit).sum()).backward()
+        return leaf.grad * unit
+
+    torch.testing.assert_close(gradient(a * scale, scale), gradient(a, 1.0), rtol=1e-9, atol=1e-12)

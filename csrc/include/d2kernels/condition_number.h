@@ -41,6 +41,7 @@ D2K_DEVICE void multiply(Team& team, const A& a, const B& b, int64_t rows, int64
         const int64_t i = at / tiles, first = at % tiles * tile;
         const int64_t width = columns - first < tile ? columns - first : tile;
         double sum[tile] = {};
+        D2K_ROLLED
         for (int64_t l = 0; l < inner; ++l) {
             const double x = scale_a * static_cast<double>(a[i * inner + l]);
             const auto y = b + (l * columns + first);
@@ -67,11 +68,12 @@ D2K_DEVICE Range prepare(Team& team, const ConditionNumber<T>& problem, const Pl
     const auto b = problem.b + item * problem.size_b();
     Range of_b = range_of(team, b, problem.size_b());
     of_a.finite = of_b.finite = of_a.finite && of_b.finite;
+    of_a.nan |= of_b.nan;
     const int sum = of_a.exponent + of_b.exponent;
     if (plan.reduced) {
         load(team, a, m, problem.inner, false, of_a, work.a.columns, lane);
         load(team, b, problem.inner, n, true, of_b, work.b, lane);
-        return {sum, of_a.finite};
+        return {sum, of_a.finite, of_a.nan};
     }
     if (of_a.finite)
         multiply(team, a, b, m, problem.inner, n, of_a.scale(), of_b.scale(), doubles);
@@ -81,7 +83,7 @@ D2K_DEVICE Range prepare(Team& team, const ConditionNumber<T>& problem, const Pl
     const Range of_product = range_of(team, doubles, m * n);
     load(team, doubles, m, n, plan.turned, of_product, work.g.columns, lane);
     team.barrier();
-    return {sum + of_product.exponent, of_a.finite};
+    return {sum + of_product.exponent, of_a.finite, of_a.nan};
 }
 
 template <class Team>
@@ -96,23 +98,26 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
     const int64_t m = problem.rows, k = problem.inner, n = problem.columns;
     const double largest = lane_of(&e.largest, lane), smallest = lane_of(&e.smallest, lane);
     const bool flat = !range.finite || lane_of(&e.rank, lane) < 2 || smallest >= largest;
-    const double eta = flat ? 1 : largest / smallest;
+    const double eta = !range.finite ? range.undefined() : flat ? 1 : largest / smallest;
     if (team.rank() == 0) put(problem.value + item, problem.log ? ::log(eta) : eta);
     double* const slope_a = problem.slope_a + item * problem.size_a();
     double* const slope_b = problem.slope_b + item * problem.size_b();
     if (flat) {
-        for_each(team, problem.size_a(), [&](int64_t i) { slope_a[i] = 0; });
-        for_each(team, problem.size_b(), [&](int64_t i) { slope_b[i] = 0; });
+        const double none = range.finite ? 0 : NAN;
+        for_each(team, problem.size_a(), [&](int64_t i) { slope_a[i] = none; });
+        for_each(team, problem.size_b(), [&](int64_t i) { slope_b[i] = none; });
         return;
     }
     // Two vectors each: left, and right with all the factors.
     double *const left = doubles, *const right = left + 2 * m;
     const Power scale = range.scale();
-    const double factor[2] = {(problem.log ? 1 : eta) / largest, -(problem.log ? 1 : eta) / smallest};
+    const double of = problem.log ? 1 : eta;
+    D2K_ROLLED
     for (int x = 0; x < 2; ++x) {
         for_each(team, m, [&](int64_t i) { left[x * m + i] = lane_of(e.left + (x * e.next + i), lane); });
         for_each(team, n, [&](int64_t i) {
-            right[x * n + i] = scale * (factor[x] * lane_of(e.right + (x * e.next + i), lane));
+            const double factor = x == 0 ? of / largest : -of / smallest;
+            right[x * n + i] = scale * (factor * lane_of(e.right + (x * e.next + i), lane));
         });
     }
     team.barrier();
@@ -123,6 +128,7 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
             const int64_t i = at / tiles, first = at % tiles * tile;
             const int64_t end = columns - first < tile ? columns : first + tile;
             const double x = l[i], y = l[rows + i];
+            D2K_ROLLED
             for (int64_t j = first; j < end; ++j) to[i * columns + j] = x * r[j] + y * r[columns + j];
         });
     };
@@ -132,22 +138,27 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
     // slope_a is the slope of the product times bᵀ, slope_b is aᵀ times it.
     double *const by_b = right + 2 * n, *const by_a = by_b + 2 * k;
     const Group<Team> group(team);
-    for (int64_t l = group.index(); l < k; l += group.count())
+    for (int64_t l = group.index(); l < k; l += group.count()) {
+        D2K_ROLLED
         for (int x = 0; x < 2; ++x) {
             constexpr int own = kParts / Group<Team>::width;
             const auto row = b + l * n;
             const double* const r = right + x * n;
             const int64_t whole = n / kParts * kParts;
             double parts[own] = {};
+            D2K_ROLLED
             for (int64_t j = 0; j < whole; j += kParts)
                 for (int h = 0; h < own; ++h) {
                     const int64_t at = j + h + group.part();
                     parts[h] += static_cast<double>(row[at]) * r[at];
                 }
             double sum = group.sum(parts);
+            D2K_ROLLED
             for (int64_t j = whole; j < n; ++j) sum += static_cast<double>(row[j]) * r[j];
             if (group.part() == 0) by_b[x * k + l] = sum;
         }
+    }
+    D2K_ROLLED
     for (int x = 0; x < 2; ++x) multiply(team, left + x * m, a, 1, m, k, Power(0), Power(0), by_a + x * k);
     team.barrier();
     outer(slope_a, m, k, left, by_b);
@@ -183,9 +194,11 @@ D2K_DEVICE void condition_numbers_2x2(const ConditionNumber<T>& problem, int64_t
         const int64_t item = first + l < problem.batch ? first + l : problem.batch - 1;
         double entries[4], most = 0;
         ranges[l].finite = true;
+        ranges[l].nan = false;
         for (int i = 0; i < 4; ++i) {
             entries[i] = static_cast<double>(problem.a[item * 4 + i]);
             ranges[l].finite &= magnitude(entries[i]) <= DBL_MAX;
+            ranges[l].nan |= entries[i] != entries[i];
             most = larger(most, magnitude(entries[i]));
         }
         ranges[l].exponent = ranges[l].finite ? exponent(most) : 0;
@@ -198,12 +211,14 @@ D2K_DEVICE void condition_numbers_2x2(const ConditionNumber<T>& problem, int64_t
         const double largest = lane_of(&e.largest, l), smallest = lane_of(&e.smallest, l);
         const Power scale = ranges[l].scale();
         const double relative = problem.rtol * largest, absolute = scale * problem.atol;
-        const bool flat = !(smallest > relative && smallest > absolute) || smallest >= largest;
-        const double eta = flat ? 1 : largest / smallest;
+        const bool finite = ranges[l].finite;
+        const bool flat = !finite || !(smallest > relative && smallest > absolute) || smallest >= largest;
+        const double eta = !finite ? ranges[l].undefined() : flat ? 1 : largest / smallest;
         put(problem.value + (first + l), problem.log ? ::log(eta) : eta);
         const double factor = problem.log ? 1 : eta;
         for (int i = 0; i < 4; ++i)
-            problem.slope_a[(first + l) * 4 + i] = flat ? 0 : scale * (factor * lane_of(e.slope + i, l));
+            problem.slope_a[(first + l) * 4 + i] =
+                !finite ? NAN : flat ? 0 : scale * (factor * lane_of(e.slope + i, l));
     }
 }
 

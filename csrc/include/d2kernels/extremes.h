@@ -81,10 +81,13 @@ struct Extremes {
     int64_t next;
 };
 
-// A source's largest exponent, and whether all of it is finite.
+// A source's largest exponent, 0 where not all of it is finite, and whether it holds NaN.
 struct Range {
     int exponent;
-    bool finite;
+    bool finite, nan;
+
+    // η of what is not finite.
+    D2K_DEVICE double undefined() const { return nan ? NAN : HUGE_VAL; }
 
     // 1 / 2^exponent, as far as a double can tell it from infinity and 0.
     D2K_DEVICE Power scale() const { return Power(exponent < -2000 ? 2000 : exponent > 2000 ? -2000 : -exponent); }
@@ -93,14 +96,26 @@ struct Range {
 template <class Team, class Source>
 D2K_DEVICE Range range_of(Team& team, const Source& source, int64_t count) {
     double most = 0;
-    bool finite = true;
-    for (int64_t i = team.rank(); i < count; i += team.size()) {
-        const double x = magnitude(static_cast<double>(source[i]));
-        finite &= x <= DBL_MAX;
+    bool nan = false;
+    const auto consider = [&](double value) {
+        const double x = magnitude(value);
+        nan |= x != x;
         most = most < x ? x : most;
+    };
+    if constexpr (Group<Team>::width == 1) {
+        for (int64_t i = team.rank(); i < count; i += team.size()) consider(static_cast<double>(source[i]));
+    } else {
+        D2K_ROLLED
+        for (int64_t i = team.rank(); i < count; i += kRead * team.size()) {
+            double values[kRead];
+            read(source, i, team.size(), count, values);
+            for (const double x : values) consider(x);
+        }
     }
-    finite = all(team, finite);
-    return {finite ? exponent(team.reduce(most, Max{})) : 0, finite};
+    nan = any(team, nan);
+    most = team.reduce(most, Max{});
+    const bool finite = !nan && most <= DBL_MAX;
+    return {finite ? exponent(most) : 0, finite, nan};
 }
 
 // Columns of one lane, from the rows or the columns of a row-major source, divided by 2^exponent; 0 if not finite.
@@ -113,9 +128,20 @@ D2K_DEVICE void load(Team& team, const Source& source, int64_t rows, int64_t col
     const Group<Team> group(team);
     for (int64_t c = group.index(); c < count; c += group.count()) {
         const auto from = source + c * next;
-        own_rows(group, 0, to.ld, [&](int64_t i) {
-            lane_of(to[c] + i, lane) = range.finite && i < length ? scale * static_cast<double>(from[i * step]) : 0.0;
-        });
+        if constexpr (Group<Team>::width == 1) {
+            own_rows(group, 0, to.ld, [&](int64_t i) {
+                lane_of(to[c] + i, lane) =
+                    range.finite && i < length ? scale * static_cast<double>(from[i * step]) : 0.0;
+            });
+        } else {
+            D2K_ROLLED
+            for (int64_t i = group.part(); i < to.ld; i += kRead * kParts) {
+                double values[kRead];
+                read(from, i * step, kParts * step, range.finite ? length * step : 0, values);
+                for (int j = 0; j < kRead && i + j * kParts < to.ld; ++j)
+                    lane_of(to[c] + (i + j * kParts), lane) = scale * values[j];
+            }
+        }
     }
 }
 
@@ -168,6 +194,7 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
     orthogonalize(team, work.x, static_cast<const Columns<Real>*>(nullptr), q, k, work.square, work.vectors);
 
     Pivot<Real> first{Real(0.0), Real(0.0)};
+    D2K_ROLLED
     for (int64_t c = team.rank(); c < k; c += team.size())
         first = LargerPivot()(first, Pivot<Real>{work.square[c], Real(static_cast<double>(c))});
     first = team.reduce(first, LargerPivot());
@@ -175,6 +202,7 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
     limit = larger(limit, largest * rtol);
     Pivot<Real> last{Real(-DBL_MAX), Real(0.0)};  // of the negative squares
     Real rank(0.0), least(DBL_MAX);
+    D2K_ROLLED
     for (int64_t c = team.rank(); c < k; c += team.size()) {
         const Real s = work.square[c];
         const auto counts = root(s) > limit;
@@ -194,6 +222,7 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
     team.barrier();
     for_each(team, k, [&](int64_t i) {
         Real a(0.0), b(0.0);
+        D2K_ROLLED
         for (int64_t c = 0; c < k; ++c) {
             const Real x = work.x[c][i], column(static_cast<double>(c));
             a = select(first.column == column, x, a);
@@ -218,6 +247,7 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
     const auto solve = smallest * smallest < safe * least;
     for_each(team, k, [&](int64_t c) {
         Real a = w.diagonal[c] * u[c], b = w.diagonal[c] * u[longest + c];
+        D2K_ROLLED
         for (int64_t i = c + 1; i < k; ++i) {
             a = a + w.columns[i][c] * u[i];
             b = b + w.columns[i][c] * u[longest + i];

@@ -7,6 +7,16 @@
 
 namespace d2k {
 
+// Numbers that are read together, so that their reads are under way at the same time.
+constexpr int kRead = 4;
+
+// from[i], from[i + step], …; 0 at `end` and beyond.
+template <class T>
+D2K_DEVICE void read(const T* from, int64_t i, int64_t step, int64_t end, double (&to)[kRead]) {
+    for (int j = 0; j < kRead; ++j, i += step)
+        to[j] = i < end ? static_cast<double>(static_cast<ArithmeticOf<T>>(from[i])) : 0.0;
+}
+
 // Numbered as csrc/bindings/dtype.h does.
 class Floats {
 public:
@@ -30,6 +40,16 @@ public:
         }
     }
 
+    D2K_DEVICE void read(int64_t i, int64_t step, int64_t end, double (&to)[kRead]) const {
+        const auto of = [&](auto* first) { d2k::read(first + at_, i, step, end, to); };
+        switch (dtype_) {
+            case 0: return of(static_cast<const float*>(first_));
+            case 1: return of(static_cast<const double*>(first_));
+            case 2: return of(static_cast<const BFloat16*>(first_));
+            default: return of(static_cast<const Half*>(first_));
+        }
+    }
+
     D2K_DEVICE void put(double x) const {
         switch (dtype_) {
             case 0: static_cast<float*>(first_)[at_] = static_cast<float>(x); break;
@@ -44,6 +64,10 @@ private:
     int64_t at_;
     int dtype_;
 };
+
+D2K_DEVICE void read(const Floats& from, int64_t i, int64_t step, int64_t end, double (&to)[kRead]) {
+    from.read(i, step, end, to);
+}
 
 // The pointers of an op on T, or on floats of any type.
 struct AnyFloat {};

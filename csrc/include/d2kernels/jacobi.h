@@ -87,6 +87,7 @@ D2K_DEVICE Real dot(const Group<Team>& group, const Real* x, const Real* y, int6
         i += kParts;
     }
     const auto at = [&](int64_t j) { return i + group.part() + j; };
+    D2K_ROLLED
     for (; i + kParts < to; i += 2 * kParts)
         for (int j = 0; j < own; ++j) {
             low[j] = low[j] + x[at(j)] * y[at(j)];
@@ -130,6 +131,7 @@ D2K_DEVICE void own_rows(const Group<Team>& group, int64_t from, int64_t to, con
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
 #pragma GCC ivdep
 #endif
+    D2K_ROLLED
     for (; i < to; i += width) body(i);
 }
 
@@ -239,6 +241,7 @@ D2K_DEVICE int64_t factorize_pivoted(Team& team, const Triangle<Real>& qr, const
     Real limit(0.0);
     for (int64_t j = 0; j < qr.count; ++j) {
         Pivot<Real> best{Real(-1.0), Real(static_cast<double>(j))};
+        D2K_ROLLED
         for (int64_t c = j + team.rank(); c < qr.count; c += team.size())
             best = LargerPivot()(best, Pivot<Real>{square[c], Real(static_cast<double>(c))});
         best = team.reduce(best, LargerPivot());

@@ -149,22 +149,24 @@ template <class T>
 Status localize(const Localization<T>& problem, int64_t* counts, int threads, Localized** found);
 
 // What the block of a GPU does, on one thread, so that tests reach it where there is none: for at most `capacity` rows.
+// counts[i] is kNotANumber for a sequence where a proposal's score is none, and so is what is returned.
 template <class T>
 Status localize_as_block(const Localization<T>& problem, int64_t* counts, int64_t capacity, const DetectionColumns& out);
 }  // namespace cpu
 
 namespace cuda {
-// Bytes of device memory to work in; they hold what was found until it is written.
+// Bytes of device memory to work in; they hold what was found until it is written. `room`: the rows of all wanted
+// sequences and classes, at most total · classes; with less than that nothing is found.
 template <class T>
-Status localize_workspace(int64_t total, int64_t sequences, int64_t classes, int64_t upsample, int device,
-                          size_t* bytes);
-// counts (sequences); first (sequences + 1): where each sequence's rows go, and their number last.
+size_t localize_workspace(int64_t room, int64_t sequences, int64_t classes, int64_t upsample);
+// counts (sequences); first (sequences + 1): where each sequence's rows go, and their number last. Where a proposal's
+// score is none its sequence's count is kNotANumber, and so is the last of `first`.
 template <class T>
-Status localize_find(const Localization<T>& problem, int64_t* counts, int64_t* first, void* workspace, size_t bytes,
+Status localize_find(const Localization<T>& problem, int64_t room, int64_t* counts, int64_t* first, void* workspace,
                      int device, void* stream);
-// At most `capacity` rows.
+// At most `capacity` rows; what lies beyond the last stays as it is.
 template <class T>
-Status localize_write(const Localization<T>& problem, const int64_t* first, int64_t capacity,
+Status localize_write(const Localization<T>& problem, int64_t room, const int64_t* first, int64_t capacity,
                       const DetectionColumns& out, void* workspace, int device, void* stream);
 }  // namespace cuda
 

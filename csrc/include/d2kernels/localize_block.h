@@ -1,13 +1,14 @@
 // localize for a team: one work item a (sequence, class), all memory laid out in advance.
 #pragma once
 
+#include <initializer_list>
 #include <type_traits>
 
 #include "d2kernels/localize.h"
 
 namespace d2k {
 
-// What the teams share: planes of `classes` columns, in which every sequence has its place.
+// What the teams share: planes in which every item that is wanted has its place, in order.
 template <class T>
 struct LocalizeMemory {
     T* rows;         // the column, smoothed
@@ -20,11 +21,15 @@ struct LocalizeMemory {
     double* score;
     int8_t *status, *decision;
     int32_t *list, *spare;
-    // Of each item: how many of its list are left, of these how many the keep rule leaves, and the best score.
+    // Of each item: how many of its list are left, kNotANumber where a score is none; of these how many the keep rule
+    // leaves, and the best score.
     int64_t *found, *kept;
     double* best;
-    int32_t* valid;  // whether the sequences lie one after the other
-    int64_t total, sequences, classes, factor;
+    // Of each item that is wanted: the rows and the items before it. `wanted` lists these items.
+    int64_t *row, *slot, *wanted;
+    int64_t* count;  // how many are wanted, 0 where the planes are too small for them
+    int64_t room;    // rows of wanted items that the planes hold
+    int64_t sequences, classes, factor;
 
     static constexpr int64_t kChunk = 64;
 
@@ -36,31 +41,30 @@ struct LocalizeMemory {
             pointer = reinterpret_cast<Element*>(next);
             next += (static_cast<size_t>(count) * sizeof(Element) + 15) / 16 * 16;
         };
-        const int64_t n = sequences, wide = total * factor, runs = classes * wide;
-        plane(sums, classes * (total + n));
+        const int64_t items = sequences * classes, runs = room * factor;
+        plane(count, 1);
+        for (int64_t** p : {&found, &kept, &row, &slot, &wanted}) plane(*p, items);
+        plane(best, items);
+        plane(sums, room + items);
         plane(score, runs);
-        plane(best, n * classes);
-        plane(found, n * classes);
-        plane(kept, n * classes);
-        plane(rows, classes * total);
+        plane(rows, room);
         plane(above, runs);
-        plane(low, classes * (wide / kChunk + n));
-        plane(first, classes * (wide + n));
+        plane(low, runs / kChunk + items);
+        plane(first, runs + items);
         for (int32_t** p : {&start, &end, &level, &outer, &list, &spare}) plane(*p, runs);
-        plane(valid, 1);
         plane(status, runs);
         plane(decision, runs);
         return next - base;
     }
 
-    // The same pointers from the item's place on; `first_row` and `sequence` say where.
-    D2K_DEVICE LocalizeMemory at(int64_t sequence, int64_t label, int64_t first_row) const {
+    // The same pointers from a wanted item's place on.
+    D2K_DEVICE LocalizeMemory at(int64_t i) const {
         LocalizeMemory item = *this;
-        const int64_t wide = total * factor, run = label * wide + first_row * factor;
-        item.rows += label * total + first_row;
-        item.sums += label * (total + sequences) + first_row + sequence;
-        item.low += label * (wide / kChunk + sequences) + first_row * factor / kChunk + sequence;
-        item.first += label * (wide + sequences) + first_row * factor + sequence;
+        const int64_t run = row[i] * factor;
+        item.rows += row[i];
+        item.sums += row[i] + slot[i];
+        item.low += run / kChunk + slot[i];
+        item.first += run + slot[i];
         for (int32_t** p : {&item.above, &item.start, &item.end, &item.level, &item.outer, &item.list, &item.spare})
             *p += run;
         item.score += run;
@@ -70,15 +74,45 @@ struct LocalizeMemory {
     }
 };
 
-// Sequences that overlap would share their memory; then nothing is found.
-template <class Team>
-D2K_DEVICE bool in_order(Team& team, const Sequences& sequences) {
-    bool fine = true;
-    for (int64_t i = team.rank(); i + 1 < sequences.count; i += team.size()) {
-        const auto range = sequences[i];
-        fine &= range.first + range.length <= sequences[i + 1].first;
+struct RowsAndItems {
+    int64_t rows, items;
+
+    D2K_DEVICE RowsAndItems operator()(const RowsAndItems& a, const RowsAndItems& b) const {
+        return {a.rows + b.rows, a.items + b.items};
     }
-    return all(team, fine);
+};
+
+// Gives every item that is wanted its place, and all what they would find where they are not: nothing. Where there are
+// more rows than room for them, as of sequences that overlap, nothing is wanted.
+template <class Team, class T>
+D2K_DEVICE void place_items(Team& team, const Localization<T>& problem, const LocalizeMemory<T>& memory) {
+    const int64_t classes = problem.classes;
+    RowsAndItems carry{0, 0};
+    for (int64_t tile = 0; tile < problem.sequences.count; tile += team.size()) {
+        const int64_t s = tile + team.rank();
+        RowsAndItems mine{0, 0};
+        const int64_t length = s < problem.sequences.count ? problem.sequences[s].length : 0;
+        for (int64_t c = 0; c < classes && s < problem.sequences.count; ++c) {
+            const int64_t i = s * classes + c;
+            const bool wanted = problem.wanted(i) && length > 0;
+            memory.row[i] = mine.rows;  // within the sequence, as yet
+            memory.slot[i] = wanted ? mine.items : -1;
+            memory.found[i] = memory.kept[i] = 0;
+            memory.best[i] = -HUGE_VAL;
+            mine.rows += wanted ? length : 0;
+            mine.items += wanted;
+        }
+        const RowsAndItems through = team.scan(mine, RowsAndItems{}, carry);
+        for (int64_t c = 0; c < classes && s < problem.sequences.count; ++c) {
+            const int64_t i = s * classes + c;
+            if (memory.slot[i] < 0) continue;
+            memory.row[i] += through.rows - mine.rows;
+            memory.slot[i] += through.items - mine.items;
+            memory.wanted[memory.slot[i]] = i;
+        }
+    }
+    if (team.rank() == 0) *memory.count = carry.rows <= memory.room ? carry.items : 0;
+    team.barrier();
 }
 
 // Sorts distinct items by merging ever longer runs; returns the one of the two lists that holds them.
@@ -113,31 +147,29 @@ class LocalizeItem {
 public:
     D2K_DEVICE LocalizeItem(const Localization<T>& problem, const LocalizeMemory<T>& memory, int64_t item)
         : problem_(problem), rules_(problem.rules), item_(item), range_(problem.sequences[item / problem.classes]),
-          m_(memory.at(item / problem.classes, item % problem.classes, range_.first)),
-          column_{m_.rows, range_.length, rules_.upsample}, positions_(column_.positions()) {
+          m_(memory.at(item)), column_{m_.rows, range_.length, rules_.upsample}, positions_(column_.positions()) {
         const int64_t shortest = rules_.min_length;
         shortest_ = shortest > range_.length ? positions_ + 1 : shortest * rules_.upsample;
     }
 
-    // Leaves the item's detections in its list, best first; returns how many.
+    // Leaves the item's detections in its list, best first; returns how many, or kNotANumber where a score is none.
     template <class Team>
     D2K_DEVICE int64_t run(Team& team, double& best) {
         best = -HUGE_VAL;
-        if (range_.length == 0 || !problem_.wanted(item_)) return 0;
         gather(team);
         if (!thresholds(team)) return 0;
         count_levels(team);
         const int64_t runs = find(team);
         if (runs == 0) return 0;
-        score(team, runs);
+        if (!score(team, runs)) return kNotANumber;
         rules_.sigma > 0 ? soft(team, runs) : hard(team, runs);
         return finish(team, runs, best);
     }
 
-    // Of two runs, which goes first.
+    // Of two runs, which goes first; any two have their order, also where suppression made an infinity NaN.
     D2K_DEVICE bool before(int32_t a, int32_t b) const {
-        if (m_.score[a] != m_.score[b]) return m_.score[a] > m_.score[b] || (nan(a) && !nan(b));
         if (nan(a) != nan(b)) return nan(a);
+        if (!nan(a) && m_.score[a] != m_.score[b]) return m_.score[a] > m_.score[b];
         return m_.level[a] != m_.level[b] ? m_.level[a] < m_.level[b] : m_.start[a] < m_.start[b];
     }
 
@@ -292,20 +324,24 @@ private:
         return j >= m_.first[p + 1] ? j : -1;
     }
 
+    // False where a run that passes has no score: NaN.
     template <class Team>
-    D2K_DEVICE void score(Team& team, int64_t runs) {
+    D2K_DEVICE bool score(Team& team, int64_t runs) {
         sum(team, column_);
         const PrefixSums<T> sums{column_, m_.sums};
         const double bonus = problem_.bonus(item_);
+        bool numbers = true;
         for_each(team, runs, [&](int64_t i) {
             const double s = contrast(sums, m_.start[i], m_.end[i], positions_, rules_.margin, rules_.pooled);
             const bool passed = (!rules_.has_min_score || s >= rules_.min_score) &&
                                 !(rules_.sigma > 0 && s + bonus == -HUGE_VAL);
             m_.score[i] = s + bonus;
+            numbers &= !passed || s + bonus == s + bonus;
             m_.status[i] = passed ? kUndecided : kGone;
             m_.decision[i] = kUndecided;
             m_.outer[i] = around(static_cast<int32_t>(i));
         });
+        return all(team, numbers);
     }
 
     // Moves the listed runs for which keep(i) holds to the front of `to`, in order; returns how many.
@@ -428,12 +464,12 @@ private:
     double high_ = 0, low_ = 0;
 };
 
+// `item` is one that is wanted.
 template <class Team, class T>
 D2K_DEVICE void localize_item(Team& team, const Localization<T>& problem, const LocalizeMemory<T>& memory,
                               int64_t item) {
     double best = -HUGE_VAL;
-    int64_t found = 0;
-    if (*memory.valid) found = LocalizeItem<T>(problem, memory, item).run(team, best);
+    const int64_t found = LocalizeItem<T>(problem, memory, item).run(team, best);
     if (team.rank() == 0) {
         memory.found[item] = found;
         memory.best[item] = best;
@@ -446,9 +482,8 @@ struct Detected {
     LocalizeMemory<T> m;
     int64_t count;
 
-    D2K_DEVICE Detected(const Localization<T>& problem, const LocalizeMemory<T>& memory, int64_t item, int64_t kept)
-        : m(memory.at(item / problem.classes, item % problem.classes,
-                      problem.sequences[item / problem.classes].first)), count(kept) {}
+    D2K_DEVICE Detected(const LocalizeMemory<T>& memory, int64_t item, int64_t kept)
+        : m(memory.at(item)), count(kept) {}
 
     D2K_DEVICE double score(int64_t k) const { return m.score[m.list[k]]; }
 
@@ -467,7 +502,8 @@ struct Detected {
     }
 };
 
-// Applies the keep rule to a sequence: how many detections of each of its classes are left, and in all.
+// Applies the keep rule to a sequence: how many detections of each of its classes are left, and in all. A sequence with
+// a score that is none keeps nothing: kNotANumber.
 template <class T>
 D2K_DEVICE int64_t keep_of_sequence(const Localization<T>& problem, const LocalizeMemory<T>& memory, int64_t sequence) {
     const LocalizeRules& rules = problem.rules;
@@ -476,10 +512,16 @@ D2K_DEVICE int64_t keep_of_sequence(const Localization<T>& problem, const Locali
     double best = -HUGE_VAL;
     for (int64_t i = begin; i < end; ++i) best = Max{}(best, memory.best[i]);
     int64_t sum = 0;
+    bool numbers = true;
+    for (int64_t i = begin; i < end; ++i) numbers &= memory.found[i] >= 0;
     for (int64_t i = begin; i < end; ++i) {
-        int64_t low = 0, high = memory.found[i];
+        int64_t low = 0, high = numbers ? memory.found[i] : 0;
+        if (high == 0) {
+            memory.kept[i] = 0;
+            continue;
+        }
         if (all) low = high;
-        const Detected<T> detected(problem, memory, i, high);
+        const Detected<T> detected(memory, i, high);
         while (low < high) {
             const int64_t middle = (low + high) / 2;
             if (rules.keeps(detected.score(middle), best)) low = middle + 1;
@@ -488,7 +530,22 @@ D2K_DEVICE int64_t keep_of_sequence(const Localization<T>& problem, const Locali
         memory.kept[i] = low;
         sum += low;
     }
-    return sum;
+    return numbers ? sum : kNotANumber;
+}
+
+// Where each sequence's detections begin, and their number last; that is kNotANumber where a sequence's is.
+template <class Team>
+D2K_DEVICE void first_of_counts(Team& team, const int64_t* counts, int64_t sequences, int64_t* first) {
+    int64_t carry = 0;
+    bool numbers = true;
+    for (int64_t tile = 0; tile < sequences; tile += team.size()) {
+        const int64_t s = tile + team.rank(), count = s < sequences ? counts[s] : 0, rows = count > 0 ? count : 0;
+        numbers &= count >= 0;
+        const int64_t through = team.scan(rows, Sum{}, carry);
+        if (s < sequences) first[s] = through - rows;
+    }
+    numbers = all(team, numbers);
+    if (team.rank() == 0) first[sequences] = numbers ? carry : kNotANumber;
 }
 
 // Writes the item's detections among those of its sequence, which begin at `first`; none at `capacity` or beyond.
@@ -496,7 +553,7 @@ template <class Team, class T>
 D2K_DEVICE void write_item(const Team& team, const Localization<T>& problem, const LocalizeMemory<T>& memory,
                            int64_t item, int64_t first, int64_t capacity, const DetectionColumns& out) {
     const int64_t sequence = item / problem.classes, label = item % problem.classes;
-    const Detected<T> mine(problem, memory, item, memory.kept[item]);
+    const Detected<T> mine(memory, item, memory.kept[item]);
     const double factor = static_cast<double>(problem.rules.upsample);
     for_each(team, mine.count, [&](int64_t k) {
         const double score = mine.score(k);
@@ -504,7 +561,7 @@ D2K_DEVICE void write_item(const Team& team, const Localization<T>& problem, con
         int64_t at = first + k;
         for (int64_t c = 0; c < problem.classes; ++c) {
             const int64_t other = sequence * problem.classes + c, count = memory.kept[other];
-            if (c != label && count > 0) at += Detected<T>(problem, memory, other, count).before(score, c < label);
+            if (c != label && count > 0) at += Detected<T>(memory, other, count).before(score, c < label);
         }
         if (at >= capacity) return;
         out.sequence[at] = sequence;

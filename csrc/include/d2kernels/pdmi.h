@@ -48,13 +48,17 @@ struct SnippetJoint {
         const double wb = joint ? static_cast<double>(back.count) / total : 1;
         const double m_f = front.mean(), m_b = back.mean();
         const double raw[4] = {wf * m_f, wf * (1 - m_f), wb * m_b, wb * (1 - m_b)};
-        double entry[4];
+        double entry[4], most = 0;
         bool free[4], exact = true;
         for (int i = 0; i < 4; ++i) {
             entry[i] = raw[i] < floor ? floor : raw[i];
             free[i] = raw[i] >= floor;
             exact &= free[i];
+            most = larger(most, magnitude(entry[i]));
         }
+        // To about 1, so that no product overflows: the value stays, and slopes grow by it.
+        const Power scale(-exponent(most));
+        for (double& x : entry) x = scale * x;
         const double a = entry[0], b = entry[1], c = entry[2], d = entry[3];
         const double p = a + d, q = b - c, r = a - d, t = b + c;
         const double h1 = hypot(p, q), h2 = hypot(r, t), s1 = (h1 + h2) / 2;
@@ -71,14 +75,15 @@ struct SnippetJoint {
         by_means(ddet, det_f, det_b);
         // Where no entry is at the floor |det| = αβ |m_f − m_b|, which no subtraction of products can match.
         if (exact) {
-            det_f = wf * wb;
-            det_b = -wf * wb;
+            det_f = scale * (wf * wb);
+            det_b = -det_f;
         }
-        const double det = exact ? wf * wb * (m_f - m_b) : a * d - b * c, sign = det < 0 ? -1 : 1;
+        const double det = exact ? scale * (wf * wb * (scale * m_f - scale * m_b)) : a * d - b * c;
+        const double sign = det < 0 ? -1 : 1;
         const double s2 = magnitude(det) / s1, least = rtol * s1;
         const double effective = s2 < least ? least : s2;  // NaN stays
         const auto slope = [&](double of_s1, double of_det) {
-            return of_s1 / s1 - (sign * of_det / s1 - s2 * of_s1 / s1) / effective;
+            return scale * (of_s1 / s1 - (sign * of_det / s1 - s2 * of_s1 / s1) / effective);
         };
         return {::log(s1 / effective), slope(s1_f, det_f), slope(s1_b, det_b)};
     }
@@ -183,16 +188,16 @@ struct PdmiVideo {
 struct PdmiVideoWork {
     ExtremesWork<double> extremes;
     double *doubles, *y, *q, *slope_y, *slope_q, *raw, *value;
-    int64_t *kept, *first, *repeats;
+    int64_t *kept, *power, *first, *repeats;  // a row's sum is raw · 2^power
 
     template <class T>
     D2K_DEVICE static int64_t bytes(const PdmiVideo<T>& problem) {
         const int64_t n = problem.videos, c = problem.classes;
-        return 8 * (ExtremesWork<double>::bound(c, n, c) + extra(n, c) + 2 * n * c + 2 * n * c + n + 1 + n + 2 * c);
+        return 8 * (ExtremesWork<double>::bound(c, n, c) + extra(n, c) + 2 * n * c + 2 * n * c + n + 1 + 2 * n + 2 * c);
     }
 
     D2K_DEVICE static int64_t extra(int64_t n, int64_t c) {
-        const int64_t vectors = 4 * c + 4 * n, product = c * c;
+        const int64_t vectors = 4 * c + 4 * n, product = (n < c ? n : c) * c;
         return vectors > product ? vectors : product;
     }
 
@@ -206,6 +211,7 @@ struct PdmiVideoWork {
         work.raw = scratch.take<double>(n);
         work.value = scratch.take<double>(1);
         work.kept = scratch.take<int64_t>(n);
+        work.power = scratch.take<int64_t>(n);
         work.first = scratch.take<int64_t>(c);
         work.repeats = scratch.take<int64_t>(c);
         return work;
@@ -231,7 +237,9 @@ D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& p
     // repeats: how many classes have this one's videos, 0 where an earlier one has them or there are none.
     for_each(team, c, [&](int64_t label) {
         int64_t videos = 0, repeats = 1;
+        D2K_ROLLED
         for (int64_t l = 0; l < n; ++l) videos += has(l, label);
+        D2K_ROLLED
         for (int64_t other = 0; other < c && repeats && videos; ++other) {
             if (other == label) continue;
             int64_t l = 0;
@@ -252,9 +260,11 @@ D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& p
     for_each(team, rows, [&](int64_t row) {
         const int64_t label = work.first[row];
         int64_t videos = 0;
+        D2K_ROLLED
         for (int64_t l = 0; l < n; ++l) videos += has(l, label);
         const double scale = 1 / static_cast<double>(problem.per_class ? videos : n);
         const double y = scale * root(static_cast<double>(work.repeats[label]));
+        D2K_ROLLED
         for (int64_t l = 0; l < n; ++l) work.y[row * n + l] = has(l, label) ? y : 0;
     });
     finite = true;
@@ -262,17 +272,25 @@ D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& p
         const auto p = problem.p + work.kept[l] * c;
         double* const q = work.q + l * c;
         double most = static_cast<double>(p[0]), total = 0;
+        D2K_ROLLED
         for (int64_t j = 0; j < c; ++j) {
             q[j] = static_cast<double>(p[j]);
             finite &= magnitude(q[j]) <= DBL_MAX;
             most = larger(most, q[j]);
         }
+        // Divided by a power of 2, so that the sum does not overflow.
+        const int power = problem.normalize_rows && most <= DBL_MAX ? exponent(most) : 0;
+        const Power down(-power);
+        D2K_ROLLED
         for (int64_t j = 0; j < c; ++j) {
             if (problem.floored && !(q[j] > problem.relative_floor * most)) q[j] = 0;
+            q[j] = down * q[j];
             total += q[j];
         }
         work.raw[l] = total > 0 ? total : 1;
+        work.power[l] = total > 0 ? power : 0;
         if (problem.normalize_rows)
+            D2K_ROLLED
             for (int64_t j = 0; j < c; ++j) q[j] /= work.raw[l];
     });
     finite = all(team, finite);
@@ -291,10 +309,13 @@ D2K_DEVICE void write_video(Team& team, const PdmiVideo<T>& problem, const PdmiV
         double* const slope = work.slope_q + l * c;
         const double* const q = work.q + l * c;
         double along = 0;
+        const Power down(problem.normalize_rows ? -static_cast<int>(work.power[l]) : 0);
         if (problem.normalize_rows)
+            D2K_ROLLED
             for (int64_t j = 0; j < c; ++j) along += slope[j] * q[j];
+        D2K_ROLLED
         for (int64_t j = 0; j < c; ++j) {
-            if (problem.normalize_rows) slope[j] = (slope[j] - along) / work.raw[l];
+            if (problem.normalize_rows) slope[j] = down * ((slope[j] - along) / work.raw[l]);
             finite &= magnitude(slope[j]) <= DBL_MAX;
         }
     });

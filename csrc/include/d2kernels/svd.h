@@ -76,6 +76,7 @@ D2K_DEVICE void decompose_whole(Team& team, const Plan& plan, const SvdWork<Real
         work.g.rotate(group, k, work.left[c]);
         w.rotate(group, k, work.right[c]);
         Real before(0.0);
+        D2K_ROLLED
         for (int64_t other = 0; other < q; ++other) {
             const auto larger = work.square[other] > work.square[c];
             const auto first = (work.square[other] == work.square[c]) & (Real(static_cast<double>(other)) <

@@ -16,11 +16,17 @@
 #include <cstdint>
 
 #ifdef __CUDACC__
-#include <cub/block/block_reduce.cuh>
-#include <cub/block/block_scan.cuh>
+#include <cstring>
 #define D2K_DEVICE __host__ __device__ __forceinline__
 #else
 #define D2K_DEVICE inline
+#endif
+
+// Before a loop of few rounds or of long bodies, of which four copies would be slower to compile and to fetch.
+#ifdef __CUDA_ARCH__
+#define D2K_ROLLED _Pragma("unroll 1")
+#else
+#define D2K_ROLLED
 #endif
 
 namespace d2k {
@@ -63,6 +69,7 @@ private:
 // body(i) for i in [0, count), spread over the team.
 template <class Team, class Body>
 D2K_DEVICE void for_each(const Team& team, int64_t count, const Body& body) {
+    D2K_ROLLED
     for (int64_t i = team.rank(); i < count; i += team.size()) body(i);
 }
 
@@ -119,66 +126,92 @@ template <class T, class Less>
 void sort(HostTeam&, T* items, int64_t count, const Less& less) { std::sort(items, items + count, less); }
 
 #ifdef __CUDACC__
-// A CUDA block.
+// A value from another lane of the warp, all of whose lanes call it.
+template <class T, class Move>
+__device__ __forceinline__ T moved(const T& value, const Move& move) {
+    static_assert(sizeof(T) % sizeof(unsigned) == 0, "values are whole words");
+    constexpr int words = sizeof(T) / sizeof(unsigned);
+    unsigned from[words], to[words];
+    memcpy(from, &value, sizeof value);
+    for (int i = 0; i < words; ++i) to[i] = move(from[i]);
+    T result;
+    memcpy(&result, to, sizeof result);
+    return result;
+}
+
+// A CUDA block of whole warps. Collectives take turns with two places in shared memory, so that one barrier is enough:
+// a place is written again only after every thread has come to the next one's.
 template <int Threads>
 class BlockTeam {
-    struct Widest {
-        int64_t a, b;
-    };
-    template <class T>
-    using Reduce = cub::BlockReduce<T, Threads>;
-    template <class T>
-    using Scan = cub::BlockScan<T, Threads>;
+    static constexpr int kWarp = 32, kWarps = Threads / kWarp;
+    static_assert(Threads % kWarp == 0, "a team has whole warps");
 
 public:
     struct Storage {
-        union {
-            typename Reduce<Widest>::TempStorage reduce;
-            typename Scan<Widest>::TempStorage scan;
-        };
-        Widest result;
+        struct alignas(16) Value {
+            unsigned char bytes[16];
+        } of_warp[2][kWarps];
     };
 
     __device__ explicit BlockTeam(Storage& storage) : storage_(storage) {}
 
     static __host__ __device__ constexpr int size() { return Threads; }
     __device__ int rank() const { return static_cast<int>(threadIdx.x); }
-    __device__ void barrier() const { __syncthreads(); }
+    __device__ void barrier() const {
+        if constexpr (kWarps == 1) __syncwarp();
+        else __syncthreads();
+    }
 
     template <class T, class Op>
     __device__ T reduce(T value, Op op) {
-        auto& storage = as<typename Reduce<T>::TempStorage>(storage_.reduce);
-        return broadcast(Reduce<T>(storage).Reduce(value, op), 0);
+        for (int step = kWarp / 2; step > 0; step /= 2)
+            value = op(value, moved(value, [&](unsigned x) { return __shfl_down_sync(~0u, x, step); }));
+        const T* const parts = exchange(value, lane() == 0, warp());
+        value = parts[0];
+        for (int w = 1; w < kWarps; ++w) value = op(value, parts[w]);
+        return value;
     }
 
     template <class T, class Op>
     __device__ T scan(T value, Op op, T& carry) {
-        T scanned, all;
-        Scan<T>(as<typename Scan<T>::TempStorage>(storage_.scan)).InclusiveScan(value, scanned, op, all);
-        barrier();  // the storage is free again for the next collective
-        scanned = op(carry, scanned);
-        carry = op(carry, all);
-        return scanned;
+        for (int step = 1; step < kWarp; step *= 2) {
+            const T before = moved(value, [&](unsigned x) { return __shfl_up_sync(~0u, x, step); });
+            if (lane() >= step) value = op(before, value);
+        }
+        const T* const parts = exchange(value, lane() == kWarp - 1, warp());
+        T all = carry;
+        for (int w = 0; w < kWarps; ++w) {
+            if (w == warp()) value = op(all, value);
+            all = op(all, parts[w]);
+        }
+        carry = all;
+        return value;
     }
 
     template <class T>
     __device__ T broadcast(T value, int from) {
-        T& slot = as<T>(storage_.result);
-        if (rank() == from) slot = value;
-        barrier();
-        const T result = slot;
-        barrier();
-        return result;
+        return *exchange(value, rank() == from, 0);
     }
 
 private:
-    template <class As, class From>
-    static __device__ As& as(From& storage) {
-        static_assert(sizeof(As) <= sizeof(From) && alignof(As) <= alignof(From), "values have at most 16 bytes");
-        return reinterpret_cast<As&>(storage);
+    __device__ int lane() const { return rank() % kWarp; }
+    __device__ int warp() const { return rank() / kWarp; }
+
+    // The team's places after those threads that `give` have put theirs.
+    template <class T>
+    __device__ const T* exchange(const T& value, bool give, int place) {
+        using Value = typename Storage::Value;
+        static_assert(sizeof(T) <= sizeof(Value) && alignof(T) <= alignof(Value), "values have at most 16 bytes");
+        Value* const places = storage_.of_warp[turn_];
+        turn_ ^= 1;
+        T* const parts = reinterpret_cast<T*>(places);
+        if (give) parts[place] = value;
+        barrier();
+        return parts;
     }
 
     Storage& storage_;
+    int turn_ = 0;
 };
 #endif
 

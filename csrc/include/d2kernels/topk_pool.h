@@ -101,20 +101,15 @@ D2K_DEVICE void add_shared(T* at, T value) {
 #endif
 }
 
-template <class T, class Op>
-D2K_DEVICE void combine_shared(T* at, T value, const Op& op) {
+// Min or Max.
+template <class Op>
+D2K_DEVICE void combine_shared(uint64_t* at, uint64_t value, const Op& op) {
 #ifdef __CUDA_ARCH__
-    using Word = unsigned long long;
-    T seen = *reinterpret_cast<volatile T*>(at);
-    while (op(seen, value) != seen) {
-        T now;
-        if constexpr (sizeof(T) == 8) now = atomicCAS(reinterpret_cast<Word*>(at), Word(seen), Word(value));
-        else now = atomicCAS(at, seen, value);
-        if (now == seen) break;
-        seen = now;
-    }
+    const auto word = reinterpret_cast<unsigned long long*>(at);
+    if (op(uint64_t{0}, uint64_t{1}) == 0) atomicMin(word, static_cast<unsigned long long>(value));
+    else atomicMax(word, static_cast<unsigned long long>(value));
 #else
-    T seen = __atomic_load_n(at, __ATOMIC_RELAXED);
+    uint64_t seen = __atomic_load_n(at, __ATOMIC_RELAXED);
     while (op(seen, value) != seen &&
            !__atomic_compare_exchange_n(at, &seen, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
@@ -239,8 +234,8 @@ D2K_DEVICE void topk_pool(Team& team, const TopkPool<T>& problem, const TopkPool
             if (bracket.rank <= before || bracket.rank > before + count) continue;
             const int shift = bracket.shift();
             const uint64_t from = bracket.low + (static_cast<uint64_t>(kTopkBins - 1 - i % kTopkBins) << shift);
-            const uint64_t last = from + ((uint64_t{1} << shift) - 1);
-            shared.next[g] = {from, last < bracket.high ? last : bracket.high, bracket.rank - before, count};
+            const uint64_t wide = (uint64_t{1} << shift) - 1, room = bracket.high - from;  // from + wide may wrap
+            shared.next[g] = {from, from + (wide < room ? wide : room), bracket.rank - before, count};
         }
         team.barrier();
         if (rank < Group) shared.now[rank] = shared.next[rank];

@@ -52,9 +52,10 @@ def condition_number(
 ) -> Tensor:
     """η = σ₁ / σ_r of each matrix, σ_r its smallest singular value that counts (Eq. 7).
 
-    A singular value counts if it exceeds max(atol, rtol·σ₁). Computed in float64 and never through a squared
-    matrix. The gradient of log η is u₁v₁ᵀ/σ₁ − u_r v_rᵀ/σ_r; at η = 1, of a zero matrix, and of a matrix with NaN,
-    log η and the gradient are 0.
+    A singular value counts if it exceeds max(atol, rtol·σ₁). Computed in float64, never through a squared matrix, and
+    at any magnitude: matrices are scaled by a power of 2 first. The gradient of log η is u₁v₁ᵀ/σ₁ − u_r v_rᵀ/σ_r; at
+    η = 1 and of a zero matrix log η and the gradient are 0. With infinity in the matrix η is infinity, with NaN NaN,
+    and the gradient NaN.
 
     Args:
         a: (m, n) or (batch, m, n), float.

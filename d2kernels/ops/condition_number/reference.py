@@ -16,11 +16,46 @@ class Extremes(NamedTuple):
     slope: Tensor
 
 
-def extremes(a: Tensor, atol: float, rtol: float) -> Extremes:
-    """a: (batch, m, n) float64. log η and the slope are 0 where nothing counts, where η = 1, and at NaN."""
+def times_power(x: Tensor, exponent: Tensor) -> Tensor:
+    """x · 2^exponent of each matrix, exact where the result is normal: in two factors, for one may overflow."""
+    half = exponent.clamp(-2000, 2000).div(2, rounding_mode="floor")
+    for part in (half, exponent.clamp(-2000, 2000) - half):
+        x = x * ((part.long() + 1023) << 52).view(torch.float64).to(x.dtype)[:, None, None]
+    return x
+
+
+def scaled(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Matrices divided by 2^e so that their largest entry is in [½, 1) or 0; e; and where all of a is finite.
+
+    What is not finite becomes 0.
+    """
     finite = a.isfinite().all(2).all(1)
-    u, s, vh = torch.linalg.svd(torch.where(finite[:, None, None], a, 0), full_matrices=False)
-    counted = s > (s[:, :1] * rtol).clamp(min=atol)
+    a = torch.where(finite[:, None, None], a, 0)
+    largest = a.detach().abs().amax((1, 2)) if a[0:1].numel() else a.new_zeros(len(a))
+    exponent = largest.frexp().exponent.long()
+    return times_power(a, -exponent), exponent, finite
+
+
+def _column(atol: float | Tensor, a: Tensor) -> Tensor:
+    return atol if isinstance(atol, Tensor) else torch.full((len(a), 1, 1), atol, dtype=a.dtype, device=a.device)
+
+
+def undefined(*factors: Tensor) -> Tensor:
+    """η of matrices that are not finite, (batch,): NaN with NaN in them, else infinity."""
+    nan = torch.stack([f.isnan().any(2).any(1) for f in factors]).any(0)
+    return torch.where(nan, torch.nan, torch.inf)
+
+
+def extremes(a: Tensor, atol: float | Tensor, rtol: float) -> Extremes:
+    """a: (batch, m, n) float64. log η and the slope are 0 where nothing counts and where η = 1.
+
+    Of a matrix that is not finite log η is infinity, or NaN where it holds that, and the slope NaN.
+    """
+    given = a
+    a, exponent, finite = scaled(a)
+    u, s, vh = torch.linalg.svd(a, full_matrices=False)
+    least = times_power(_column(atol, a), -exponent)[:, 0]
+    counted = s > torch.maximum(s[:, :1] * rtol, least)
     rank = counted.sum(1)
     last = (rank - 1).clamp(min=0)[:, None]
     smallest = s.gather(1, last)[:, 0]
@@ -31,8 +66,10 @@ def extremes(a: Tensor, atol: float, rtol: float) -> Extremes:
     u_last = u.gather(2, last[:, None].expand(-1, u.shape[1], 1))[..., 0]
     v_last = vh.gather(1, last[..., None].expand(-1, 1, vh.shape[2]))[:, 0]
     first = u[:, :, 0, None] * vh[:, 0, None, :] / largest[:, None, None]
-    slope = first - u_last[:, :, None] * v_last[:, None, :] / safe[:, None, None]
-    return Extremes((largest / safe).log(), rank, torch.where(flat[:, None, None], 0, slope))
+    slope = times_power(first - u_last[:, :, None] * v_last[:, None, :] / safe[:, None, None], -exponent)
+    slope = torch.where(flat[:, None, None], 0, slope)
+    log = torch.where(finite, (largest / safe).log(), undefined(given))
+    return Extremes(log, torch.where(finite, rank, 0), torch.where(finite[:, None, None], slope, torch.nan))
 
 
 def factored_extremes(a: Tensor, b: Tensor, atol: float, rtol: float) -> tuple[Extremes, Tensor]:
@@ -41,29 +78,41 @@ def factored_extremes(a: Tensor, b: Tensor, atol: float, rtol: float) -> tuple[E
     Where k is the smallest, both factors are first reduced to k × k by QR, which keeps the singular values.
     """
     m, k, n = a.shape[1], a.shape[2], b.shape[2]
-    finite = (a.isfinite().all(2).all(1) & b.isfinite().all(2).all(1))[:, None, None]
-    a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
+    log = undefined(a, b)
+    (a, of_a, finite), (b, of_b, finite_b) = scaled(a), scaled(b)
+    finite = finite & finite_b
+    exponent = of_a + of_b
+    least = times_power(_column(atol, a), -exponent)
     if k >= min(m, n):
-        e = extremes(a @ b, atol, rtol)
+        e = extremes(a @ b, least, rtol)
         slope = e.slope
     else:
         qa, ra = torch.linalg.qr(a)
         qb, rb = torch.linalg.qr(b.mT)
-        e = extremes(ra @ rb.mT, atol, rtol)
+        e = extremes(ra @ rb.mT, least, rtol)
         slope = qa @ e.slope @ qb.mT
-    return Extremes(e.log, e.rank, slope @ b.mT), a.mT @ slope
+    where = finite[:, None, None]
+    slope_a = torch.where(where, times_power(slope @ b.mT, -of_a), torch.nan)
+    slope_b = torch.where(where, times_power(a.mT @ slope, -of_b), torch.nan)
+    return Extremes(torch.where(finite, e.log, log), torch.where(finite, e.rank, 0), slope_a), slope_b
 
 
 def condition_number(
     a: Tensor, b: Tensor | None = None, atol: float = 0.0, rtol: float = 0.0, log: bool = False
 ) -> Tensor:
     """(batch,) σ₁/σ_r of a, or of a @ b, differentiable by torch away from repeated singular values."""
-    s = torch.linalg.svdvals(a.double() if b is None else a.double() @ b.double())
-    counted = s > (s[:, :1] * rtol).clamp(min=atol)
+    factors = [a.double()] if b is None else [a.double(), b.double()]
+    parts = [scaled(f) for f in factors]
+    product, exponent, finite = parts[0]
+    if b is not None:
+        product, more, _ = scaled(product @ parts[1][0])
+        exponent, finite = exponent + parts[1][1] + more, finite & parts[1][2]
+    s = torch.linalg.svdvals(product)
+    counted = s > torch.maximum(s[:, :1] * rtol, times_power(_column(atol, product), -exponent)[:, 0])
     last = (counted.sum(1) - 1).clamp(min=0)[:, None]
     none = ~counted.any(1)
     largest, smallest = (torch.where(none, 1, x) for x in (s[:, 0], s.gather(1, last)[:, 0]))
-    value = largest.log() - smallest.log()
+    value = torch.where(finite, largest.log() - smallest.log(), undefined(*factors))
     return (value if log else value.exp()).to(a.dtype)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from d2kernels._arguments import choice, flag, number, whole
 from d2kernels._dlpack import takes_dlpack
+from d2kernels.ops.localize.capacity import PADDING, check_capacity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,14 +50,8 @@ def _check_positions(rows: int, upsample: int) -> None:
         raise ValueError(f"localize: {rows} rows upsampled by {upsample} exceed {MOST_POSITIONS} positions")
 
 
-def _check_capacity(needed: int, capacity: int) -> None:
-    if needed > capacity:
-        raise ValueError(f"localize: capacity = {capacity} is too small; {needed} is needed")
-
-
 MOST_UPSAMPLED = 1024  # positions a snippet
 MOST_POSITIONS = 2**31 - 1  # of a batch: what upsampling makes of its rows
-PADDING = (-1, -1, 0, 0, 0)  # of the five columns, beyond the detections
 
 
 @takes_dlpack
@@ -108,12 +103,14 @@ def localize(
         smoothing: moving average over so many snippets, odd, before that.
         relative: None; "max", thresholds times each sequence and class's maximum; "minmax", within its range.
         class_score: (n, C), added to each proposal's score after min_score.
-        capacity: fixed size m; rows beyond the detections hold sequence −1.
+        capacity: fixed size m; rows beyond the detections hold sequence −1. On a GPU nothing is waited for then:
+            `count` tells all that were found, and is negative for a sequence with a proposal whose score is NaN;
+            what has no room is left out, and `D2K_CHECK=1` waits and raises.
         offsets, lengths, mask: see `Ragged`; dense activations take exactly one of lengths and mask.
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, dtype or value; a capacity that is too small, naming
-            the one that is needed.
+        ValueError, TypeError: an argument of the wrong shape, dtype or value; a proposal whose score is NaN; a
+            capacity that is too small, naming the one that is needed.
         BackendUnavailable: NumPy arrays where there is no compiled extension.
     """
     rules = (
@@ -151,7 +148,6 @@ def _of_tensors(
     rules: tuple[Any, ...],
 ) -> Detections:
     import torch
-    import torch.nn.functional as F
 
     from d2kernels.ops._library import constant
     from d2kernels.ops._library import levels as as_levels
@@ -178,13 +174,7 @@ def _of_tensors(
     levels = as_levels("localize", thresholds, torch.float64, values.device)
     _check_thresholds(levels)
     given = constant(values, form.offsets, form.lengths, levels, class_mask, *rules, class_score)
-    found = Detections(*schema.localize(*given))
-    if capacity is None:
-        return found
-    _check_capacity(found.score.shape[0], capacity)
-    extra = (0, capacity - found.score.shape[0])
-    columns = [F.pad(c, extra, value=v) for c, v in zip(found[:5], PADDING, strict=True)]
-    return Detections._make((*columns, found.count))
+    return Detections(*schema.localize(*given, capacity))
 
 
 def _of_arrays(
@@ -224,7 +214,7 @@ def _of_arrays(
     )
     if capacity is None:
         return found
-    _check_capacity(len(found.score), capacity)
+    check_capacity(len(found.score), capacity)
     columns = [
         np.concatenate([c, np.full(capacity - len(c), v, c.dtype)]) for c, v in zip(found[:5], PADDING, strict=True)
     ]

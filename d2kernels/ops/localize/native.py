@@ -10,10 +10,13 @@ import numpy as np
 from d2kernels import _native
 from d2kernels._arrays import strided
 from d2kernels.ops.connected_components import _check_order
+from d2kernels.ops.localize.capacity import PADDING, check_capacity, padded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+NOT_A_NUMBER = "localize: a proposal's score is NaN; activations or class_score hold what has no finite sum"
+LARGE = 64 << 20  # bytes of workspace past which it is worth waiting for the number of classes that are wanted
 RELATIVE = {None: 0, "max": 1, "minmax": 2}
 
 
@@ -28,9 +31,7 @@ def _found(module: ModuleType, given: tuple[Any, ...], rules: tuple[Any, ...], c
     try:
         return module.localize_cpu(given, rules, count, threads)
     except ValueError:
-        raise ValueError(
-            "localize: a proposal's score is NaN; activations or class_score hold what has no finite sum"
-        ) from None
+        raise ValueError(NOT_A_NUMBER) from None
 
 
 def localize_forward(
@@ -39,13 +40,13 @@ def localize_forward(
     lengths: Tensor,
     thresholds: Tensor,
     class_mask: Tensor | None,
-    *rules_and_class_score: Any,
+    *options: Any,
 ) -> tuple[Tensor, ...]:
     import torch
 
     from d2kernels.ragged import _values_can_be_checked
 
-    *others, relative, class_score = rules_and_class_score
+    *others, relative, class_score, capacity = options
     rules = (*others, RELATIVE[relative])
     if _values_can_be_checked(thresholds):
         _check_order(thresholds if relative else thresholds.to(activations.dtype))
@@ -76,21 +77,38 @@ def localize_forward(
         found = _found(module, given, rules, count.data_ptr(), threads)
         out = columns(found.size)
         found.write(tuple(c.data_ptr() for c in out), threads)
-        return (*out, count)
+        return padded((*out, count), capacity)
     (total, classes), n, upsample = activations.shape, lengths.shape[0], rules[9]
     if total * upsample >= 2**31:
         raise ValueError(f"localize: {total} rows are more than a GPU call's 2³¹ positions")
-    device, stream = activations.device.index, torch.cuda.current_stream(activations.device).cuda_stream
-    size = module.localize_workspace_cuda(activations.element_size() == 8, total, n, classes, upsample, device)
-    workspace = activations.new_empty(size, dtype=torch.uint8)
+    device, stream = _native.device_and_stream(activations.device)
+
+    def bytes_of(room: int) -> int:
+        return module.localize_workspace_cuda(activations.element_size() == 8, room, n, classes, upsample)
+
+    room = total * classes
+    if class_mask is not None and capacity is None and bytes_of(room) > LARGE:
+        room = int((lengths.clamp(0, total) * class_mask.sum(1)).sum())
+    workspace = activations.new_empty(bytes_of(room), dtype=torch.uint8)
     first = offsets.new_empty(n + 1)
+    # Everything stays on the stream but the one number that sizes the result.
     module.localize_find_cuda(
-        given, rules, count.data_ptr(), first.data_ptr(), workspace.data_ptr(), size, device, stream
+        given, rules, room, count.data_ptr(), first.data_ptr(), workspace.data_ptr(), device, stream
     )
-    out = columns(int(first[-1]))  # the op's one synchronisation
+    if capacity is None or _values_can_be_checked(offsets):
+        needed = int(first[-1])
+        if needed < 0:
+            raise ValueError(NOT_A_NUMBER)
+        if capacity is not None:
+            check_capacity(needed, capacity)
+    size = needed if capacity is None else capacity
+    out = columns(size)
+    if capacity is not None:
+        for column, value in zip(out, PADDING, strict=True):
+            column.fill_(value)
     addresses = tuple(c.data_ptr() for c in out)
     module.localize_write_cuda(
-        given, rules, first.data_ptr(), len(out[0]), addresses, workspace.data_ptr(), device, stream
+        given, rules, room, first.data_ptr(), size, addresses, workspace.data_ptr(), device, stream
     )
     return (*out, count)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 import d2kernels as d2k
 from d2kernels._arguments import LARGEST
 from d2kernels.ops._rows import rows
+from d2kernels.ops.localize.capacity import padded
 from d2kernels.ragged import Ragged
 
 
@@ -118,6 +119,7 @@ def localize_forward(
     smoothing: int,
     relative: str | None,
     class_score: Tensor | None,
+    capacity: int | None,
 ) -> tuple[Tensor, ...]:
     classes, n = activations.shape[1], lengths.shape[0]
     x = upsampled(smoothed(Ragged._trusted(activations, offsets, lengths), smoothing), upsample)
@@ -150,4 +152,5 @@ def localize_forward(
     order = order[found[0][order].argsort(stable=True)]
     sequence, label, _, start, end = found[:, order]
     count = torch.bincount(sequence, minlength=n)
-    return sequence.clone(), label.clone(), start.double() / upsample, end.double() / upsample, score[order], count
+    columns = sequence.clone(), label.clone(), start.double() / upsample, end.double() / upsample, score[order]
+    return padded((*columns, count), capacity)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2kernels.ops._rows import rows, segment_sum
-from d2kernels.ops.condition_number.reference import factored_extremes
+from d2kernels.ops.condition_number.reference import factored_extremes, scaled, times_power
 
 
 class Joint(NamedTuple):
@@ -77,15 +77,18 @@ def _two_by_two(j: Joint, floor: float, rtol: float) -> tuple[Tensor, Tensor, Te
     """
     m_f, m_b, wf, wb = j.foreground_mean, j.background_mean, j.foreground_weight, j.background_weight
     raw = torch.stack([wf * m_f, wf * (1 - m_f), wb * m_b, wb * (1 - m_b)])
-    a, b, c, d = raw.clamp(min=floor)
+    entries = raw.clamp(min=floor)
     free = raw >= floor
+    # By a power of 2 to about 1, so that no product overflows: η stays, and slopes grow by it.
+    scale = torch.ldexp(torch.ones_like(m_f), -entries.abs().amax(0).frexp().exponent.clamp(-1020, 1020))
+    a, b, c, d = entries * scale
     p, q, r, t = a + d, b - c, a - d, b + c
     h1, h2 = torch.hypot(p, q), torch.hypot(r, t)
     s1 = (h1 + h2) / 2
     ds1 = torch.stack([_over(p, h1) + _over(r, h2), _over(q, h1) + _over(t, h2), _over(t, h2) - _over(q, h1),
                        _over(p, h1) - _over(r, h2)]) / 2  # fmt: skip
     exact = free.all(0)
-    determinant = torch.where(exact, wf * wb * (m_f - m_b), a * d - b * c)
+    determinant = torch.where(exact, wf * wb * (m_f * scale - m_b * scale) * scale, a * d - b * c)
     ddet = torch.stack([d, -c, -b, a])
 
     def by_means(g: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +97,7 @@ def _two_by_two(j: Joint, floor: float, rtol: float) -> tuple[Tensor, Tensor, Te
 
     ds1_f, ds1_b = by_means(ds1)
     ddet_f, ddet_b = by_means(ddet)
-    ddet_f, ddet_b = torch.where(exact, wf * wb, ddet_f), torch.where(exact, -wf * wb, ddet_b)
+    ddet_f, ddet_b = torch.where(exact, wf * wb * scale, ddet_f), torch.where(exact, -wf * wb * scale, ddet_b)
     safe = torch.where(s1 > 0, s1, 1)
     s2 = determinant.abs() / safe
     effective = torch.maximum(s2, rtol * safe)
@@ -102,7 +105,7 @@ def _two_by_two(j: Joint, floor: float, rtol: float) -> tuple[Tensor, Tensor, Te
 
     def slope(ds1_: Tensor, ddet_: Tensor) -> Tensor:
         ds2 = sign * ddet_ / safe - s2 * ds1_ / safe
-        return ds1_ / safe - ds2 / effective
+        return (ds1_ / safe - ds2 / effective) * scale
 
     usable = (j.foreground_count > 0) & (j.background_count > 0) & (s1 > 0)
     best = (h1 == 0) | (h2 == 0)  # η = 1: the minimum
@@ -165,6 +168,7 @@ def _scores(p: Tensor, keep: Tensor, relative_floor: float | None, normalize_row
     if relative_floor is not None:
         q = torch.where(q > relative_floor * q.amax(1, keepdim=True), q, 0)
     if normalize_rows:
+        q = scaled(q[:, None])[0][:, 0]  # row by row, so that no sum overflows
         total = q.sum(1, keepdim=True)
         q = q / torch.where(total > 0, total, 1)
     return q
@@ -197,10 +201,12 @@ def pdmi_video(
 ) -> Tensor:
     """0-d log η of U₂ᵀ = Y₂ᵀ P₂ᵀ, differentiable by torch away from repeated singular values."""
     joint = _label_rows(labels, keep, per_class) @ _scores(p, keep, relative_floor, normalize_rows)
-    s = torch.linalg.svdvals(joint)
-    last = ((s > (s[0] * rtol).clamp(min=atol)).sum() - 1).clamp(min=0)
+    joint, exponent, _ = scaled(joint[None])
+    s = torch.linalg.svdvals(joint[0])
+    least = times_power(torch.full_like(joint[:, :1, :1], atol), -exponent)[0, 0, 0]
+    last = ((s > torch.maximum(s[0] * rtol, least)).sum() - 1).clamp(min=0)
     value = s[0].log() - s.gather(0, last[None])[0].log()
-    return torch.where(s[0] > max(atol, 0.0), value, 0).to(p.dtype)
+    return torch.where(s[0] > least.clamp(min=0), value, 0).to(p.dtype)
 
 
 def pdmi_video_forward(
@@ -217,8 +223,10 @@ def pdmi_video_forward(
     e, slope = factored_extremes(_label_rows(labels, keep, per_class)[None], q[None], atol, rtol)
     slope = slope[0]
     if normalize_rows:
-        raw = _scores(p, keep, relative_floor, False).sum(1, keepdim=True)
+        rows, exponent, _ = scaled(_scores(p, keep, relative_floor, False)[:, None])
+        raw = rows[:, 0].sum(1, keepdim=True)
         slope = (slope - (slope * q).sum(1, keepdim=True)) / torch.where(raw > 0, raw, 1)
+        slope = times_power(slope[:, None], -exponent)[:, 0]
     counted = keep[:, None].expand_as(q)
     if relative_floor is not None:
         counted = counted & (q > 0)

@@ -6,11 +6,16 @@ import torch
 from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype
+from d2kernels.ops.condition_number.reference import scaled, times_power
 
 
 def svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Thin U, S, Vh of (batch, m, n), differentiable by torch away from repeated singular values."""
-    u, s, vh = torch.linalg.svd(a.to(accumulation_dtype(a.dtype)), full_matrices=False)
+    wide = a.to(accumulation_dtype(a.dtype))
+    # Scaled: near the largest and the smallest numbers LAPACK loses values and vectors.
+    x, exponent, finite = scaled(wide)
+    u, s, vh = torch.linalg.svd(torch.where(finite[:, None, None], x, wide), full_matrices=False)
+    s = times_power(s[:, None], exponent)[:, 0]
     return u.to(a.dtype), s.to(a.dtype), vh.to(a.dtype)
 
 
@@ -34,6 +39,9 @@ def svd_backward(
     dtype = accumulation_dtype(u.dtype)
     out, (u, s, vh) = u.dtype, (t.to(dtype) for t in (u, s, vh))
     v = vh.mT
+    # Scaled by a power of 2, so that no square overflows; what comes through U and V grows by it.
+    exponent = s.amax(1).frexp().exponent.long() if s.shape[1] else s.new_zeros(len(s), dtype=torch.long)
+    s = times_power(s[:, None], -exponent)[:, 0]
     inner = torch.zeros((u.shape[0], s.shape[1], s.shape[1]), dtype=dtype, device=u.device)
     outer = torch.zeros((u.shape[0], u.shape[1], vh.shape[2]), dtype=dtype, device=u.device)
     largest = s[:, :1]
@@ -41,8 +49,6 @@ def svd_backward(
     row, column = s[:, :, None], s[:, None, :]
     gaps = _inverse(column - row, largest[..., None]) * _inverse(column + row, largest[..., None])
     inverse = _inverse(s, largest)
-    if grad_s is not None:
-        inner = inner + torch.diag_embed(grad_s.to(dtype))
     if grad_u is not None:
         g = grad_u.to(dtype)
         w = u.mT @ g
@@ -53,4 +59,7 @@ def svd_backward(
         w = v.mT @ g
         inner = inner + s[:, :, None] * ((w - w.mT) * gaps)
         outer = outer + u @ (inverse[:, :, None] * (g - v @ w).mT)
-    return (u @ inner @ vh + outer).to(out)
+    gradient = times_power(u @ inner @ vh + outer, -exponent)
+    if grad_s is not None:
+        gradient = gradient + (u * grad_s.to(dtype)[:, None]) @ vh
+    return gradient.to(out)
