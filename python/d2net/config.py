@@ -369,7 +369,8 @@ def make_config(
         return _build(flat | from_file | given | {"recipe": recipe, "preset": preset})
     except ConfigError as error:
         field = str(error).partition(":")[0]
-        if field in from_file and field not in given:
+        own, other = ([n for n in names if f"{n}.".startswith(f"{field}.")] for names in (from_file, given))
+        if own and not other:
             raise ConfigError(f"{file}: {error}") from error
         raise
 

@@ -388,3 +388,43 @@ def test_times_that_cannot_be_computed_with_are_refused(tmp_path, time):
     if time > 0:
         with pytest.raises(DataError, match="duration must be a positive number"):
             load_video_info(write_json(tmp_path, {"v": {"duration": time}}))
+
+
+def test_detections_of_every_dialect_read_the_same(tmp_path):
+    want = detections()
+    save_detections(tmp_path / "d.json", want)
+    rows = [("x", 0, 1, "a", 0.2), ("y", 1, 3, "b", 0.9), ("y", 2, 4, "a", 0.2)]
+    (tmp_path / "d.csv").write_text(
+        "label,video,start,end,score\n" + "".join(f"{c},{v},{a},{b},{s}\n" for v, a, b, c, s in rows)
+    )
+    (tmp_path / "d.tsv").write_text(
+        "video\tstart\tend\tlabel\tscore\n" + "".join("\t".join(map(str, r)) + "\n" for r in rows)
+    )
+    names = ("video-id", "t-start", "t-end", "label", "score")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    for protocol in (2, 4):
+        (tmp_path / f"d{protocol}.pkl").write_bytes(
+            pickle.dumps({k: np.array(v) for k, v in columns.items()}, protocol)
+        )
+    for name in ("d.json", "d.csv", "d.tsv", "d2.pkl", "d4.pkl"):
+        got = load_detections(tmp_path / name)
+        assert got.videos == want.videos and [got.classes[c] for c in got.label] == ["a", "b", "a"], name
+        for column in ("video", "start", "end", "score"):
+            assert np.array_equal(getattr(got, column), getattr(want, column)), (name, column)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("video,start,end,score\nv,1,2,3\n", "line 2: no 'label'; columns are video, start, end, label, score"),
+        ("video,start,end,label,score\nv,x,2,a,3\n", "line 2: start, end and score must be numbers"),
+        ("video,start,end,label,score\n,1,2,a,3\n", "detection 0: video and label must be names"),
+        (pickle.dumps({"video-id": ["v"]}), "lacks t-start, t-end, label, score; a pickle of detections is a dict"),
+        (pickle.dumps([1]), "is a list; a pickle of detections is a dict"),
+        (pickle.dumps(detections), "nothing was executed"),
+    ],
+)
+def test_detections_of_other_dialects_that_are_refused(tmp_path, content, says):
+    (tmp_path / "d").write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(DataError, match=says):
+        load_detections(tmp_path / "d")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import zipfile
 
@@ -90,6 +91,32 @@ def write_golden(path):
     np.savez(path, meta=np.array("{}"), tcam=np.ones((2, 3), np.float32))
 
 
+PICKLED = {
+    "video-id": ["v", "w"], "t-start": np.array([1.0, 2.0]), "t-end": np.array([3.0, 4.0]), "label": np.array([0, 1]),
+    "score": np.array([0.5, 0.25], np.float32),
+}  # fmt: skip
+
+
+def objects(*items):
+    array = np.empty(len(items), object)
+    for i, item in enumerate(items):
+        array[i] = item
+    return array
+
+
+def write_wtalc(path):
+    np.save(path.parent / "videoname.npy", np.array([b"v", b"w"]))
+    np.save(path, objects(*arrays().values()), allow_pickle=True)
+
+
+def write_wtalc_annotations(path):
+    np.save(path.parent / "videoname.npy", np.array([b"v", b"w"]))
+    np.save(path.parent / "subset.npy", np.array([b"train", b"test"]))
+    np.save(path.parent / "classlist.npy", np.array([b"jump", b"run"]))
+    np.save(path.parent / "labels.npy", objects(["run"], ["jump", "run"]), allow_pickle=True)
+    np.save(path, objects([[1.0, 2.0]], [[0.5, 1.5], [2.0, 3.0]]), allow_pickle=True)
+
+
 READERS = {
     "npz": ("features.npz", write_npz, read_features),
     "compressed npz": ("features.npz", write_compressed, read_features),
@@ -99,6 +126,12 @@ READERS = {
     "golden outputs": ("forward_x.npz", write_golden, Golden),
     "annotations": ("a.json", as_json(ANNOTATIONS), load_annotations),
     "detections": ("d.json", as_json(DETECTIONS), load_detections),
+    "detections table": (
+        "d.csv", lambda path: path.write_text("video;start;end;label;score\nv;1,5;2;run;0,5\n"), load_detections,
+    ),
+    "detections pickle": ("d.pkl", lambda path: path.write_bytes(pickle.dumps(PICKLED)), load_detections),
+    "W-TALC": ("a-features.npy", write_wtalc, read_features),
+    "W-TALC annotations": ("segments.npy", write_wtalc_annotations, lambda path: load_annotations(path.parent)),
     "video info": ("i.json", as_json(INFO), load_video_info),
     "video info table": (
         "i.csv", lambda path: path.write_text("video,fps,stride,snippet_frames\nv,30,8,16\n"), load_video_info,

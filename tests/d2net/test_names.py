@@ -179,3 +179,9 @@ def test_ambiguous_segments_of_other_names(protocol):
     assert partly.mAP == [1.0] and "ambiguous segments: 1 of 2 names are not in truth.json ('zz')" in partly.warnings
     with pytest.raises(DataError, match="ambiguous segments: none of its 1 names"):
         evaluate(found, truth, protocol=protocol, iou="0.5", ambiguous={"zz": [(3, 4)]})
+
+
+def test_classes_of_other_names():
+    other = Detections.from_arrays(["v1"], ("0",), [0], [0], [0.0], [1.0], [0.5])
+    with pytest.raises(DataError, match=r"none of their 1 classes is among the 1 of truth.json: '0', against 'a'"):
+        evaluate(other, annotations(v1=9.0), iou="0.5")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from d2net.data.files import DataError, read_json, read_text, reading, shown
+from d2net.data.files import DataError, read_json, reading, shown
+from d2net.data.tables import read_table
 from d2net.ranges import LONGEST
 from d2net.timing import Timing
 
@@ -62,31 +61,12 @@ def _number(field: str, value: Any) -> float:
 
 
 def _csv_rows(path: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """Comma, semicolon or tab between cells, by what the first line has; decimal commas beside semicolons or tabs."""
-    text = read_text(path, "CSV")
-    first = text.partition("\n")[0]
-    separator = next((s for s in (";", "\t") if s in first), ",")
-    table = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-    header = [cell.strip() for cell in next(table, [])]
-    if "video" not in header:
-        raise DataError(f"{path}: a CSV of video info needs a column `video`, got {shown(', '.join(header))}")
-    if len(set(header)) < len(header):
-        raise DataError(f"{path}: a column is named twice in {shown(', '.join(header))}")
     rows: dict[str, dict[str, Any]] = {}
-    for cells in table:
-        if not any(cell.strip() for cell in cells):
-            continue
-        where = f"{path}, line {table.line_num}"
-        if len(cells) > len(header):
-            more = "; decimal commas need semicolons between the cells" if separator == "," else ""
-            raise DataError(f"{where}: {len(cells)} cells under {len(header)} columns{more}")
-        row = {k: v.strip() or None for k, v in zip(header, cells, strict=False)}
-        name = row.pop("video")
+    for where, cells in read_table(path, "video"):
+        name = cells.pop("video", None)
         if name is None:
             raise DataError(f"{where}: the cell of `video` is empty")
         if name in rows:
             raise DataError(f"{where}: video {name!r} is listed twice")
-        if separator != ",":
-            row = {k: v.replace(",", ".") if v else v for k, v in row.items()}
-        rows[name] = row
+        rows[name] = {k: v.replace(",", ".") if v else v for k, v in cells.items()}
     return rows

@@ -12,7 +12,7 @@ import numpy as np
 
 from d2net.data.annotations import ROUNDING, Annotations
 from d2net.data.detections import Detections
-from d2net.data.files import write_atomically
+from d2net.data.files import DataError, some, write_atomically
 from d2net.data.names import match
 from d2net.evaluation.activitynet import ACTIVITYNET
 from d2net.evaluation.ambiguous import Ambiguous, ambiguous_spans, touches
@@ -173,8 +173,8 @@ def evaluate(
 
     Raises:
         ValueError: an unknown protocol, a ground truth without segments, detections that are not finite,
-            ambiguous segments with the activitynet protocol, class_scores of another width, or names of videos of
-            which none is in the ground truth.
+            ambiguous segments with the activitynet protocol, class_scores of another width, or names of videos or
+            classes of which none is in the ground truth.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
@@ -189,6 +189,12 @@ def evaluate(
         of_video = match(dict.fromkeys(detections.videos), ground_truth.videos, "detections", ground_truth.source)
         notes += [note for note in of_video.notes if "matched" in note]
         detections = replace(detections, videos=list(of_video.values))
+        used = [detections.classes[c] for c in np.unique(detections.label)]
+        if not set(used) & set(ground_truth.classes):
+            raise DataError(
+                f"detections: none of their {len(used)} classes is among the {len(ground_truth.classes)} of "
+                f"{ground_truth.source}: {some(used)}, against {some(ground_truth.classes)}; use the same names"
+            )
     if ambiguous:
         ranges_of = match(ambiguous, everything.videos, "ambiguous segments", ground_truth.source)
         ambiguous, notes = ranges_of.values, notes + ranges_of.notes

@@ -8,27 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from d2net.data.annotations.model import ROUNDING, Annotations, AnnotationWarning, Segment, Video
-from d2net.data.files import DataError, read_json, reading, shown
+from d2net.data.files import DataError, shown
 from d2net.ranges import LONGEST, are_times
 
 
-def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None = None) -> Annotations:
-    """Reads ActivityNet JSON (`database` → subset, duration_second, annotations) or ActionFormer's variant.
-
-    Video-level labels are `video_labels` and the labels of the annotations, so weak-only files work.
-
-    Args:
-        classes: the class list; the file's `classes`, else the sorted labels found, by default.
+def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None = None) -> Annotations:
+    """Annotations out of ActivityNet's tree: `database` → subset, duration_second, annotations.
 
     Raises:
-        DataError: not JSON, no `database`, a label outside the class list, a segment that is not two finite
-            numbers or ends before it starts; names file, video and value.
+        DataError: as `load_annotations`.
     """
-    with reading(path, "ActivityNet's annotation JSON"):
-        return _annotations(path, read_json(path), classes)
-
-
-def _annotations(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None) -> Annotations:
     if not isinstance(tree, dict) or not isinstance(tree.get("database"), dict):
         raise DataError(f"{path}: expected an object with `database`, as ActivityNet's annotation files have")
     given = classes if classes is not None else tree.get("classes")

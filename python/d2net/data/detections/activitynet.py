@@ -4,44 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import numpy as np
 
 from d2net.data.detections.model import Detections
-from d2net.data.files import DataError, read_json, reading, shown, write_atomically
+from d2net.data.files import DataError, shown, write_atomically
 
 
-def load_detections(path: str | os.PathLike) -> Detections:
-    """Reads ActivityNet results JSON (`results` → video → label, score, segment), in file order; none is valid.
-
-    Raises:
-        DataError: names file, video and row.
-    """
-    with reading(path, "ActivityNet's results JSON"):
-        tree = read_json(path)
-        results = tree.get("results") if isinstance(tree, dict) else None
-        if not isinstance(results, dict):
-            raise DataError(f"{path}: expected an object with `results`, as ActivityNet's result files have")
-        videos = list(results)
-        index: dict[str, int] = {}
-        rows: list[tuple[int, int, float, float, float]] = []
-        for v, name in enumerate(videos):
-            if not isinstance(results[name] or [], list):
-                raise DataError(f"{path}: video {name!r}: expected a list of detections, got {shown(results[name])}")
-            for i, entry in enumerate(results[name] or []):
-                try:
-                    start, end = entry["segment"]
-                    if isinstance(entry["label"], bool) or not isinstance(entry["label"], (str, int)):
-                        raise TypeError("a label is a name")
-                    label = index.setdefault(str(entry["label"]), len(index))
-                    rows.append((v, label, float(start), float(end), float(entry["score"])))
-                except (KeyError, TypeError, ValueError, OverflowError) as error:
-                    raise DataError(
-                        f"{path}: video {name!r}, row {i}: expected label, score and segment [start, end], got "
-                        f"{shown(entry)}"
-                    ) from error
-        columns = np.array(rows, np.float64).reshape(-1, 5).T
-        return Detections.from_arrays(videos, tuple(index), *columns)
+def from_tree(path: str | os.PathLike, tree: Any) -> Detections:
+    """Detections out of ActivityNet's results tree: `results` → video → label, score, segment."""
+    results = tree.get("results") if isinstance(tree, dict) else None
+    if not isinstance(results, dict):
+        raise DataError(f"{path}: expected an object with `results`, as ActivityNet's result files have")
+    videos = list(results)
+    index: dict[str, int] = {}
+    rows: list[tuple[int, int, float, float, float]] = []
+    for v, name in enumerate(videos):
+        if not isinstance(results[name] or [], list):
+            raise DataError(f"{path}: video {name!r}: expected a list of detections, got {shown(results[name])}")
+        for i, entry in enumerate(results[name] or []):
+            try:
+                start, end = entry["segment"]
+                if isinstance(entry["label"], bool) or not isinstance(entry["label"], (str, int)):
+                    raise TypeError("a label is a name")
+                label = index.setdefault(str(entry["label"]), len(index))
+                rows.append((v, label, float(start), float(end), float(entry["score"])))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise DataError(
+                    f"{path}: video {name!r}, row {i}: expected label, score and segment [start, end], got "
+                    f"{shown(entry)}"
+                ) from error
+    columns = np.array(rows, np.float64).reshape(-1, 5).T
+    return Detections.from_arrays(videos, tuple(index), *columns)
 
 
 def save_detections(path: str | os.PathLike, detections: Detections) -> None:

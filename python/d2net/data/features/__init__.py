@@ -12,6 +12,7 @@ from d2net.data.features.npz import NpzFeatures as NpzFeatures
 from d2net.data.features.store import FeatureError as FeatureError
 from d2net.data.features.store import FeatureStore as FeatureStore
 from d2net.data.features.store import check_streams as check_streams
+from d2net.data.features.wtalc import WtalcFeatures as WtalcFeatures
 from d2net.data.files import check_regular, reading
 
 
@@ -19,7 +20,8 @@ def open_features(path: str | os.PathLike) -> FeatureStore:
     """Opens features by their layout.
 
     One ``.npz`` keyed by video; ``.h5``/``.hdf5`` with a dataset per video; a folder of ``<video>.npy``, of
-    ``<video>_rgb.npy`` and ``<video>_flow.npy``, or of ``{train,test}/{rgb,flow}/<video>.npy``.
+    ``<video>_rgb.npy`` and ``<video>_flow.npy``, or of ``{train,test}/{rgb,flow}/<video>.npy``; W-TALC's one ``.npy``
+    beside its ``*-Annotations`` folder.
 
     Raises:
         FeatureError: not there, truncated, pickled, empty, or of unequal widths.
@@ -36,4 +38,6 @@ def open_features(path: str | os.PathLike) -> FeatureStore:
         return Hdf5Features(path)
     if kind == ".npz":
         return NpzFeatures(path)
+    if kind == ".npy":
+        return WtalcFeatures(path)
     raise FeatureError(f"{path}: features are an .npz, an .h5 or a folder of .npy files, not {kind or 'this'}")
