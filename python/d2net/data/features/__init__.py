@@ -19,9 +19,10 @@ from d2net.data.files import check_regular, reading
 def open_features(path: str | os.PathLike) -> FeatureStore:
     """Opens features by their layout.
 
-    One ``.npz`` keyed by video; ``.h5``/``.hdf5`` with a dataset per video; a folder of ``<video>.npy``, of
-    ``<video>_rgb.npy`` and ``<video>_flow.npy``, or of ``{train,test}/{rgb,flow}/<video>.npy``; W-TALC's one ``.npy``
-    beside its ``*-Annotations`` folder.
+    One ``.npz`` keyed by video; ``.h5``/``.hdf5`` with a dataset per video; a folder of ``<video>.npy`` (or ``.npz``,
+    ``.pt``), of ``<video>_rgb.npy`` and ``<video>_flow.npy``, or of ``{train,test}/{rgb,flow}/<video>.npy``; W-TALC's
+    one ``.npy`` beside its ``*-Annotations`` folder. Arrays are (snippets, width); a batch axis of 1 is dropped, ten
+    crops (snippets, 10, width) are averaged, (width, snippets) is turned where it is the only reading; both are said.
 
     Raises:
         FeatureError: not there, truncated, pickled, empty, or of unequal widths.
