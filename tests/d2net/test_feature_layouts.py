@@ -141,9 +141,12 @@ def test_batch_axes_crops_and_turned_arrays(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         stores = [opened("batch.npz", lambda x: x[None])]
-    with pytest.warns(LayoutWarning, match=r"3 arrays are \(snippets, 10 crops, width\), such as 'v': means are used"):
+    with pytest.warns(LayoutWarning, match=r"3 arrays are .*10 crops, width\), such as 'v'; of each ten the mean"):
         offsets = np.linspace(-1, 1, 10, dtype=np.float32)[:, None]
         stores.append(opened("crops.npz", lambda x: x[:, None] + offsets))
+    with pytest.warns(LayoutWarning, match="of each ten the first is used"):
+        first = open_features(tmp_path / "crops.npz", crops="first")
+    assert np.allclose(first["v"], made["v"] - 1, atol=1e-6)
     for store in stores:
         assert store.lengths == {"v": 3, "w": 5, "x": 9} and store.width == 6
         assert all(np.allclose(store[name], x, atol=1e-6) for name, x in made.items())
@@ -315,3 +318,12 @@ def test_a_pipe_in_a_folder_is_refused(tmp_path):
     os.mkfifo(tmp_path / "w.npy")
     with pytest.raises(FeatureError, match=r"w\.npy is a pipe"):
         open_features(tmp_path)
+
+
+def test_what_was_understood_is_one_line(tmp_path):
+    np.savez(tmp_path / "f.npz", v=rows(3), w=rows(5))
+    assert open_features(tmp_path / "f.npz").summary() == "an .npz keyed by video: 2 videos of width 4, 3 to 5 snippets"
+    save(tmp_path / "two", v_rgb=rows(3, 2), v_flow=rows(3, 2))
+    assert open_features(tmp_path / "two").summary().startswith("a folder, a file a stream, joined along the width: 1 ")
+    with pytest.raises(FeatureError, match="crops must be mean or first, got 'last'"):
+        open_features(tmp_path / "f.npz", crops="last")

@@ -34,6 +34,8 @@ class FolderFeatures(FeatureStore):
             kind = next((dtype for _, dtype in headers if dtype.kind != "f"), headers[0][1])
             shapes[name] = ((headers[0][0][0], sum(shape[1] for shape, _ in headers)), kind)
         super().__init__(str(path), shapes)
+        pairs = sum(len(parts) > 1 for parts in files.values())
+        self.layout = "a folder, " + ("a file a video" if not pairs else "a file a stream, joined along the width")
 
     def _read(self, name: str) -> np.ndarray:
         parts = [read_array(p) for p in self.files[name]]

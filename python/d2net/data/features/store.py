@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -26,6 +25,7 @@ class LayoutWarning(UserWarning):
 
 
 CROPS = 10
+Crops = Literal["mean", "first"]
 
 
 class _Rows(NamedTuple):
@@ -47,7 +47,7 @@ def _rows(held: Mapping[str, tuple[int, ...]]) -> _Rows:
     crops = [n for n, shape in held.items() if len(shape) == 3 and shape[1] == CROPS and n not in set(batch)]
     shapes = dict(held) | {n: held[n][1:] for n in batch} | {n: (held[n][0], held[n][2]) for n in crops}
     if crops:
-        notes.append(f"{len(crops)} arrays are (snippets, {CROPS} crops, width), such as {crops[0]!r}: means are used")
+        notes.append(f"{len(crops)} arrays are (snippets, {CROPS} crops, width), such as {crops[0]!r}")
     flat = [shape for shape in shapes.values() if len(shape) == 2]
     widths = Counter(shape[1] for shape in flat)
     varied = len(held) > 1 and max(widths.values(), default=0) <= len(held) / 2
@@ -62,10 +62,12 @@ class FeatureStore(ABC):
     """(s, d) arrays by video name, read when asked for.
 
     names: sorted; lengths: s of each video, known without reading the data; width: d, the same for all.
+    layout: in words. notes: what was made of other shapes; crops: what of ten crops.
     stated: what the file says of its timing: fps, stride, snippet_frames or snippet_seconds.
     """
 
     stated: Mapping[str, float] = MappingProxyType({})
+    layout = "arrays by video"
 
     def __init__(self, source: str, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]]):
         self.source = source
@@ -77,8 +79,8 @@ class FeatureStore(ABC):
         self.held = {name: shape for name, (shape, _) in shapes.items()}
         rows = _rows(self.held)
         self.turned = rows.turned
-        for note in rows.notes:
-            warnings.warn(f"{source}: {note}", LayoutWarning, stacklevel=3)
+        self.crops: Crops = "mean"
+        self.notes = rows.notes
         first = self.names[0]
         for name in self.names:
             shape, dtype = rows.shapes[name], shapes[name][1]
@@ -109,7 +111,7 @@ class FeatureStore(ABC):
                     f"{array.dtype} {array.shape}; put it back, or start again"
                 )
             if array.ndim == 3:
-                array = array[0] if len(array) == 1 else array.mean(1, dtype=np.float32)
+                array = array[0] if len(array) == 1 else self._one_crop(array)
             elif self.turned:
                 array = np.ascontiguousarray(array.T)
             if array.dtype not in (np.float16, np.float32):
@@ -120,6 +122,14 @@ class FeatureStore(ABC):
                 row = int(np.flatnonzero(~finite)[0])
                 raise FeatureError(f"{self.source}: {name!r} holds NaN or infinity in row {row}; extract it again")
         return array
+
+    def _one_crop(self, array: np.ndarray) -> np.ndarray:
+        return array.mean(1, dtype=np.float32) if self.crops == "mean" else array[:, 0]
+
+    def summary(self) -> str:
+        """What was understood, in one line."""
+        shortest, longest = min(self.lengths.values()), max(self.lengths.values())
+        return f"{self.layout}: {len(self)} videos of width {self.width}, {shortest} to {longest} snippets"
 
     def __contains__(self, name: object) -> bool:
         return name in self.lengths
