@@ -78,6 +78,34 @@ def _devices(torch: Any) -> Lines:
         yield f"          the extension, with CUDA {version // 1000}.{version % 1000 // 10}, sees {seen}"
 
 
+def _quota() -> float | None:
+    """Cores that the container may use, where that is bounded."""
+    try:
+        share, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if share == "max" else int(share) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _threads(torch: Any) -> Lines:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    used = torch.get_num_threads() if torch is not None else cores
+    asked = os.environ.get("OMP_NUM_THREADS")
+    yield f"threads   {used} of {cores} cores (OMP_NUM_THREADS {'is ' + asked if asked else 'is not set'})"
+    quota = _quota()
+    if quota is not None and used > quota + 0.5:
+        yield f"note      the container may use {quota:g} cores: set OMP_NUM_THREADS={max(1, round(quota))}"
+    policy = next((f"{n}={os.environ[n]}" for n in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if n in os.environ), None)
+    yield f"waiting   {policy or 'OMP_WAIT_POLICY is not set: threads spin before they sleep'}"
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if policy is None or load > 1.5 * cores:
+        busy = f"{load:.1f} processes want the {cores} cores now: " if load > 1.5 * cores else ""
+        yield (
+            f"note      {busy}where others use the machine, set OMP_WAIT_POLICY=passive (the command d2net does), and "
+            "OMP_NUM_THREADS to the cores that are yours"
+        )
+
+
 def _build() -> Lines:
     extension, why = _native.extension()
     yield f"extension {'loaded from ' + str(extension.__file__) if extension else why}"
@@ -229,6 +257,7 @@ def main() -> int:
         for title, lines in (
             ("Versions", _versions()),
             ("Devices", _devices(torch)),
+            ("Threads", _threads(torch)),
             ("Build", _build()),
             ("Backend that would be used", _table()),
             ("GPU kernels", _verification(torch)),

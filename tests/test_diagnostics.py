@@ -24,6 +24,25 @@ def test_every_op_runs_here(capsys):
     assert "torch     2." in said and "cuda" in said
 
 
+@pytest.mark.parametrize("policy", [None, "passive"])
+def test_threads_and_what_to_set_on_a_shared_machine(monkeypatch, policy):
+    import torch
+
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    said = "\n".join(diagnostics._threads(torch))
+    assert f"threads   {torch.get_num_threads()} of " in said
+    assert ("set OMP_WAIT_POLICY=passive" in said) == (policy is None)
+    monkeypatch.setattr(os, "getloadavg", lambda: (1e3, 0.0, 0.0))
+    monkeypatch.setattr(diagnostics, "_quota", lambda: 0.4)
+    said = "\n".join(diagnostics._threads(torch))
+    assert "1000.0 processes want" in said
+    assert torch.get_num_threads() == 1 or "may use 0.4 cores: set OMP_NUM_THREADS=1" in said
+
+
 def test_the_command():
     done = subprocess.run([sys.executable, "-m", "d2kernels"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

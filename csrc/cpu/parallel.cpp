@@ -21,7 +21,8 @@ namespace d2k::cpu {
 namespace {
 
 constexpr double kThreadSteps = 250e3;  // starting and joining a thread costs 20 to 50 microseconds
-constexpr double kWakeSteps = 25e3;     // one that OpenMP keeps waiting, 2 to 5
+constexpr double kWakeSteps = 100e3;    // one that OpenMP keeps asleep, 5 to 20; on a busy machine, far more
+constexpr double kTeamSteps = 10e3;     // each thread of an OpenMP team, which is woken as a whole
 constexpr int kMostThreads = 64;
 
 #ifdef __linux__
@@ -105,7 +106,7 @@ Status parallel_for(int64_t items, int64_t chunk, double steps, int threads,
     const Parallel parallel = threads > 1 ? openmp() : nullptr;
     const double least = parallel ? kWakeSteps : kThreadSteps;
     int64_t wanted = 1;
-    if (steps > 2 * least && threads != 1 && items > chunk)
+    if (steps > 2 * least && (!parallel || steps > threads * kTeamSteps) && threads != 1 && items > chunk)
         wanted = std::min<int64_t>({threads > 0 ? threads : usable_cores(), kMostThreads,
                                     static_cast<int64_t>(std::min(steps / least, 1e3)), (items + chunk - 1) / chunk});
     if (parallel && wanted > 1) {

@@ -88,8 +88,16 @@ def _report(error: BaseException) -> int:
     return BUG
 
 
+def _sleep_while_waiting() -> None:
+    """OpenMP's threads sleep where they wait for work, unless the user has chosen: spinning ones make a machine that
+    others use many times slower. To be called before torch loads OpenMP."""
+    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
 def main() -> None:
     """Entry point: bad input is one line on standard error and exit status 2, a bug one line and 70."""
+    _sleep_while_waiting()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a label that the locale lacks is no error

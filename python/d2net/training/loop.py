@@ -30,6 +30,7 @@ from d2net.training.signals import StopOnSignal, held_back, leave_to_parent
 from d2net.training.state import TERMS, State, content, new_state, restore
 from d2net.training.step import train_step
 from d2net.training.survey import check_videos
+from d2net.training.threads import threads, training_threads
 
 
 @dataclass
@@ -62,12 +63,14 @@ class Run:
 
     def _begin(self, resume: bool) -> State:
         check_videos(self.batches, self.config)
+        on_cpu = self.device.type == "cpu"
+        self.threads = training_threads(self.config, self.batches, self.streams) if on_cpu else torch.get_num_threads()
         self.meta = {
             "held_out": [],
             **self.meta,
             "data": data_digest(self.batches.names, self.batches.labels),
             "features": features_fingerprint(self.batches),
-            "environment": environment(self.device),
+            "environment": environment(self.device, self.threads),
         }
         saved = read_checkpoint(self.out, self.device) if resume else None
         if saved is not None:
@@ -122,7 +125,10 @@ class Run:
         )
         # Line by line, so that a kill loses none.
         log = open(self.out / "log.jsonl", "a", buffering=1, encoding="utf-8")  # noqa: SIM115
-        with self.lock, StopOnSignal() as stop, log, bar, self._kept(state), self._reading(state.iteration) as batches:
+        with (
+            self.lock, threads(self.threads), StopOnSignal() as stop, log, bar, self._kept(state),
+            self._reading(state.iteration) as batches,
+        ):  # fmt: skip
             done = self._iterate(state, batches, stop, log, bar)
         return done
 

@@ -47,7 +47,7 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array, np.float32).tobytes()).hexdigest()[:16]
 
 
-def environment(device: torch.device) -> dict[str, str]:
+def environment(device: torch.device, threads: int) -> dict[str, str]:
     """What decides the bits of a result beside data and configuration."""
     gpu = device.type == "cuda"
     return {
@@ -58,7 +58,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "d2kernels": str(d2kernels.__version__),
         "float32 products": torch.get_float32_matmul_precision(),
         "instructions": "" if gpu else torch.backends.cpu.get_cpu_capability(),
-        "threads": "" if gpu else str(torch.get_num_threads()),
+        "threads": "" if gpu else str(threads),
     }
 
 
