@@ -10,7 +10,7 @@ import pytest
 
 from d2net import api
 from d2net.config import make_config
-from d2net.data.annotations import load_annotations
+from d2net.data.annotations import AnnotationWarning, load_annotations
 from d2net.training import loop
 from d2net.training.checkpoint import read_checkpoint
 from d2net.training.health import TrainingError, TrainingWarning
@@ -137,8 +137,34 @@ def test_names_in_two_spellings(tmp_path):
     ]
 
 
+def test_features_that_never_change_are_named(tmp_path):
+    files = write(tmp_path, scale=0.0)
+    with pytest.warns(TrainingWarning, match=r"of 4 of 4 videos read are the same in every row.*'v0', 'v1'"):
+        train(tmp_path, files)
+
+
 def test_clean_data_say_nothing(tmp_path):
     files = write(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(tmp_path, files)
+
+
+def test_mixed_dialects_are_counted_and_named(tmp_path):
+    database = {f"v{i}": {"subset": "train", "duration_second": 9, "video_labels": ["a"]} for i in range(5)}
+    database["v3"] = {"subset": "train", "duration": 9, "video_labels": ["a"]}
+    database["v4"] |= {"video_labels": [], "annotations": [{"label": 7, "segment": [0, 1]}]}
+    (tmp_path / "a.json").write_text(json.dumps({"database": database}))
+    with pytest.warns(AnnotationWarning) as caught:
+        found = load_annotations(tmp_path / "a.json")
+    assert [str(w.message).partition("mixed: ")[2] for w in caught] == [
+        "4 videos give lengths as duration_second, 1 as duration: 'v3'; both are read",
+        "4 videos give labels as names, 1 as numbers: 'v4'; both are read",
+    ]
+    assert found.videos["v3"].duration == 9 and found.classes == ("7", "a")
+    for entry in database.values():
+        entry |= {"duration": 9, "duration_second": 9, "video_labels": ["a"], "annotations": []}
+    (tmp_path / "a.json").write_text(json.dumps({"database": database}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_annotations(tmp_path / "a.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from d2net.data.dataset import TrainingBatches
 from d2net.data.files import some
 from d2net.timing import Timing
 from d2net.training.checkpoint import CheckpointError
+from d2net.training.health import TrainingWarning
 
 WHOLE = 2**20  # bytes of an array that are all part of its fingerprint; of larger ones, some rows are
 ROWS = 16
@@ -37,7 +39,19 @@ def features_fingerprint(batches: TrainingBatches) -> dict[str, Any]:
         FeatureError: a video that is read is damaged.
     """
     lengths = {v: int(batches.features.store.lengths[v]) for v in batches.names}
-    return {"lengths": lengths, "digests": {v: _digest(array) for v, array in batches.read_ahead()}}
+    digests, constant = {}, []
+    for v, array in batches.read_ahead():
+        digests[v] = _digest(array)
+        if len(array) > 1 and (array == array[0]).all():
+            constant.append(v)
+    if constant:
+        warnings.warn(
+            f"features of {len(constant)} of {len(digests)} videos read are the same in every row, and say nothing of "
+            f"when: {some(constant)}; extract them again",
+            TrainingWarning,
+            stacklevel=5,
+        )
+    return {"lengths": lengths, "digests": digests}
 
 
 def _digest(array: np.ndarray) -> str:

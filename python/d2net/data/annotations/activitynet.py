@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from d2net.data.annotations.model import ROUNDING, Annotations, AnnotationWarning, Segment, Video
-from d2net.data.files import DataError, shown
+from d2net.data.files import DataError, shown, some
 from d2net.ranges import LONGEST, are_times
 
 
@@ -40,6 +40,8 @@ def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None 
     if odd:
         text = f"{path}: {' and '.join(odd)} segments are kept, such as {' and '.join(_examples(videos))}"
         warnings.warn(text, AnnotationWarning, stacklevel=3)
+    for text in _mixed_dialects(tree["database"]):
+        warnings.warn(f"{path}: {text}", AnnotationWarning, stacklevel=3)
     seconds = _positive(path, tree, "snippet_seconds")
     frames = {k: v for k in ("fps", "stride", "snippet_frames") if (v := _usable(tree.get(k))) is not None}
     return Annotations(known, videos, tree.get("streams"), seconds, str(path), report, frames)
@@ -117,6 +119,26 @@ def _examples(videos: dict[str, Video]) -> Iterator[str]:
         yield f"[{s.start}, {s.end}] of {s.label!r} in video {v.name!r}"
     for s, v in [e for e in every if _overruns(*e)][:1]:
         yield f"[{s.start}, {s.end}] of {s.label!r} in video {v.name!r}, which lasts {v.duration} s"
+
+
+def _mixed_dialects(database: dict[str, Any]) -> Iterator[str]:
+    """Ways of writing the same thing that the file's videos do not share, the rarer one's videos named."""
+    ways: dict[str, list[str]] = {"duration_second": [], "duration": [], "names": [], "numbers": []}
+    for name, entry in database.items():
+        for key in ("duration_second", "duration"):
+            if entry.get(key) is not None:
+                ways[key].append(name)
+        labels = [*(entry.get("video_labels") or []), *(a["label"] for a in entry.get("annotations") or [])]
+        for key, is_so in (("numbers", all), ("names", lambda found: not any(found))):
+            if labels and is_so([isinstance(c, int) for c in labels]):
+                ways[key].append(name)
+    for a, b, what in (("duration_second", "duration", "lengths as"), ("names", "numbers", "labels as")):
+        few, many = sorted((a, b), key=lambda key: len(ways[key]))
+        if ways[few] and set(ways[few]) != set(ways[many]):
+            yield (
+                f"two dialects are mixed: {len(ways[many])} videos give {what} {many}, {len(ways[few])} as {few}: "
+                f"{some(ways[few])}; both are read"
+            )
 
 
 def _report(videos: Iterable[Video]) -> dict[str, int]:
