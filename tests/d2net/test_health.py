@@ -46,18 +46,21 @@ def train(folder, data, resume=False, **settings):
         ({"lengths": (2, 3, 4)}, {}, r"none has a label and loss.min_snippets = 5 snippets \(the longest has 4\)"),
         ({}, {"train.max_snippets": 1}, r"train.max_snippets is 1 and loss.min_snippets 5"),
         ({"lengths": (12, 4), "entries": {"v0": {"video_labels": []}}}, {}, r"of 2 videos none has a label and"),
-        ({"scale": 1e20}, {}, r"steps were skipped because .* not finite.*\(the largest here is \d.*e\+20\); nothing"),
+        ({"scale": 1e20}, {}, r"activations are saturated.*scale the features.*\(the largest here is \d.*e\+20\)"),
         (
             {},
             {"train.learning_rate": 1e10, "train.log_every": 50, "train.checkpoint_every": 50},
-            r"7 of the last 8 steps.*lower train.learning_rate \(1e\+10",
+            r"iteration 8.* lower train.learning_rate \(1e\+10",
         ),
+        ({}, {"train.learning_rate": 1e4}, r"iteration 4.* lower train.learning_rate \(10000"),
         ({}, {"train.weight_decay": 1e300, "train.log_every": 50}, r"not finite at iteration 4.*weight_decay \(1e\+30"),
         ({}, {"train.weight_decay": 1e30}, r"not finite at iteration 4: .*nothing was saved"),
+        ({}, {"model.init_std": 1e3}, r"activations are saturated.*lower model.init_std \(1000\)"),
+        ({"scale": 1e37}, {}, r"activations are saturated"),
         (
             {},
-            {"model.init_std": 1e3, "loss.classification": "CE"},
-            r"the gradient was 0 in each of the first 4 steps.*init_std \(1000\)",
+            {"model.init_std": 0.5, "loss.clamp": 0.49999, "loss.classification": "CE"},
+            r"the gradient was 0 in each of the first 4 steps.*features are near unit size",
         ),
     ],
 )
@@ -91,6 +94,21 @@ def test_what_is_not_finite_never_overwrites_a_good_checkpoint(tmp_path, monkeyp
     monkeypatch.undo()
     train(tmp_path, files, resume=True, **{"train.iterations": 16})
     assert read_checkpoint(tmp_path / "run")["iteration"] == 16
+
+
+def test_steps_that_are_not_finite_end_the_run(tmp_path, monkeypatch):
+    files = write(tmp_path)
+    step = loop.train_step
+
+    def spoilt(state, batch, config):
+        if state.iteration > 0:
+            batch.features[2] = float("nan")
+        step(state, batch, config)
+
+    monkeypatch.setattr(loop, "train_step", spoilt)
+    with pytest.raises(TrainingError, match=r"7 of the last 8 steps were skipped .* not finite.*gradient_clip"):
+        train(tmp_path, files, **{"train.log_every": 8, "train.checkpoint_every": 8})
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 def test_skipped_steps_are_shown_logged_and_warned_of_once(tmp_path):

@@ -13,6 +13,8 @@ from d2net.training.state import State
 
 FEW = 1 / 8  # of a window's steps: what is left of a run that went wrong in it
 NOTABLE = 1 / 5
+SATURATED = 17.0  # of a logit: the sigmoid is 1 in float32, or as far from 0
+RUNAWAY = 1e3  # no training that fits its labels goes there
 
 
 class TrainingError(ValueError):
@@ -21,6 +23,26 @@ class TrainingError(ValueError):
 
 class TrainingWarning(UserWarning):
     """Training that goes on although something about it is odd."""
+
+
+@torch.no_grad()
+def _runaway(state: State, batch: Batch, limit: float) -> bool:
+    """Whether the logits of nearly all snippets and classes are beyond the limit, or not numbers."""
+    network = state.network
+    network.eval()
+    logits = torch.cat([z.flatten() for z in network(batch.ragged()).logits.unpack()]).to(torch.float32)
+    network.train()
+    return bool((logits.abs() <= limit).sum() <= FEW * logits.numel()) and logits.numel() > 0
+
+
+def check_start(state: State, batch: Batch, config: Config) -> None:
+    """Raises TrainingError where the fresh network's activations are all saturated, so that no gradient passes."""
+    if _runaway(state, batch, SATURATED):
+        raise TrainingError(
+            "nothing could be trained: before the first step activations are saturated, at exactly 0 or 1 in float32; "
+            f"scale the features to about unit size ({_largest(batch)}), or lower model.init_std "
+            f"({config.model.init_std:g})"
+        )
 
 
 class Health:
@@ -47,6 +69,11 @@ class Health:
                 f"{skipped} of the last {steps} steps were skipped because the loss or its gradient was not finite, up "
                 f"to iteration {state.iteration}: lower train.learning_rate ({train.learning_rate:g}) or set "
                 f"train.gradient_clip, and see that features are near unit size ({_largest(batch)}); {kept}"
+            )
+        if _runaway(state, batch, RUNAWAY):
+            raise TrainingError(
+                f"activations are saturated far beyond what labels ask for, by iteration {state.iteration}: lower "
+                f"train.learning_rate ({train.learning_rate:g}) or train.weight_decay ({train.weight_decay:g}); {kept}"
             )
         if not self.learned:
             raise TrainingError(

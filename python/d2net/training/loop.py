@@ -23,7 +23,7 @@ from d2net.methods.d2net.losses import denoising_scale
 from d2net.methods.d2net.network import D2Net
 from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, usable
 from d2net.training.folder import check_folder, clear_folder, clear_temporaries, trim_log, write_holdout
-from d2net.training.health import Health, TrainingError, TrainingWarning
+from d2net.training.health import Health, TrainingError, TrainingWarning, check_start
 from d2net.training.lock import FolderLock
 from d2net.training.resume import check_same_run, data_digest, environment, features_fingerprint
 from d2net.training.signals import StopOnSignal, held_back, leave_to_parent
@@ -86,6 +86,7 @@ class Run:
                 self.best = saved["best"]
             trim_log(self.out / "log.jsonl", state.iteration)
         else:
+            check_start(state, self.batches[0].to(self.device), self.config)
             if (self.out / FILE).exists():
                 # A full disk must not cost the run that is replaced: the new one's file comes before the old one goes.
                 save_checkpoint(self.out / FILE, content(state, self.config, {**self.meta, "best": self.best}))
@@ -152,7 +153,8 @@ class Run:
         snippets, clock = 0, time.perf_counter()
         for batch in batches:
             snippets += int(batch.lengths.sum())
-            train_step(state, batch.to(self.device), self.config)
+            batch = batch.to(self.device)
+            train_step(state, batch, self.config)
             self.steps = state.iteration
             bar.update()
             since = (state.iteration - 1) % settings.log_every + 1
