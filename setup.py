@@ -23,6 +23,7 @@ import build_plan  # noqa: E402
 
 PLAN = build_plan.plan()
 INFO = Path("d2kernels", "_build_info.json")
+COMPILED = "_compiled.json"  # beside the extension
 
 
 def module(path: str) -> Any:
@@ -99,7 +100,13 @@ class BuildExt(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         (built,) = (folder / "out").glob(f"_C*{target.suffix}")
         shutil.copy2(built, target)
-        (target.parent / "_compiled.json").write_text(json.dumps(compiled(), indent=1) + "\n")
+        (target.parent / COMPILED).write_text(json.dumps(compiled(), indent=1) + "\n")
+
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()
+        for extension in self.extensions:
+            built = Path(self.build_lib, *self.get_ext_fullname(extension.name).split(".")[:-1], COMPILED)
+            shutil.copy2(built, ROOT / "d2kernels" / COMPILED)
 
 
 setup(

@@ -127,7 +127,7 @@ def test_architectures(tools, monkeypatch):
 def source(tmp_path_factory):
     """A copy of what a wheel is built from, so that no build touches this tree."""
     copy = tmp_path_factory.mktemp("source")
-    skip = shutil.ignore_patterns("__pycache__", "*.so", "_build_info.json")
+    skip = shutil.ignore_patterns("__pycache__", "*.so", "_build_info.json", "_compiled.json")
     for name in ("csrc", "scripts", "d2kernels", "python"):
         shutil.copytree(ROOT / name, copy / name, ignore=skip)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "CMakeLists.txt", "LICENSE", "README.md"):
@@ -173,6 +173,7 @@ def test_wheel_for_the_cpu(source, tmp_path):
     assert "cxx" in facts["compilers"]
     code = (
         "import numpy as np, d2kernels as d2k; from d2kernels import _C; assert not _C.has_cuda, 'built with CUDA';"
+        "from d2kernels.verify import machine; assert machine.build()['cxx'] and 'cuda' not in machine.build();"
         "print(_C.__file__, d2k.connected_components(np.ones(3), [0.5], offsets=[0, 3]).end)"
     )
     done = python(site, code)

@@ -330,7 +330,7 @@ ON_A_CPU = (
 )
 
 
-@pytest.mark.parametrize("name", ["test_ops"])
+@pytest.mark.parametrize("name", ["test_ops", "test_values"])
 def test_gpu_tests_are_right_where_the_gpu_is_a_cpu(tmp_path, name):
     """Their bodies run, so that no slip in one waits for a GPU to be found."""
     text = (ROOT / f"tests/gpu/{name}.py").read_text()
