@@ -155,3 +155,24 @@ def test_rows_of_any_size(op, backend, dtype):
     with d2k.backends.use(backend, op):
         got = d2k.foreground_score(x.cuda(), direction.cuda(), offsets=torch.tensor([0, 12]).cuda()).cpu().double()
     assert (got - want).norm() <= 2 * torch.finfo(dtype).eps * want.norm()
+
+
+@pytest.mark.parametrize(("op", "backend"), cases("localize"))
+def test_a_fixed_capacity_waits_for_nothing(op, backend):
+    if backend == "reference":
+        pytest.skip("it waits")
+    activations = random(500, 6, seed=12).cuda()
+    offsets = torch.tensor([0, 200, 500], device="cuda")
+    rules = RULES | {"thresholds": torch.tensor(RULES["thresholds"], dtype=torch.float64, device="cuda")}
+    mask = (random(2, 6, seed=13) < 0.6).cuda()
+    with d2k.backends.use(backend, op):
+        want = d2k.localize(activations, offsets=offsets, class_mask=mask, **rules)
+        room = len(want.score) + 7
+        d2k.localize(activations, offsets=offsets, class_mask=mask, capacity=room, **rules)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            got = d2k.localize(activations, offsets=offsets, class_mask=mask, capacity=room, **rules)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(got.count, want.count) and got.sequence[-7:].tolist() == [-1] * 7
+    assert all(torch.equal(g[:-7], w) for g, w in zip(got[:5], want[:5], strict=True))
