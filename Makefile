@@ -63,6 +63,7 @@ bench: $(STAMP)
 else
 bench: $(STAMP)
 	$(BENCH) --benchmark-json=build/bench.json $(ARGS); status=$$?; $(PY) benchmarks/report.py build/bench.json && exit $$status
+	@PYTHONPATH=benchmarks $(PY) benchmarks/conv_table.py
 endif
 
 bench-full: $(STAMP)

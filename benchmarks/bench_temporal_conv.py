@@ -1,4 +1,7 @@
-"""temporal_conv with bias, LeakyReLU and residual: one layer of both streams, ragged against padded."""
+"""temporal_conv: one layer of both streams with bias, LeakyReLU and residual, ragged against padded.
+
+And the convolution alone on batches of equal lengths, every side in its own layout.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,13 @@ CASES = [
     for direction in ("forward", "forward+backward")
 ]
 QUICK = (shapes.THUMOS, "float32")
+# Sequences, snippets, channels in and out, groups: BaS-Net's and CoLA's batches, and TARGETS' widths.
+EQUAL = [
+    *[(4, 320, 2048, 2048, 1), (4, 750, 2048, 1024, 1), (8, 320, 512, 512, 1), (4, 750, 128, 128, 1)],
+    *[(20, 130, 128, 128, 2), (20, 300, 72, 72, 2), (8, 320, 32, 32, 1), (8, 320, 1024, 1024, 4)],
+    (10, 750, 2048, 2048, 2),
+]
+SHORT = EQUAL[3:7]
 
 
 @pytest.mark.parametrize(("work", "dtype", "way", "direction"), CASES, ids=lambda v: getattr(v, "name", v))
@@ -74,4 +84,48 @@ def test_temporal_conv(contest, device, full, work, dtype, way, direction, monke
         oracle=reference(OP, exact),
         reference=reference(OP, run),
         cost=minimal.temporal_conv(work, kind.itemsize, backward),
+    )
+
+
+@pytest.mark.parametrize("direction", ["forward", "forward+backward"])
+@pytest.mark.parametrize("work", EQUAL, ids=lambda w: "{}x{}, {} to {}, {} groups".format(*w))
+def test_equal_lengths(contest, device, full, work, direction):
+    if not full and device.type == "cpu" and work not in SHORT:
+        pytest.skip("takes over 10 s on a CPU; --full runs it")
+    n, s, c_in, c_out, groups = work
+    backward = direction != "forward"
+
+    def drawn(*shape, seed):
+        return shapes.normal(*shape, seed=seed, dtype=torch.float32, device=device)
+
+    x, grad, bias = drawn(n, s, c_in, seed=0), drawn(n, s, c_out, seed=1), drawn(c_out, seed=2)
+    weight = drawn(c_out, c_in // groups, 3, seed=3) * (3 * c_in // groups) ** -0.5
+    lengths = torch.full((n,), s, device=device)
+
+    def ours(x, weight, bias):
+        return d2k.temporal_conv(x, weight, bias, groups=groups, lengths=lengths)
+
+    def side(name, function, turned):
+        """With rows as they are, or turned to (n, d, s)."""
+        turn = (lambda t: t.mT.contiguous()) if turned else (lambda t: t)
+        call = lambda x, weight, bias: function(x, weight, bias, groups)  # noqa: E731
+        made = steps(call, (turn(x), weight, bias), [turn(grad)] if backward else None)
+        return Side(name, made, lambda out: [t.mT if t.shape[0] == n and t.dim() == 3 and turned else t for t in out])
+
+    run = steps(ours, (x, weight, bias), [grad] if backward else None)
+    exact = steps(ours, [t.double() for t in (x, weight, bias)], [grad.double()] if backward else None)
+    chosen, _ = of(OP, device, run, dtype=torch.float32)
+    contest(
+        op=OP,
+        work=f"{n} × {s}, {c_in} → {c_out}, groups {groups}",
+        direction=direction,
+        ours=chosen,
+        peers=[
+            side("F.conv1d", conv.plain, True),
+            side("channels-last conv2d", conv.plain_channels_last, False),
+            compiled.peer(device, conv.plain, lambda name, f: side(name, f, True), "torch.compile of F.conv1d"),
+        ],
+        oracle=reference(OP, exact),
+        reference=reference(OP, run),
+        cost=minimal.layer(n * s, c_in, c_out, 3, groups, 4, backward),
     )

@@ -15,6 +15,13 @@ def temporal_conv(w: Workload, size: int, backward: bool) -> tuple[float, float]
     return (2 * rows + weights) + backward * (3 * rows + 2 * weights), products * (3 if backward else 1)
 
 
+def layer(rows: int, c_in: int, c_out: int, taps: int, groups: int, size: int, backward: bool) -> tuple[float, float]:
+    """The same of one convolution with other channels out than in."""
+    weights = c_in * c_out * taps / groups
+    products, moved = 2.0 * rows * weights, rows * (c_in + c_out) * size
+    return moved * (3 if backward else 1) + weights * size * (3 if backward else 1), products * (3 if backward else 1)
+
+
 def topk_pool(total: int, classes: int, n: int, size: int, backward: bool) -> tuple[float, float]:
     """Scores once; backward reads them again and writes their gradient."""
     return total * classes * size * (3.0 if backward else 1.0) + n * classes * size, 0.0

@@ -23,6 +23,20 @@ def channels_last(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, groups:
     return (F.leaky_relu(out[:, :, 0].mT, 0.2) + x) * mask[..., None]
 
 
+def plain(x: Tensor, weight: Tensor, bias: Tensor, groups: int, dilation: int = 1) -> Tensor:
+    """The convolution alone, in its own layout (n, d, s)."""
+    pad = dilation * (weight.shape[2] - 1) // 2
+    return F.conv1d(x, weight, bias, padding=pad, dilation=dilation, groups=groups)
+
+
+def plain_channels_last(x: Tensor, weight: Tensor, bias: Tensor, groups: int, dilation: int = 1) -> Tensor:
+    """The same of (n, s, d) rows, as a 2-D convolution of height 1 in channels-last memory."""
+    pad = dilation * (weight.shape[2] - 1) // 2
+    kernel = weight[:, :, None].contiguous(memory_format=torch.channels_last)
+    out = F.conv2d(x.mT[:, :, None], kernel, bias, padding=(0, pad), dilation=(1, dilation), groups=groups)
+    return out[:, :, 0].mT
+
+
 def product_inputs(total: int, weight: Tensor, groups: int) -> list[tuple[Tensor, Tensor]]:
     """For each group, random (total, k · c_in) columns and (k · c_in, c_out) weights of the same FLOPs."""
     columns, outputs = weight.shape[1] * weight.shape[2], weight.shape[0] // groups

@@ -44,20 +44,21 @@ void bind_temporal_conv(py::module_& m) {
     });
     m.def("temporal_conv_inner_cpu", [](const Shape& shape, Address grad, int64_t grad_stride, Address out, Address sign,
                                         std::optional<float> slope, const Dropout& dropout, Address inner,
-                                        Address bias_gradient, int threads) {
+                                        Address dropped, Address bias_gradient, int threads) {
         run([&] {
             return cpu::temporal_conv_inner(convolution(shape), pointer<const float>(grad), grad_stride,
                                             pointer<const float>(out), pointer<const uint8_t>(sign), or_null(slope),
-                                            dropping(dropout), pointer<float>(inner), pointer<float>(bias_gradient), threads);
+                                            dropping(dropout), pointer<float>(inner), pointer<float>(dropped),
+                                            pointer<float>(bias_gradient), threads);
         });
     });
     m.def("temporal_conv_input_gradient_cpu", [](const Shape& shape, Address inner, int64_t inner_stride, Address weight,
-                                                 Address residual, int64_t residual_stride, const Dropout& dropout,
-                                                 Address grad_x, int threads) {
+                                                 Address residual, int64_t residual_stride, Address grad_x,
+                                                 int threads) {
         run([&] {
             return cpu::temporal_conv_input_gradient(convolution(shape), pointer<const float>(inner), inner_stride,
                                                      pointer<const float>(weight), pointer<const float>(residual),
-                                                     residual_stride, dropping(dropout), pointer<float>(grad_x), threads);
+                                                     residual_stride, pointer<float>(grad_x), threads);
         });
     });
     m.def("temporal_conv_weight_gradient_cpu", [](const Shape& shape, Address inner, int64_t inner_stride, Address x,

@@ -16,9 +16,9 @@ struct Isa {
     using Rows = Tables<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13>;
     static constexpr int lanes = 16;
     static V load(const float* p) { return _mm512_loadu_ps(p); }
-    static V load_some(const float* p, int count) {
-        return _mm512_maskz_loadu_ps(static_cast<Mask>((1u << count) - 1), p);
-    }
+    static Mask first(int count) { return static_cast<Mask>((1u << count) - 1); }
+    static V load_some(const float* p, int count) { return _mm512_maskz_loadu_ps(first(count), p); }
+    static void store_some(float* p, V v, int count) { _mm512_mask_storeu_ps(p, first(count), v); }
     static void store(float* p, V v) { _mm512_storeu_ps(p, v); }
     static V all(float x) { return _mm512_set1_ps(x); }
     static V fused(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
@@ -26,11 +26,9 @@ struct Isa {
     static V times(V a, V b) { return _mm512_mul_ps(a, b); }
     static Mask positive(V v) { return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ); }
     static V choose(Mask which, V a, V b) { return _mm512_mask_blend_ps(which, b, a); }
-    static void store_bits(uint8_t* p, Mask mask) { __builtin_memcpy(p, &mask, 2); }
-    static Mask load_bits(const uint8_t* p) {
-        Mask mask;
-        __builtin_memcpy(&mask, p, 2);
-        return mask;
+    static uint32_t bits(Mask mask) { return mask; }
+    static Mask of_bits(const uint8_t* p, int64_t count) {
+        return static_cast<Mask>(count > 8 ? p[0] | p[1] << 8 : p[0]);
     }
 };
 

@@ -78,56 +78,53 @@ void any_outer(int m, int n, const float* a, const float* b, const Span* spans, 
     Isa::Rows::outers[n - 1][m - 1](a, b, spans, count, shift, c, add);
 }
 
+// `count` lanes of x, a whole vector where there are as many.
+Isa::V load_up_to(const float* x, int64_t count) {
+    return count >= Isa::lanes ? Isa::load(x) : Isa::load_some(x, static_cast<int>(count));
+}
+
+void store_up_to(float* to, Isa::V x, int64_t count) {
+    count >= Isa::lanes ? Isa::store(to, x) : Isa::store_some(to, x, static_cast<int>(count));
+}
+
+// Sets bits from `first` on, in bytes that hold zeros there before.
+void set_bits(uint8_t* sign, int64_t first, uint32_t bits) {
+    bits <<= first % 8;
+    for (sign += first / 8; bits; bits >>= 8, ++sign) *sign |= static_cast<uint8_t>(bits);
+}
+
 void finish(const float* sums, int64_t size, const float* bias, const float* slope, const float* residual, float* out,
             uint8_t* sign, int64_t first) {
-    const bool whole_bytes = first % 8 == 0;
-    int64_t j = 0;
-    for (; j + Isa::lanes <= size; j += Isa::lanes) {
-        if (sign && !whole_bytes) break;
-        Isa::V y = Isa::load(sums + j);
-        if (bias) y = Isa::plus(y, Isa::load(bias + j));
-        if (sign) Isa::store_bits(sign + (first + j) / 8, Isa::positive(y));
-        if (slope) y = Isa::choose(Isa::positive(y), y, Isa::times(y, Isa::all(*slope)));
-        if (residual) y = Isa::plus(y, Isa::load(residual + j));
-        Isa::store(out + j, y);
-    }
-    for (; j < size; ++j) {
-        float y = bias ? sums[j] + bias[j] : sums[j];
-        const bool passes = y > 0;
-        if (sign && passes) sign[(first + j) / 8] |= static_cast<uint8_t>(1u << ((first + j) % 8));
-        if (slope && !passes) y *= *slope;
-        out[j] = residual ? y + residual[j] : y;
+    for (int64_t j = 0; j < size; j += Isa::lanes) {
+        const int64_t left = size - j;
+        Isa::V y = load_up_to(sums + j, left);
+        if (bias) y = Isa::plus(y, load_up_to(bias + j, left));
+        const Isa::Mask passes = Isa::positive(y);
+        if (sign) set_bits(sign, first + j, Isa::bits(passes) & (left < Isa::lanes ? (1u << left) - 1 : ~0u));
+        if (slope) y = Isa::choose(passes, y, Isa::times(y, Isa::all(*slope)));
+        if (residual) y = Isa::plus(y, load_up_to(residual + j, left));
+        store_up_to(out + j, y, left);
     }
 }
 
 void before_activation(const float* grad, int64_t size, const float* out, const uint8_t* bits, float slope, float* inner,
                        float* total) {
-    int64_t j = 0;
-    for (; j + Isa::lanes <= size; j += Isa::lanes) {
-        Isa::V g = Isa::load(grad + j);
-        const Isa::Mask passes = out ? Isa::positive(Isa::load(out + j)) : Isa::load_bits(bits + j / 8);
+    for (int64_t j = 0; j < size; j += Isa::lanes) {
+        const int64_t left = size - j;
+        Isa::V g = load_up_to(grad + j, left);
+        const Isa::Mask passes = out ? Isa::positive(load_up_to(out + j, left)) : Isa::of_bits(bits + j / 8, left);
         g = Isa::choose(passes, g, Isa::times(g, Isa::all(slope)));
-        Isa::store(inner + j, g);
-        if (total) Isa::store(total + j, Isa::plus(Isa::load(total + j), g));
-    }
-    for (; j < size; ++j) {
-        const bool passes = out ? out[j] > 0 : (bits[j / 8] >> (j % 8) & 1) != 0;
-        inner[j] = passes ? grad[j] : grad[j] * slope;
-        if (total) total[j] += inner[j];
+        store_up_to(inner + j, g, left);
+        if (total) store_up_to(total + j, Isa::plus(load_up_to(total + j, left), g), left);
     }
 }
 
 void pack(const float* x, int64_t stride, int64_t rows, int64_t size, float* packed) {
-    for (int64_t r = 0; r < rows; ++r, x += stride, packed += kPackedStride) {
-        int64_t j = 0;
-        for (; j + Isa::lanes <= size; j += Isa::lanes) Isa::store(packed + j, Isa::load(x + j));
-        if (j < size) Isa::store(packed + j, Isa::load_some(x + j, static_cast<int>(size - j)));
-    }
+    for (int64_t r = 0; r < rows; ++r, x += stride, packed += kPackedStride)
+        for (int64_t j = 0; j < size; j += Isa::lanes) Isa::store(packed + j, load_up_to(x + j, size - j));
 }
 
 void add(const float* x, int64_t size, float* total) {
-    int64_t j = 0;
-    for (; j + Isa::lanes <= size; j += Isa::lanes)
-        Isa::store(total + j, Isa::plus(Isa::load(total + j), Isa::load(x + j)));
-    for (; j < size; ++j) total[j] += x[j];
+    for (int64_t j = 0; j < size; j += Isa::lanes)
+        store_up_to(total + j, Isa::plus(load_up_to(total + j, size - j), load_up_to(x + j, size - j)), size - j);
 }

@@ -190,7 +190,6 @@ struct Output {
     const float* bias;
     const float* slope;
     Input residual;
-    Dropping dropping;
     float* data;
     uint8_t* sign;
 };
@@ -323,7 +322,7 @@ Status temporal_conv(const Convolution& shape, const float* x, int64_t x_stride,
     const Rows rows(shape.sequences);
     const int64_t channels = shape.groups * shape.c_out;
     const Direction way{weight, shape.c_in, shape.c_out, shape.taps, shape.c_in, false};
-    const Output to{bias, slope, {residual ? x : nullptr, x_stride}, dropping, out, sign};
+    const Output to{bias, slope, {residual ? x : nullptr, x_stride}, out, sign};
     const Status status = convolve(shape, rows, {x, x_stride}, way, to, threads);
     if (status != kOk || dropping.threshold == 0 || rows.count() == 0) return status;
     const double steps = static_cast<double>(rows.count()) * static_cast<double>(channels);
@@ -336,37 +335,24 @@ Status temporal_conv(const Convolution& shape, const float* x, int64_t x_stride,
 }
 
 Status temporal_conv_input_gradient(const Convolution& shape, const float* inner, int64_t inner_stride,
-                                    const float* weight, const float* residual, int64_t residual_stride,
-                                    const Dropping& dropping, float* grad_x, int threads) {
+                                    const float* weight, const float* residual, int64_t residual_stride, float* grad_x,
+                                    int threads) {
     const Rows rows(shape.sequences);
-    const int64_t channels = shape.groups * shape.c_in;
     const Direction way{weight, shape.c_out, shape.c_in, shape.taps, shape.c_in, true};
-    const bool drops = residual && dropping.threshold != 0;
-    const Output to{nullptr, nullptr, {drops ? nullptr : residual, residual_stride}, dropping, grad_x, nullptr};
-    const Status status = convolve(shape, rows, {inner, inner_stride}, way, to, threads);
-    if (status != kOk || !drops || rows.count() == 0) return status;
-    const double steps = static_cast<double>(rows.count()) * static_cast<double>(channels);
-    return parallel_for(rows.count(), kSumRows, steps, threads, [&](int64_t from, int64_t end) {
-        Floats dropped(channels);
-        rows.each(from, end, [&](const Stretch&, int64_t row, int64_t size, int64_t) {
-            for (int64_t r = row; r < row + size; ++r) {
-                drop_rows(dropping, residual + r * residual_stride, r, channels, dropped.get());
-                products()->add(dropped.get(), channels, grad_x + r * channels);
-            }
-        });
-    });
+    const Output to{nullptr, nullptr, {residual, residual_stride}, grad_x, nullptr};
+    return convolve(shape, rows, {inner, inner_stride}, way, to, threads);
 }
 
 Status temporal_conv_inner(const Convolution& shape, const float* grad, int64_t grad_stride, const float* out,
                            const uint8_t* sign, const float* slope, const Dropping& dropping, float* inner,
-                           float* bias_gradient, int threads) {
+                           float* dropped, float* bias_gradient, int threads) {
     const Products& by = *products();
     const Rows rows(shape.sequences);
     const int64_t channels = shape.groups * shape.c_out, bits = (channels + 7) / 8, parts = pieces(rows.count(), kSumRows);
     std::vector<float> totals(static_cast<size_t>(bias_gradient ? parts * channels : 0));
     const double steps = static_cast<double>(rows.count()) * static_cast<double>(channels) * 12 / kBytes;
     const Status status = parallel_for(parts, 1, steps, threads, [&](int64_t begin, int64_t end) {
-        Floats dropped(dropping.threshold ? channels : 0);
+        Floats scratch(dropping.threshold ? channels : 0);
         for (int64_t p = begin; p < end; ++p) {
             float* total = bias_gradient ? totals.data() + p * channels : nullptr;
             rows.each(p * kSumRows, std::min(rows.count(), (p + 1) * kSumRows), [&](const Stretch&, int64_t row, int64_t size,
@@ -375,8 +361,10 @@ Status temporal_conv_inner(const Convolution& shape, const float* grad, int64_t 
                     const float* g = grad + r * grad_stride;
                     float* to = inner ? inner + r * channels : nullptr;
                     if (dropping.threshold) {
-                        float* kept = slope ? dropped.get() : to;
+                        float* kept = slope ? scratch.get() : to;
+                        if (dropped) kept = dropped + r * channels;
                         drop_rows(dropping, g, r, channels, kept);
+                        if (!slope && kept != to) memcpy(to, kept, static_cast<size_t>(channels) * sizeof(float));
                         g = kept;
                     }
                     if (slope)

@@ -45,8 +45,8 @@ void bits(int64_t c_in, int64_t c_out, int64_t groups, int64_t taps, int64_t dil
     std::vector<float> y(total * out), inner(y), grad_bias(out), grad_x(x.size()), grad_weight(weight.size());
     std::vector<uint8_t> sign(total * ((out + 7) / 8));
     CHECK(temporal_conv(shape, x.data(), in, weight.data(), bias.data(), &slope, in == out, none, y.data(), sign.data(), threads) == d2k::kOk);
-    CHECK(temporal_conv_inner(shape, grad.data(), out, nullptr, sign.data(), &slope, none, inner.data(), grad_bias.data(), threads) == d2k::kOk);
-    CHECK(temporal_conv_input_gradient(shape, inner.data(), out, weight.data(), nullptr, 0, none, grad_x.data(), threads) == d2k::kOk);
+    CHECK(temporal_conv_inner(shape, grad.data(), out, nullptr, sign.data(), &slope, none, inner.data(), nullptr, grad_bias.data(), threads) == d2k::kOk);
+    CHECK(temporal_conv_input_gradient(shape, inner.data(), out, weight.data(), nullptr, 0, grad_x.data(), threads) == d2k::kOk);
     CHECK(temporal_conv_weight_gradient(shape, inner.data(), out, x.data(), in, grad_weight.data(), threads) == d2k::kOk);
     print("result", y);
     print("sign", sign.data(), sign.size());

@@ -47,7 +47,7 @@ def test_factors(shape):
     got = ((u * s[:, None]) @ vh, u.mT @ u, vh @ vh.mT, s)
     torch.testing.assert_close(got, (a, eye, eye, torch.linalg.svdvals(a)), rtol=1e-11, atol=1e-12 * max(shape))
     assert (s >= 0).all() and (s.diff() <= 0).all()
-    assert torch.equal(d2k.svdvals(a), s)
+    torch.testing.assert_close(d2k.svdvals(a), s, rtol=1e-11, atol=1e-12 * max(shape))  # by another algorithm
 
 
 @pytest.mark.parametrize("batch", [(), (0,), (2, 3), (2, 0)])

@@ -32,16 +32,17 @@ Status temporal_conv(const Convolution& shape, const float* x, int64_t x_stride,
                      const float* slope, bool residual, const Dropping& dropping, float* out, uint8_t* sign, int threads);
 
 // Before the activation: inner (total, groups · c_out) of grad, whose rows are grad_stride apart, by `out` or the bits
-// of `sign`; rows of sequences only, none where inner is null. bias_gradient, unless null, gets its sum over rows.
+// of `sign`; rows of sequences only, none where inner is null. Unless null, `dropped` gets drop(grad) in rows like
+// inner's, and bias_gradient the sum of inner over rows.
 Status temporal_conv_inner(const Convolution& shape, const float* grad, int64_t grad_stride, const float* out,
                            const uint8_t* sign, const float* slope, const Dropping& dropping, float* inner,
-                           float* bias_gradient, int threads);
+                           float* dropped, float* bias_gradient, int threads);
 
-// grad_x (total, groups · c_in) of inner, rows inner_stride apart; + drop(residual) (rows residual_stride apart) unless
-// null; zero on gap rows.
+// grad_x (total, groups · c_in) of inner, rows inner_stride apart, + residual (rows residual_stride apart; it may be
+// grad_x itself) unless null; zero on gap rows.
 Status temporal_conv_input_gradient(const Convolution& shape, const float* inner, int64_t inner_stride,
-                                    const float* weight, const float* residual, int64_t residual_stride,
-                                    const Dropping& dropping, float* grad_x, int threads);
+                                    const float* weight, const float* residual, int64_t residual_stride, float* grad_x,
+                                    int threads);
 
 // grad_weight (groups · c_out, c_in, taps).
 Status temporal_conv_weight_gradient(const Convolution& shape, const float* inner, int64_t inner_stride, const float* x,

@@ -39,6 +39,20 @@ class _SVD(torch.autograd.Function):
         return schema.svd_backward(*grads, *ctx.saved_tensors)
 
 
+class _Values(torch.autograd.Function):
+    """What needs no gradient needs no vectors."""
+
+    op = "svdvals"
+
+    @staticmethod
+    def forward(a: Tensor) -> Tensor:
+        return schema.svdvals(a)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        pass
+
+
 def _batched(op: str, a: Tensor) -> Tensor:
     if not isinstance(a, Tensor):
         raise TypeError(f"{op}: a must be a tensor, got {type(a).__name__}")
@@ -69,5 +83,7 @@ def svd(a: Tensor) -> SVD:
 
 def svdvals(a: Tensor) -> Tensor:
     """Singular values (…, min(m, n)), falling, of (…, m, n); see `svd`."""
-    s = apply(_SVD, _batched("svdvals", a))[1]
+    matrices = _batched("svdvals", a)
+    needs_vectors = (torch.is_grad_enabled() and matrices.requires_grad) or torch._C._are_functorch_transforms_active()
+    s = apply(_SVD, matrices)[1] if needs_vectors else apply(_Values, matrices)
     return s.reshape(*a.shape[:-2], s.shape[1])

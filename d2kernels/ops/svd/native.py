@@ -1,4 +1,4 @@
-"""svd through csrc, in float64 for every dtype; on the CPU long matrices through torch.linalg."""
+"""svd through csrc, in float64 for every dtype; on the CPU matrices through torch.linalg where that is faster."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from d2kernels import _native
 from d2kernels.ops.svd import reference
 from d2kernels.ops.svd.reference import svd_backward
 
-__all__ = ["svd_backward", "svd_forward", "why_not"]
+__all__ = ["svd_backward", "svd_forward", "svdvals_forward", "why_not"]
 
-LARGEST = {"cpu": 64, "cuda": 128}  # past it blocked algorithms are faster than Jacobi's
+# Past these LAPACK is faster than our Jacobi, by benchmarks/bench_svd.py: by size alone, never by the batch. Singular
+# values without vectors cost LAPACK a third.
+LARGEST = {"cpu": 32, "cuda": 128}
+LARGEST_VALUES, LONGEST_VALUES = 12, 32
 
 
 def why_not(device: str, dtype: object) -> str | None:
     return _native.why_not_dtype(dtype)
+
+
+def svdvals_forward(a: Tensor) -> Tensor:
+    few = min(a.shape[1:]) <= LARGEST_VALUES and max(a.shape[1:]) <= LONGEST_VALUES
+    return svd_forward(a)[1] if few or a.device.type != "cpu" else reference.svdvals_forward(a)
 
 
 def svd_forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:

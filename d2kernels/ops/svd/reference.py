@@ -19,6 +19,15 @@ def svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u.to(a.dtype), s.to(a.dtype), vh.to(a.dtype)
 
 
+def svdvals(a: Tensor) -> Tensor:
+    """S (batch, k) alone."""
+    return torch.linalg.svdvals(a.to(accumulation_dtype(a.dtype))).to(a.dtype)
+
+
+def svdvals_forward(a: Tensor) -> Tensor:
+    return svdvals(a).contiguous()
+
+
 def svd_forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(t.contiguous() for t in svd(a))  # type: ignore[return-value]
 

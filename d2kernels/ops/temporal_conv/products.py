@@ -6,17 +6,23 @@ import torch
 from torch import Tensor
 
 from d2kernels import _native
-from d2kernels.ops.temporal_conv import bits
+from d2kernels.ops.temporal_conv import bits, table
 from d2kernels.ops.temporal_conv.dropout import threshold
 from d2kernels.ops.temporal_conv.schema import needs_sign
 
 
-def serve(x: Tensor, weight: Tensor, groups: int) -> bool:
-    """Whether they take this layer: by its dtype and shape and the machine, never by the batch."""
-    if x.dtype != torch.float32 or weight.numel() == 0:
-        return False
+def available() -> bool:
+    """Whether this build and this machine have them."""
     native, _ = _native.extension()
     return native is not None and native.convolves_cpu()
+
+
+def serve(x: Tensor, weight: Tensor, groups: int) -> bool:
+    """Whether they take this layer: by its dtype and shape and the machine, never by the batch."""
+    if x.dtype != torch.float32 or weight.numel() == 0 or not available():
+        return False
+    c_out, c_in, kernel = weight.shape
+    return table.ours(kernel, c_in, c_out // groups)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -97,7 +103,10 @@ def backward(
     dropped = _dropout(dropout, seed)
     changes = negative_slope is not None or dropped[1] > 0
     inner = x.new_empty((total, c_out)) if changes else grad
-    grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
+    grad_x = x.new_empty((total, weight.shape[1] * groups) if need_x else 0)
+    grad_w, grad_b = weight.new_empty(0), weight.new_empty(0)
+    # What passes by the convolution: the gradient itself, or what dropout leaves of it, written where it is added to.
+    passes = (grad_x if dropped[1] > 0 else grad) if need_x and residual else None
     if need_weight:
         grad_w, grad_b = torch.empty_like(weight), weight.new_empty(c_out)
     by_output = negative_slope is not None and sign.is_floating_point()
@@ -110,19 +119,18 @@ def backward(
         negative_slope,
         dropped,
         inner.data_ptr() if changes else 0,
+        grad_x.data_ptr() if passes is grad_x else 0,
         grad_b.data_ptr() if need_weight else 0,
         threads,
     )
     if need_x:
-        grad_x = x.new_empty((total, weight.shape[1] * groups))
         native.temporal_conv_input_gradient_cpu(
             shape,
             inner.data_ptr(),
             inner.stride(0),
             weight.data_ptr(),
-            grad.data_ptr() if residual else 0,
-            grad.stride(0),
-            dropped,
+            0 if passes is None else passes.data_ptr(),
+            0 if passes is None else passes.stride(0),
             grad_x.data_ptr(),
             threads,
         )
