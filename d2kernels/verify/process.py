@@ -21,8 +21,11 @@ from d2kernels.verify.machine import PACKAGE
 START_SECONDS = 300.0  # to import torch and open the device, on a busy machine too
 KERNEL_SECONDS = 300.0  # for one kernel: its forms are compiled in this time, and run
 COMMAND = (sys.executable, "-m", "d2kernels.verify.child")
-# What would make the process check something else than the kernel it is given.
-_LEFT_OUT = ("D2K_BACKEND", "TRITON_INTERPRET", "D2K_AUTOTUNE", "D2K_FLOAT32", "PYTHONSTARTUP")
+# What would make the process check something else than the kernel it is given, or fail for another reason.
+_LEFT_OUT = (
+    *("D2K_BACKEND", "D2K_AUTOTUNE", "D2K_FLOAT32", "TRITON_INTERPRET"),
+    *("PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONSTARTUP"),
+)
 
 
 class Unavailable(Exception):

@@ -100,6 +100,16 @@ def test_real_kernels_in_a_real_process(gpu, monkeypatch):
     assert [len(start.split()) for start in gpu()] == [4, 2]  # a fresh process after the one that an exception ended
 
 
+def test_the_callers_settings_decide_no_check(gpu, monkeypatch):
+    for name, value in (("PYTHONWARNINGS", "error"), ("PYTHONINSPECT", "1"), ("D2K_BACKEND", "reference")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    states = gate.ensure()
+    assert {s.status for s in states.values()} == {"passed"} and len(gpu()) == 1
+    kept = process._environment()
+    assert kept["D2K_VERIFY"] == "off" and not {"PYTHONWARNINGS", "D2K_BACKEND", "TRITON_INTERPRET"} & kept.keys()
+
+
 def test_a_kernel_made_whole_passes_when_checked_again(gpu, monkeypatch, capsys):
     monkeypatch.setenv("FAULT", "topk_pool=wrong")
     gate.ensure()
