@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tests/gpuemu"
 sys.path.append(str(ROOT / "tests"))
 
-from gpuemu import csrc, emulate  # noqa: E402
+from gpuemu import build, csrc, emulate  # noqa: E402
 
 
 @pytest.mark.slow
@@ -79,3 +79,20 @@ def test_tools_that_are_missing_are_named(monkeypatch):
     assert emulate.why_not()["csrc/checks"] == "no no-such-nvcc on PATH; set NVCC"
     monkeypatch.setattr("gpuemu.build.CXX", "no-such-g++")
     assert emulate.why_not() == dict.fromkeys(("csrc/checks", "Triton"), "no no-such-g++ on PATH; set CXX")
+
+
+def test_a_source_is_built_anew_where_a_header_of_it_changes(tmp_path):
+    (tmp_path / "include").mkdir()
+    (tmp_path / "a.cu").write_text('#include "b.h"\n#include <vector>\n')
+    (tmp_path / "b.h").write_text('#include "c.h"\n')
+    for name in ("c", "other"):
+        (tmp_path / f"include/{name}.h").write_text("")
+
+    def key():
+        return build.included(tmp_path / "a.cu", [tmp_path / "include"])
+
+    before = key()
+    (tmp_path / "include/other.h").write_text("int x;")
+    assert key() == before
+    (tmp_path / "include/c.h").write_text("int x;")
+    assert key() != before

@@ -62,6 +62,7 @@ def test_train_localize_evaluate(capsys, data, trained, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     assert "detections in 6 videos" in out
+    assert "features: an .npz keyed by video: 18 videos of width 16" in out
     results = json.loads(found.read_text())["results"]
     truth = json.loads(annotations.read_text())["database"]
     assert set(results) <= {v for v in truth if truth[v]["subset"] == "test"}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 from d2net.data.activations import VideoActivations, load_activations, save_activations
 from d2net.data.features import FeatureError, open_features
+from d2net.data.features.store import LayoutWarning
 from d2net.data.files import DataError
 
 
@@ -30,7 +33,7 @@ def test_a_whole_video_beside_pairs_of_streams(tmp_path):
     save(tmp_path, v1_rgb=rows(3, 2), v1_flow=rows(3, 2), v2=rows(5))
     assert open_features(tmp_path).lengths == {"v1": 3, "v2": 5}
     save(tmp_path, v1=rows(3))
-    with pytest.raises(FeatureError, match=r"'v1' is there as v1\.npy and as v1_rgb\.npy"):
+    with pytest.raises(FeatureError, match=r"'v1' is there as v1\.npy and as v1_rgb"):
         open_features(tmp_path)
 
 
@@ -40,7 +43,7 @@ def test_a_whole_video_beside_pairs_of_streams(tmp_path):
         (["train/rgb/v", "train/flow/v", "test/rgb/v", "test/flow/v"], "video 'v' is in .*train/rgb and in .*test/rgb"),
         (["train/rgb/v", "train/flow/v", "test/flow/w"], "video 'w' lacks its stream test/rgb/w.npy"),
         (["rgb/v", "flow/v", "rgb/w"], "video 'w' lacks its stream flow/w.npy"),
-        (["rgb/v", "flow/v", "u"], r"holds 1 \.npy files \('u'\) beside the folders"),
+        (["rgb/v", "flow/v", "u"], r"holds 1 arrays \('u'\) beside the folders"),
         (["flow/v"], "video 'v' lacks its stream rgb/v.npy"),
     ],
 )
@@ -69,11 +72,98 @@ def test_shadows_of_macos_are_no_videos(tmp_path):
     assert open_features(tmp_path / "f.npz").names == ["v"]
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".pt", ".csv", ".pkl"])
+@pytest.mark.parametrize("suffix", [".csv", ".pkl"])
 def test_a_folder_of_other_files_says_what_it_holds(tmp_path, suffix):
     for name in "ab":
         (tmp_path / f"{name}{suffix}").write_bytes(b"x")
-    with pytest.raises(FeatureError, match=rf"no \.npy feature arrays in it: it holds 2 \{suffix}; convert them"):
+    with pytest.raises(FeatureError, match=rf"no feature arrays in it: it holds 2 \{suffix}; save each"):
+        open_features(tmp_path)
+
+
+def write_as(path, kind, array):
+    if kind == "npz":
+        np.savez(path.with_suffix(".npz"), feats=array, fps=np.ones(1))
+    elif kind == "npz of one":
+        np.savez_compressed(path.with_suffix(".npz"), array)
+    elif kind == "pt":
+        torch.save(torch.from_numpy(array), path.with_suffix(".pt"))
+    else:
+        torch.save({"features": torch.from_numpy(array), "fps": 25, "mask": torch.ones(2)}, path.with_suffix(".pth"))
+
+
+@pytest.mark.parametrize("kind", ["npz", "npz of one", "pt", "pth"])
+def test_folders_of_npz_and_of_tensors(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    made = {name: rng.standard_normal((n, 4)).astype(np.float32) for name, n in (("v", 3), ("w", 5))}
+    for name, array in made.items():
+        write_as(tmp_path / name, kind, array)
+    store = open_features(tmp_path)
+    assert store.lengths == {"v": 3, "w": 5} and all(np.array_equal(store[n], x) for n, x in made.items())
+    np.save(tmp_path / "v.npy", made["v"])
+    with pytest.raises(FeatureError, match="video 'v' is there as"):
+        open_features(tmp_path)
+
+
+def test_files_of_several_arrays(tmp_path):
+    np.savez(tmp_path / "v.npz", a=rows(3), b=rows(3))
+    with pytest.raises(FeatureError, match=r"v\.npz holds 2 arrays \('a', 'b'\); keep one, or call it `feats`"):
+        open_features(tmp_path)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["D2K_EVIL"],)
+
+
+def test_tensors_execute_nothing_and_have_checksums(tmp_path, monkeypatch):
+    monkeypatch.setenv("D2K_EVIL", str(tmp_path / "executed"))
+    torch.save({"features": Evil()}, tmp_path / "v.pt")
+    with pytest.raises(FeatureError, match=r"v\.pt is truncated or not"):
+        open_features(tmp_path)
+    assert not (tmp_path / "executed").exists()
+    torch.save(torch.arange(12.0).reshape(3, 4), tmp_path / "v.pt")
+    raw = bytearray((tmp_path / "v.pt").read_bytes())
+    at = raw.index(np.arange(12, dtype=np.float32).tobytes())
+    raw[at + 5] ^= 1
+    (tmp_path / "v.pt").write_bytes(raw)
+    with pytest.raises(FeatureError, match=r"v\.pt: the checksum of .* does not match"):
+        open_features(tmp_path)["v"]
+
+
+def test_batch_axes_crops_and_turned_arrays(tmp_path):
+    rng = np.random.default_rng(0)
+    made = {name: rng.standard_normal((n, 6)).astype(np.float32) for name, n in (("v", 3), ("w", 5), ("x", 9))}
+
+    def opened(name, change):
+        np.savez(tmp_path / name, **{name: change(array) for name, array in made.items()})
+        return open_features(tmp_path / name)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stores = [opened("batch.npz", lambda x: x[None])]
+    with pytest.warns(LayoutWarning, match=r"3 arrays are .*10 crops, width\), such as 'v'; of each ten the mean"):
+        offsets = np.linspace(-1, 1, 10, dtype=np.float32)[:, None]
+        stores.append(opened("crops.npz", lambda x: x[:, None] + offsets))
+    with pytest.warns(LayoutWarning, match="of each ten the first is used"):
+        first = open_features(tmp_path / "crops.npz", crops="first")
+    assert np.allclose(first["v"], made["v"] - 1, atol=1e-6)
+    for store in stores:
+        assert store.lengths == {"v": 3, "w": 5, "x": 9} and store.width == 6
+        assert all(np.allclose(store[name], x, atol=1e-6) for name, x in made.items())
+    with pytest.warns(LayoutWarning, match=r"all 3 arrays have 6 rows and differ in width: read as \(width"):
+        store = opened("turned.npz", lambda x: x.T)
+    assert store.lengths == {"v": 3, "w": 5, "x": 9} and all(np.array_equal(store[name], x) for name, x in made.items())
+
+
+def test_one_odd_width_is_an_error_and_turns_nothing(tmp_path):
+    np.savez(tmp_path / "f.npz", a=rows(6, 4), b=rows(6, 4), c=rows(6, 5))
+    with pytest.raises(FeatureError, match="'c' has width 5, but 'a' has 4"):
+        open_features(tmp_path / "f.npz")
+
+
+def test_streams_have_two_axes(tmp_path):
+    save(tmp_path, v_rgb=rows(3)[None], v_flow=rows(3)[None])
+    with pytest.raises(FeatureError, match=r"v_rgb\.npy: a stream must be \(snippets, width\), got \(1, 3, 4\)"):
         open_features(tmp_path)
 
 
@@ -228,3 +318,12 @@ def test_a_pipe_in_a_folder_is_refused(tmp_path):
     os.mkfifo(tmp_path / "w.npy")
     with pytest.raises(FeatureError, match=r"w\.npy is a pipe"):
         open_features(tmp_path)
+
+
+def test_what_was_understood_is_one_line(tmp_path):
+    np.savez(tmp_path / "f.npz", v=rows(3), w=rows(5))
+    assert open_features(tmp_path / "f.npz").summary() == "an .npz keyed by video: 2 videos of width 4, 3 to 5 snippets"
+    save(tmp_path / "two", v_rgb=rows(3, 2), v_flow=rows(3, 2))
+    assert open_features(tmp_path / "two").summary().startswith("a folder, a file a stream, joined along the width: 1 ")
+    with pytest.raises(FeatureError, match="crops must be mean or first, got 'last'"):
+        open_features(tmp_path / "f.npz", crops="last")

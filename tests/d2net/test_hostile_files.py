@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -122,6 +123,8 @@ READERS = {
     "compressed npz": ("features.npz", write_compressed, read_features),
     "hdf5": ("features.h5", write_hdf5, read_features),
     "npy": ("only.npy", write_npy, read_npy),
+    "npz of one": ("only.npz", lambda path: np.savez(path, arrays()["w"]), read_npy),
+    "tensor": ("only.pt", lambda path: torch.save(torch.from_numpy(arrays()["w"]), path), read_npy),
     "activations": ("a.npz", write_activations, lambda path: load_activations(path, 4)),
     "golden outputs": ("forward_x.npz", write_golden, Golden),
     "annotations": ("a.json", as_json(ANNOTATIONS), load_annotations),

@@ -351,9 +351,19 @@ def weight_gradient_kernel(
             acc1 = _product(a, b, acc1, PRECISION)
             b = _tap(x, x_at, rows, before, after, tap + 2, at, inputs, TAPS, DILATION, X_STRIDE, C_IN)
             acc2 = _product(a, b, acc2, PRECISION)
-    known = (outputs < C_OUT)[:, None] & (inputs < C_IN)[None, :]
-    place = ((group * C_OUT + outputs).to(tl.int64)[:, None] * C_IN + inputs[None, :]) * TAPS + tap
-    out_at = out + tl.program_id(1).to(tl.int64) * (GROUPS * C_OUT * C_IN * TAPS) + place
+    at_group = group * C_OUT + outputs
+    out += tl.program_id(1).to(tl.int64) * (GROUPS * C_OUT * C_IN * TAPS) + tap
+    if PRECISION == "ieee" and x.dtype.element_ty == tl.float32:
+        out_at = out + (at_group.to(tl.int64)[:, None] * C_IN + inputs[None, :]) * TAPS
+        known = (outputs < C_OUT)[:, None] & (inputs < C_IN)[None, :]
+    else:
+        # Lanes run along a tile's first dimension: transposed, they store inputs, which lie next to each other. Fused
+        # multiply-adds would take the sums' layout from here, and twice the registers.
+        out_at = out + (at_group.to(tl.int64)[None, :] * C_IN + inputs[:, None]) * TAPS
+        known = (inputs < C_IN)[:, None] & (outputs < C_OUT)[None, :]
+        acc0 = tl.trans(acc0)
+        if TOGETHER == 3:
+            acc1, acc2 = tl.trans(acc1), tl.trans(acc2)
     tl.store(out_at, acc0.to(out.dtype.element_ty), mask=known)
     if TOGETHER == 3:
         tl.store(out_at + 1, acc1.to(out.dtype.element_ty), mask=known)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from d2net.cli.options import (
+    Crops,
     Device,
     Fps,
     Resized,
@@ -16,6 +17,7 @@ from d2net.cli.options import (
     SnippetFrames,
     SnippetSeconds,
     Stride,
+    say,
     timing_overrides,
 )
 
@@ -39,6 +41,7 @@ def localize(
     save_activations: Annotated[Path | None, typer.Option(help="Also write the activations, .npz by video.")] = None,
     device: Device = "auto",
     skip_missing: SkipMissing = False,
+    crops: Crops = "mean",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Find segments in videos, in seconds.
@@ -51,6 +54,7 @@ def localize(
     from d2net.data.activations import save_activations as write_activations
     from d2net.data.annotations import load_annotations
     from d2net.data.detections import save_detections
+    from d2net.data.features import open_features
     from d2net.data.files import check_outputs
     from d2net.data.video_info import load_video_info
     from d2net.timing import Timing
@@ -69,11 +73,14 @@ def localize(
     known = load_annotations(annotations) if annotations else None
     if known is not None and subset:
         known = known.subset(subset)
+    store = open_features(features, crops=crops) if features is not None else None  # type: ignore[arg-type]
+    if store is not None and not quiet:
+        say(f"features: {store.summary()}")
     info = load_video_info(video_info) if video_info else None
     timing = timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
     result = api.localize(
         model,
-        load_activations(activations, classes=len(model.classes)) if activations else features,
+        store if store is not None else load_activations(activations, classes=len(model.classes)),
         from_activations=activations is not None,
         annotations=known,
         names=list(known.videos) if known is not None and subset else None,

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from d2net.terminal import printable
+
 Features = Annotated[
     Path, typer.Option(help="An .npz or .h5 keyed by video, or a folder of .npy arrays; each (snippets, width).")
 ]
@@ -44,7 +46,14 @@ def timing_overrides(
     return {f"timing.{name}": value for name, value in {**given, "resized": resized}.items()}
 
 
+Crops = Annotated[str, typer.Option(help="Of arrays (snippets, 10 crops, width): mean or first.")]
+
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out videos without features, and list them.")]
+
+
+def say(text: str) -> None:
+    """Prints lines in which names out of files may stand."""
+    print("\n".join(map(printable, text.split("\n"))))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from d2net.cli.options import (
+    Crops,
     Device,
     Features,
     Fps,
@@ -17,6 +18,7 @@ from d2net.cli.options import (
     SnippetFrames,
     SnippetSeconds,
     Stride,
+    say,
     stoppable,
     timing_overrides,
 )
@@ -47,6 +49,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint, bit for bit.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
     skip_missing: SkipMissing = False,
+    crops: Crops = "mean",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train on pre-extracted features with video-level labels.
@@ -55,6 +58,8 @@ def train(
     """
     from d2net import api
     from d2net.config import make_config, parse_assignments
+    from d2net.data.annotations import load_annotations
+    from d2net.data.features import open_features
 
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
@@ -62,10 +67,13 @@ def train(
     overrides |= timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
     overrides |= {k: v for k, v in {"model.streams": streams, "train.seed": seed}.items() if v is not None}
     full = make_config(preset, recipe, overrides, config)
+    store, known = open_features(features, crops=crops), load_annotations(annotations)  # type: ignore[arg-type]
+    if not quiet:
+        say(f"features: {store.summary()}\nannotations: {known.summary()}")
     with stoppable():
         api.train(
-            features,
-            annotations,
+            store,
+            known,
             out,
             full,
             device=device,

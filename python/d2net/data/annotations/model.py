@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,6 +54,13 @@ class Annotations:
     source: str = "annotations"
     report: dict[str, int] = field(default_factory=dict)
     frames: dict[str, float] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """What was understood, in one line."""
+        subsets = Counter(v.subset or "none" for v in self.videos.values())
+        segments = sum(len(v.segments) for v in self.videos.values())
+        by_subset = ", ".join(f"{count} {name}" for name, count in subsets.most_common(6))
+        return f"{len(self.videos)} videos ({by_subset}), {len(self.classes)} classes, {segments} segments"
 
     def subset(self, names: str | Sequence[str]) -> Annotations:
         """The videos of these subsets, names compared without case.

@@ -1,4 +1,4 @@
-"""Features in a folder of .npy files, a file a video or a file a stream."""
+"""Features in a folder of arrays, a file a video or a file a stream."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from d2net.data.features.store import FeatureError, FeatureStore, header
-from d2net.data.files import check_regular, reading, some
+from d2net.data.features.files import KINDS, array_header, read_array
+from d2net.data.features.store import FeatureError, FeatureStore
+from d2net.data.files import reading, some
 
 
 class FolderFeatures(FeatureStore):
@@ -19,42 +20,41 @@ class FolderFeatures(FeatureStore):
         self.files = files
         shapes = {}
         for name, parts in files.items():
-            headers = [_header(p) for p in parts]
-            if any(len(shape) != 2 for shape, _ in headers):
-                shapes[name] = next(h for h in headers if len(h[0]) != 2)
+            headers = [array_header(p) for p in parts]
+            if len(parts) == 1:
+                shapes[name] = headers[0]
                 continue
+            if odd := next((h for h in zip(parts, headers, strict=True) if len(h[1][0]) != 2), None):
+                raise FeatureError(f"{odd[0]}: a stream must be (snippets, width), got {odd[1][0]}")
             if len({shape[0] for shape, _ in headers}) > 1:
                 rows = " and ".join(
                     f"{p.relative_to(path)} has {shape[0]}" for p, (shape, _) in zip(parts, headers, strict=True)
                 )
                 raise FeatureError(f"{path}: the streams of {name!r} differ in rows: {rows}")
-            odd = next((dtype for _, dtype in headers if dtype.kind != "f"), headers[0][1])
-            shapes[name] = ((headers[0][0][0], sum(shape[1] for shape, _ in headers)), odd)
+            kind = next((dtype for _, dtype in headers if dtype.kind != "f"), headers[0][1])
+            shapes[name] = ((headers[0][0][0], sum(shape[1] for shape, _ in headers)), kind)
         super().__init__(str(path), shapes)
+        pairs = sum(len(parts) > 1 for parts in files.values())
+        self.layout = "a folder, " + ("a file a video" if not pairs else "a file a stream, joined along the width")
 
     def _read(self, name: str) -> np.ndarray:
-        parts = [_array(p) for p in self.files[name]]
+        parts = [read_array(p) for p in self.files[name]]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def _header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    with reading(path, "a NumPy array", FeatureError):
-        check_regular(path, FeatureError)
-        with open(path, "rb") as file:
-            return header(file, os.fstat(file.fileno()).st_size)
-
-
-def _array(path: Path) -> np.ndarray:
-    with reading(path, "a NumPy array", FeatureError), open(path, "rb") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
 def _arrays(folder: Path) -> dict[str, Path]:
-    """The .npy files of a folder by name, without hidden ones, such as macOS leaves beside copies (`._v.npy`)."""
+    """The arrays of a folder by name, without hidden ones, such as macOS leaves beside copies (`._v.npy`)."""
     if not folder.is_dir():
         return {}
-    found = sorted(e.path for e in os.scandir(folder) if e.name.lower().endswith(".npy") and not e.name.startswith("."))
-    return {Path(p).stem: Path(p) for p in found}
+    found: dict[str, Path] = {}
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        path = Path(entry.path)
+        if path.suffix.lower() not in KINDS or entry.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise FeatureError(f"{folder}: video {path.stem!r} is there as {found[path.stem].name} and as {path.name}")
+        found[path.stem] = path
+    return found
 
 
 def open_folder(path: Path) -> FolderFeatures:
@@ -70,17 +70,16 @@ def open_folder(path: Path) -> FolderFeatures:
             return FolderFeatures(path, _flat(path, flat))
         if flat:
             raise FeatureError(
-                f"{path} holds {len(flat)} .npy files ({some(list(flat))}) beside the folders; keep one layout"
+                f"{path} holds {len(flat)} arrays ({some(list(flat))}) beside the folders; keep one layout"
             )
         files: dict[str, tuple[Path, ...]] = {}
         for place in places:
             streams = {kind: _arrays(place / kind) for kind in ("rgb", "flow")}
             for name in sorted({*streams["rgb"], *streams["flow"]}):
-                parts = tuple(place / kind / f"{name}.npy" for kind in ("rgb", "flow"))
                 if name in files:
-                    raise FeatureError(f"{path}: video {name!r} is in {files[name][0].parent} and in {parts[0].parent}")
-                there = [streams[kind].get(name) for kind in ("rgb", "flow")]
-                files[name] = tuple(_part(path, name, found, p) for found, p in zip(there, parts, strict=True))
+                    raise FeatureError(f"{path}: video {name!r} is in {files[name][0].parent} and in {place / 'rgb'}")
+                own = [(streams[kind].get(name), place / kind / f"{name}.npy") for kind in ("rgb", "flow")]
+                files[name] = tuple(_part(path, name, found, wanted) for found, wanted in own)
         return FolderFeatures(path, files)
 
 
@@ -95,8 +94,10 @@ def _flat(path: Path, arrays: dict[str, Path]) -> dict[str, tuple[Path, ...]]:
     if not arrays:
         kinds = Counter(Path(e.name).suffix.lower() for e in os.scandir(path) if not e.name.startswith("."))
         held = ", ".join(f"{count} {kind or 'without extension or folders'}" for kind, count in kinds.most_common(3))
-        what = f"it holds {held}; convert them to .npy, a file a video, or to one .npz" if held else "it is empty"
-        raise FeatureError(f"{path}: no .npy feature arrays in it: {what}")
+        what = (
+            f"it holds {held}; save each video's as .npy, .npz or .pt" if held else "it is empty"
+        )
+        raise FeatureError(f"{path}: no feature arrays in it: {what}")
     pairs = [n for n in arrays if n.endswith(("_rgb", "_flow"))]
     stems = sorted({n.removesuffix("_rgb").removesuffix("_flow") for n in pairs})
     files: dict[str, tuple[Path, ...]] = {}
@@ -107,6 +108,6 @@ def _flat(path: Path, arrays: dict[str, Path]) -> dict[str, tuple[Path, ...]]:
         if name in pairs:
             continue
         if name in files:
-            raise FeatureError(f"{path}: video {name!r} is there as {name}.npy and as {name}_rgb.npy; keep one")
+            raise FeatureError(f"{path}: video {name!r} is there as {arrays[name].name} and as {name}_rgb; keep one")
         files[name] = (arrays[name],)
     return files

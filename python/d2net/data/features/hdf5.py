@@ -17,6 +17,8 @@ MOST_NESTED = 16
 class Hdf5Features(FeatureStore):
     """An HDF5 file with a dataset per video, or a group per video that holds one dataset, named alike in all groups."""
 
+    layout = "HDF5, a dataset a video"
+
     def __init__(self, path: Path):
         self.path = path
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}

@@ -14,6 +14,8 @@ from d2net.data.files import check_regular, reading
 class NpzFeatures(FeatureStore):
     """One .npz keyed by video."""
 
+    layout = "an .npz keyed by video"
+
     def __init__(self, path: Path):
         self.path = path
         self.entries: dict[str, str] = {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -19,14 +20,54 @@ class FeatureError(DataError):
     """Features that cannot be used; names the file or video, the value and what to do."""
 
 
+class LayoutWarning(UserWarning):
+    """Arrays that are not (snippets, width) and what was made of them."""
+
+
+CROPS = 10
+Crops = Literal["mean", "first"]
+
+
+class _Rows(NamedTuple):
+    """(s, d) of each video, whether the arrays are (d, s), and what is to be said."""
+
+    shapes: dict[str, tuple[int, ...]]
+    turned: bool
+    notes: list[str]
+
+
+def _rows(held: Mapping[str, tuple[int, ...]]) -> _Rows:
+    """Batch axes (1, s, d) and ten crops (s, 10, d) as (s, d); (d, s) where that is the only reading.
+
+    Arrays are turned only where their rows are equally many and their widths vary, which no network could take.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    notes = []
+    batch = [n for n, shape in held.items() if len(shape) == 3 and shape[0] == 1]
+    crops = [n for n, shape in held.items() if len(shape) == 3 and shape[1] == CROPS and n not in set(batch)]
+    shapes = dict(held) | {n: held[n][1:] for n in batch} | {n: (held[n][0], held[n][2]) for n in crops}
+    if crops:
+        notes.append(f"{len(crops)} arrays are (snippets, {CROPS} crops, width), such as {crops[0]!r}")
+    flat = [shape for shape in shapes.values() if len(shape) == 2]
+    widths = Counter(shape[1] for shape in flat)
+    varied = len(held) > 1 and max(widths.values(), default=0) <= len(held) / 2
+    turned = varied and len(flat) == len(held) and len({shape[0] for shape in flat}) == 1 and not batch and not crops
+    if turned:
+        shapes = {n: shape[::-1] for n, shape in shapes.items()}
+        notes.append(f"all {len(held)} arrays have {flat[0][0]} rows and differ in width: read as (width, snippets)")
+    return _Rows(shapes, turned, notes)
+
+
 class FeatureStore(ABC):
     """(s, d) arrays by video name, read when asked for.
 
     names: sorted; lengths: s of each video, known without reading the data; width: d, the same for all.
+    layout: in words. notes: what was made of other shapes; crops: what of ten crops.
     stated: what the file says of its timing: fps, stride, snippet_frames or snippet_seconds.
     """
 
     stated: Mapping[str, float] = MappingProxyType({})
+    layout = "arrays by video"
 
     def __init__(self, source: str, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]]):
         self.source = source
@@ -35,19 +76,24 @@ class FeatureStore(ABC):
         if (nameless := next((n for n in shapes if not n.strip()), None)) is not None:
             raise FeatureError(f"{source}: {nameless!r} is no name of a video")
         self.names = sorted(shapes)
+        self.held = {name: shape for name, (shape, _) in shapes.items()}
+        rows = _rows(self.held)
+        self.turned = rows.turned
+        self.crops: Crops = "mean"
+        self.notes = rows.notes
         first = self.names[0]
         for name in self.names:
-            shape, dtype = shapes[name]
+            shape, dtype = rows.shapes[name], shapes[name][1]
             if dtype.kind == "O":
                 raise FeatureError(f"{source}: {name!r} is an object array, a pickle; save plain arrays instead")
             if len(shape) != 2 or dtype.kind != "f":
                 raise FeatureError(f"{source}: {name!r} must be float (snippets, width), got {dtype} {shape}")
             if shape[0] < 1:
                 raise FeatureError(f"{source}: {name!r} has no rows; extract it again or drop the video")
-            if shape[1] != shapes[first][0][1]:
-                raise FeatureError(f"{source}: {name!r} has width {shape[1]}, but {first!r} has {shapes[first][0][1]}")
-        self.lengths = {name: shapes[name][0][0] for name in self.names}
-        self.width = shapes[first][0][1]
+            if shape[1] != (width := rows.shapes[first][1]):
+                raise FeatureError(f"{source}: {name!r} has width {shape[1]}, but {first!r} has {width}")
+        self.lengths = {name: rows.shapes[name][0] for name in self.names}
+        self.width = rows.shapes[first][1]
 
     @abstractmethod
     def _read(self, name: str) -> np.ndarray: ...
@@ -58,12 +104,16 @@ class FeatureStore(ABC):
             raise FeatureError(f"{self.source}: no features of video {name!r}")
         with reading(self.source, f"a whole array of {name!r}", FeatureError):
             array = self._read(name)
-            opened = (self.lengths[name], self.width)
+            opened = self.held[name]
             if array.shape != opened or array.dtype.kind != "f":
                 raise FeatureError(
                     f"{self.source}: {name!r} changed while it was in use: it was float {opened}, and is now "
                     f"{array.dtype} {array.shape}; put it back, or start again"
                 )
+            if array.ndim == 3:
+                array = array[0] if len(array) == 1 else self._one_crop(array)
+            elif self.turned:
+                array = np.ascontiguousarray(array.T)
             if array.dtype not in (np.float16, np.float32):
                 with np.errstate(over="ignore"):
                     array = array.astype(np.float32)
@@ -72,6 +122,14 @@ class FeatureStore(ABC):
                 row = int(np.flatnonzero(~finite)[0])
                 raise FeatureError(f"{self.source}: {name!r} holds NaN or infinity in row {row}; extract it again")
         return array
+
+    def _one_crop(self, array: np.ndarray) -> np.ndarray:
+        return array.mean(1, dtype=np.float32) if self.crops == "mean" else array[:, 0]
+
+    def summary(self) -> str:
+        """What was understood, in one line."""
+        shortest, longest = min(self.lengths.values()), max(self.lengths.values())
+        return f"{self.layout}: {len(self)} videos of width {self.width}, {shortest} to {longest} snippets"
 
     def __contains__(self, name: object) -> bool:
         return name in self.lengths

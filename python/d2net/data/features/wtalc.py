@@ -16,6 +16,8 @@ NAMES = "videoname.npy"
 class WtalcFeatures(FeatureStore):
     """`*-I3D-JOINTFeatures.npy` beside `*-Annotations/videoname.npy`; held in memory, as the file is one pickle."""
 
+    layout = "W-TALC's object array in the order of videoname.npy"
+
     def __init__(self, path: Path):
         with reading(path, "W-TALC's object array of features", FeatureError):
             check_regular(path, FeatureError)

@@ -1,0 +1,87 @@
+"""One video's array in a file of its own: .npy, .npz with one array, or a tensor saved by torch."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2net.data.features.store import FeatureError, header
+from d2net.data.files import check_regular, reading, some
+
+KINDS = (".npy", ".npz", ".pt", ".pth")
+# What the array is called where a file holds other things too.
+_CALLED = ("feats", "features", "feat", "feature", "data", "x")
+
+Shape = tuple[tuple[int, ...], np.dtype]
+
+
+def array_header(path: Path) -> Shape:
+    """Shape and type; of torch's files only, data are mapped and not read."""
+    with reading(path, "a NumPy array" if path.suffix == ".npy" else "a file of one array", FeatureError):
+        check_regular(path, FeatureError)
+        kind = path.suffix.lower()
+        if kind == ".npy":
+            with open(path, "rb") as file:
+                return header(file, os.fstat(file.fileno()).st_size)
+        if kind == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                info = archive.getinfo(_entry(path, archive))
+                with archive.open(info) as entry:
+                    return header(entry, info.file_size)
+        tensor = _tensor(path)
+        return tuple(tensor.shape), _dtype(tensor)
+
+
+def read_array(path: Path) -> np.ndarray:
+    with reading(path, "a NumPy array" if path.suffix == ".npy" else "a file of one array", FeatureError):
+        kind = path.suffix.lower()
+        if kind == ".npy":
+            with open(path, "rb") as file:
+                return np.lib.format.read_array(file, allow_pickle=False)
+        with zipfile.ZipFile(path) as archive:
+            if kind == ".npz":
+                with archive.open(_entry(path, archive)) as entry:
+                    array = np.lib.format.read_array(entry, allow_pickle=False)
+                    entry.read(1)  # the checksum is compared at the end
+                return array
+            if (damaged := archive.testzip()) is not None:
+                raise FeatureError(f"{path}: the checksum of {damaged} does not match; copy or extract it again")
+        return np.array(_tensor(path).float().numpy())
+
+
+def _entry(path: Path, archive: zipfile.ZipFile) -> str:
+    names = [n for n in archive.namelist() if n.endswith(".npy") and not n.rpartition("/")[2].startswith(".")]
+    return _one(path, {n.removesuffix(".npy"): n for n in names})
+
+
+def _tensor(path: Path) -> Any:
+    """torch's own reader of tensors and plain containers, which executes nothing."""
+    import torch
+
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if isinstance(content, dict):
+        content = _one(path, {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)})
+    if not isinstance(content, torch.Tensor):
+        raise FeatureError(f"{path} holds a {type(content).__name__}, not a tensor")
+    return content.detach()
+
+
+def _dtype(tensor: Any) -> np.dtype:
+    import torch
+
+    if tensor.dtype is torch.bfloat16:
+        return np.dtype(np.float32)
+    return np.dtype(str(tensor.dtype).removeprefix("torch."))
+
+
+def _one(path: Path, held: dict[str, Any]) -> Any:
+    if len(held) == 1:
+        return next(iter(held.values()))
+    known = [name for name in _CALLED if name in held]
+    if len(known) == 1:
+        return held[known[0]]
+    raise FeatureError(f"{path} holds {len(held)} arrays ({some(list(held))}); keep one, or call it `feats`")
