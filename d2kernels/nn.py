@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 import d2kernels as d2k
 from d2kernels._arguments import choice, flag, number, whole
 from d2kernels.ops.attention_pool import AttentionPool as Pooled
+from d2kernels.ops.attention_pool import thresholds_of
 from d2kernels.ragged import Ragged
 
 
@@ -132,11 +135,11 @@ class TopkPool(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """`attention_pool` with fixed threshold."""
+    """`attention_pool` with fixed thresholds: one for all columns of the attention, or one each."""
 
-    def __init__(self, threshold: float = 0.5, inclusive: bool = False, normalize: bool = False):
+    def __init__(self, threshold: float | Sequence[float] = 0.5, inclusive: bool = False, normalize: bool = False):
         super().__init__()
-        self.threshold = number("AttentionPool", "threshold", threshold, finite=False)
+        self.threshold = thresholds_of("AttentionPool", threshold)
         self.inclusive = flag("AttentionPool", "inclusive", inclusive)
         self.normalize = flag("AttentionPool", "normalize", normalize)
 

@@ -231,15 +231,16 @@ class Ragged:
                     f"Ragged.pack: sequences[{i}] is {x.dtype} {tuple(x.shape)}, "
                     f"but sequences[0] is {first.dtype} {tuple(first.shape)}; only their lengths may differ"
                 )
-        lengths = torch.tensor([len(x) for x in sequences])
+        longest = max(len(x) for x in sequences)
+        lengths = torch.tensor([len(x) for x in sequences], device="cpu")
         parts: list[Tensor] = []
         zeros = first.new_zeros((gap, *first.shape[1:]))
         for x in sequences:
             parts += [zeros, x] if gap else [x]
         values = torch.cat([*parts, zeros] if gap else parts)
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), (lengths + gap).cumsum(0)]) + gap
+        starts = torch.cat([lengths.new_zeros(1), (lengths + gap).cumsum(0)]) + gap
         starts, lengths = starts.to(values.device), lengths.to(values.device)
-        return Ragged._trusted(values, starts, lengths, int(lengths.max()), gap)
+        return Ragged._trusted(values, starts, lengths, longest, gap)
 
     @staticmethod
     def from_padded(dense: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None) -> Ragged:

@@ -44,7 +44,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> Path:
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"export: the package {package} is missing; pip install 'd2kernels[onnx]'")
     network = _OneVideo(copy.deepcopy(model.network).cpu().float()).eval()
-    example = torch.zeros(16, model.network.width)
+    example = torch.zeros(16, model.network.width, dtype=torch.float32)
     # The reference is what is exported: no compiled kernel exists where the file will run.
     with torch.no_grad(), warnings.catch_warnings(), d2k.backends.use("reference"):
         warnings.simplefilter("ignore", FutureWarning)

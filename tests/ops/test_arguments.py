@@ -6,6 +6,7 @@ import importlib
 import inspect
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ DIFFERENTIABLE = [name for name in arguments() if name not in WITHOUT_DERIVATIVE
 
 
 def call(name, given):
-    return getattr(d2k, name)(**given) if name in arguments() else getattr(d2k.nn, name)(**given)
+    return getattr(d2k, name)(**given) if hasattr(d2k, name) else getattr(d2k.nn, name)(**given)
 
 
 def annotated(kind):
@@ -189,6 +190,64 @@ def test_flags_are_true_or_false(name, argument):
 def test_choices_are_listed(name, argument):
     for value in ("", "x", 3, ["ceil"], np.ones(2), *([] if optional(name, argument) else [None])):
         refused(name, argument, value)
+
+
+@pytest.fixture
+def defaults():
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("backend", ["reference", None])
+@pytest.mark.parametrize("name", arguments())
+def test_defaults_of_torch_change_nothing(name, backend, defaults):
+    """Neither the dtype nor the device that tensors get where nobody names one; meta would be uninitialised memory."""
+    given = floats(arguments()[name], lambda x: x.clone())
+    differentiable = name in DIFFERENTIABLE
+
+    def run():
+        _library_caches()
+        torch.manual_seed(0)
+        with d2k.backends.use(backend):
+            fresh = floats(dict(given), lambda x: x.detach().clone().requires_grad_(differentiable))
+            out = plain(call(name, fresh))
+            if not differentiable:
+                return out
+            total = sum(x.float().square().sum() for x in out if x.requires_grad)
+            leaves = [x.values if isinstance(x, d2k.Ragged) else x for x in fresh.values()]
+            leaves = [x for x in leaves if isinstance(x, Tensor) and x.requires_grad]
+            return [*out, *(g for g in torch.autograd.grad(total, leaves, allow_unused=True) if g is not None)]
+
+    want = run()
+    torch.set_default_dtype(torch.float64)
+    wide = run()
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device("meta")
+    there = run()
+    for other in (wide, there):
+        assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(other, want, strict=True))
+
+
+def _library_caches():
+    """Small tensors that are made once would hide where they are made."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("d2kernels.ops"):
+            for value in list(vars(module).values()):
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+
+
+def test_what_is_kept_between_calls_is_bounded():
+    """A threshold that is another one each time, as one that is learnt or annealed."""
+    from d2kernels.ops.attention_pool import native, reference
+
+    x, attention = torch.rand(3, 2), torch.rand(3)
+    for backend in ("reference", None):
+        with d2k.backends.use(backend):
+            for i in range(300):
+                d2k.attention_pool(x, attention, threshold=i / 300, offsets=[0, 3])
+    assert reference._rounded.cache_info().currsize <= 64 and native._thresholds.cache_info().currsize <= 64
 
 
 def moved(x):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import time
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -380,3 +383,77 @@ def test_errors_name_the_argument(change, error, says):
     arguments = {"x": torch.zeros(4, 4), "weight": torch.zeros(4, 4, 3), "bias": torch.zeros(4), **change}
     with pytest.raises(error, match=says):
         d2k.temporal_conv(**arguments, offsets=torch.tensor([0, 4]))
+
+
+def with_gradients(backend, x, weight, bias, **options):
+    """Rows and the gradients of rows, weight and bias, by a backend."""
+    leaves = [t.clone().requires_grad_() for t in (x.values, weight, bias)]
+    with d2k.backends.use(backend, "temporal_conv"):
+        out = d2k.temporal_conv(x.with_values(leaves[0]), *leaves[1:], **options).values
+        seed = torch.linspace(0.5, 1.5, max(out.numel(), 1), dtype=torch.float64)  # no sum of it cancels
+        out.backward(seed[: out.numel()].view(out.shape).to(out.dtype))
+    return out.detach(), *(t.grad for t in leaves)
+
+
+def path(backend, monkeypatch):
+    """A backend by name; "library" is the native one where our own products do not serve."""
+    if backend == "library":
+        from d2kernels.ops.temporal_conv import products
+
+        monkeypatch.setattr(products, "serve", lambda *_: False)
+    return "native" if backend == "library" else backend
+
+
+@pytest.mark.parametrize("backend", ["native", "library", "triton"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf"), NAN])
+@pytest.mark.parametrize(("kernel", "dilation", "groups"), [(3, 1, 1), (5, 2, 2), (7, 1, 1), (5, 40, 1)])
+def test_what_is_not_finite_spreads_as_in_the_reference(backend, dtype, bad, kernel, dilation, groups, monkeypatch):
+    """A tap that sees padding alone has no gradient of it: no gap's zero meets infinity."""
+    name = path(backend, monkeypatch)
+    if not d2k.backends.can_run("temporal_conv", name, "cpu", dtype):
+        pytest.skip(f"{name} does not run {dtype} here")
+    x = batch([1, 4, 0, 9], channels=8, dtype=dtype, gap=1)
+    for row, channel in ((1, 0), (6, 1), (17, 5)):
+        x.values[row, channel] = bad
+    weight, bias = parameters(8, 8, kernel, groups, dtype)
+    options = {"dilation": dilation, "groups": groups}
+    got = with_gradients(name, x, weight, bias, **options)
+    want = with_gradients("reference", x, weight, bias, **options)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a.isnan(), b.isnan()) and torch.equal(a.isinf(), b.isinf())
+        held = b.isfinite()
+        assert bool(((a - b)[held].abs() <= 0.02 * b[held].abs().max().clamp(min=1)).all())
+
+
+@pytest.mark.parametrize("backend", ["reference", "native", "library"])
+def test_no_outputs_at_all(backend, monkeypatch):
+    name = path(backend, monkeypatch)
+    for groups in (1, 2):
+        x, (weight, bias) = batch([3, 2], dtype=torch.float32), parameters(4, 0, 3, groups, torch.float32)
+        out, grad_x, grad_w, grad_b = with_gradients(name, x, weight, bias, groups=groups)
+        assert out.shape == (5, 0) and grad_w.shape == weight.shape and grad_b.shape == (0,)
+        assert grad_x.eq(0).all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "native", "library"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("lengths", "dilation"),
+    [([500], 10**6), ([500], 2**63 - 1), ([2000] + [1] * 3000, 900), ([70, 3, 0], 66), ([], 10**9), ([0, 0], 10**9)],
+)
+def test_a_wide_dilation_costs_what_the_rows_cost(backend, dtype, lengths, dilation, monkeypatch):
+    name = path(backend, monkeypatch)
+    if not d2k.backends.can_run("temporal_conv", name, "cpu", dtype):
+        pytest.skip(f"{name} does not run {dtype} here")
+    x = batch(lengths, 64, dtype) if lengths else d2k.Ragged(torch.zeros(0, 64, dtype=dtype), torch.tensor([0]))
+    weight, bias = parameters(64, 64, 5, 1, dtype)
+    began, held = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    got = with_gradients(name, x, weight, bias, dilation=dilation)
+    assert time.process_time() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < 500e3  # kB
+    small = min(dilation, max([1, *lengths]))  # the same taps see rows
+    want = with_gradients("reference", x, weight, bias, dilation=small)
+    for a, b in zip(got, want, strict=True):
+        close = 100 * torch.finfo(dtype).eps
+        assert float((a - b).double().norm()) <= close * float(b.double().norm().clamp(min=1e-9))

@@ -54,19 +54,26 @@ class _AttentionPool(torch.autograd.Function):
         )
 
 
-def _thresholds(threshold: float | Sequence[float], columns: int) -> list[float]:
+def thresholds_of(op: str, threshold: float | Sequence[float]) -> float | list[float]:
+    """One number, or a list of them."""
     if isinstance(threshold, Tensor):
-        raise TypeError("attention_pool: threshold must be a float or a sequence of floats, got a tensor")
+        raise TypeError(f"{op}: threshold must be a float or a sequence of floats, got a tensor")
     if isinstance(threshold, np.ndarray) and threshold.ndim == 1:
         threshold = threshold.tolist()
-    if isinstance(threshold, Sequence) and not isinstance(threshold, str):
-        if len(threshold) != columns:
-            raise ValueError(
-                f"attention_pool: {columns} attention columns need {columns} thresholds or one for all, "
-                f"got {len(threshold)}"
-            )
-        return [number("attention_pool", f"threshold[{i}]", t, finite=False) for i, t in enumerate(threshold)]
-    return [number("attention_pool", "threshold", threshold, finite=False)] * columns
+    if isinstance(threshold, Sequence) and not isinstance(threshold, (str, bytes)):
+        return [number(op, f"threshold[{i}]", t, finite=False) for i, t in enumerate(threshold)]
+    return number(op, "threshold", threshold, finite=False)
+
+
+def _thresholds(threshold: float | Sequence[float], columns: int) -> list[float]:
+    values = thresholds_of("attention_pool", threshold)
+    if not isinstance(values, list):
+        return [values] * columns
+    if len(values) != columns:
+        raise ValueError(
+            f"attention_pool: {columns} attention columns need {columns} thresholds or one for all, got {len(values)}"
+        )
+    return values
 
 
 def attention_pool(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,10 +17,10 @@ def why_not(device: str, dtype: object) -> str | None:
     return _native.why_not_dtype(dtype) or _native.why_not_cpu_only("attention_pool", device)
 
 
-@cache
+@lru_cache(maxsize=64)
 def _thresholds(threshold: tuple[float, ...], attention: torch.dtype, dtype: torch.dtype) -> Tensor:
     """Rounded to the dtype of attention, in which they are compared."""
-    return torch.tensor(threshold, dtype=attention).to(dtype)
+    return torch.tensor(threshold, dtype=attention, device="cpu").to(dtype)
 
 
 def _inputs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ from torch import Tensor
 from d2kernels.ops._rows import accumulation_dtype, row_dots, rows, segment_sum, weighted_rows, weighted_sum
 
 
-@cache
+@lru_cache(maxsize=64)
 def _rounded(threshold: float, dtype: torch.dtype) -> float:
     # Rounded on the host: backends differ in the precision they compare a tensor with a Python number at.
-    return torch.tensor(threshold, dtype=dtype).item()
+    return torch.tensor(threshold, dtype=dtype, device="cpu").item()
 
 
 def _selected(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 import torch
 import triton
@@ -24,10 +24,10 @@ def why_not(device: str, dtype: torch.dtype | None) -> str | None:
     return None if dtype is None or dtype in POINTER else f"no {dtype} kernel"
 
 
-@cache
+@lru_cache(maxsize=64)
 def _levels(threshold: tuple[float, ...], attention: torch.dtype, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Rounded to the dtype of attention, in which they are compared; kept, so that later calls do not wait."""
-    return torch.tensor(threshold, dtype=attention).to(dtype).to(device)
+    return torch.tensor(threshold, dtype=attention, device="cpu").to(dtype).to(device)
 
 
 def _block(width: int) -> int:

@@ -94,7 +94,8 @@ def nms(
         inclusive: removes at IoU >= iou_threshold, else at > only.
 
     Returns:
-        (kept,) int64 indices by falling score, as torchvision's nms.
+        (kept,) int64 indices by falling score, as torchvision's nms. On a GPU their number costs one synchronisation;
+        the reference backend waits for the device in every round.
 
     Raises:
         ValueError: shapes, dtypes or values that do not fit.
@@ -127,7 +128,8 @@ def soft_nms(
         score_threshold: segments whose score is or falls to at most this are dropped.
 
     Returns:
-        (kept,) int64 indices and their decayed scores, by falling decayed score.
+        (kept,) int64 indices and their decayed scores, by falling decayed score; without gradient. Waits for a GPU as
+        `nms` does.
 
     Raises:
         ValueError: shapes, dtypes or values that do not fit.

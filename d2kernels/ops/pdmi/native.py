@@ -25,7 +25,7 @@ def _problem(rows: tuple[Tensor, ...], offsets: Tensor, lengths: Tensor, *option
 
 def _thresholds(foreground: Tensor, *thresholds: float) -> tuple[float, ...]:
     """As they are when compared in the scores' own precision."""
-    return tuple(torch.tensor(thresholds, dtype=foreground.dtype).tolist())
+    return tuple(torch.tensor(thresholds, dtype=foreground.dtype, device="cpu").tolist())
 
 
 def pdmi_snippet_forward(

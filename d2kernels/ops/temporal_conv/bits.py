@@ -50,8 +50,8 @@ def before_activation(grad: Tensor, sign: Tensor, slope: float) -> Tensor:
     total, channels = grad.shape
     if channels % 8 or not total:
         return torch.where(passed(sign, channels), grad, grad * slope)
-    bit = unpack(torch.arange(256, dtype=torch.uint8)[:, None], 8)
+    bit = unpack(torch.arange(256, dtype=torch.uint8, device=sign.device)[:, None], 8)
     # In float32 for 16-bit gradients: the slope itself must not be rounded.
-    table = torch.ones((), dtype=accumulation_dtype(grad.dtype)).where(bit, slope)
+    table = torch.ones((), dtype=accumulation_dtype(grad.dtype), device=grad.device).where(bit, slope)
     factor = table.index_select(0, sign.reshape(-1).to(torch.int32)).view(total, channels)
     return factor.mul_(grad).to(grad.dtype)

@@ -7,6 +7,7 @@ taps are copied; rows with gaps wide enough are the buffer.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,8 @@ from d2kernels.ops.temporal_conv.dropout import drop, threshold
 from d2kernels.ops.temporal_conv.reference import grouped_transpose
 from d2kernels.ops.temporal_conv.schema import needs_sign
 
+_NEAR = 64  # rows: gaps up to this are always laid out
+_SPARSE = 4  # times the rows there are, from which gaps wider than that are not worth it
 _CHUNK = 1024  # rows whose taps are side by side at a time
 NEEDS_EXTENSION = False  # read by d2kernels.backends
 
@@ -42,6 +45,10 @@ class Layout(NamedTuple):
     size: int
     whole: bool  # x's rows are the buffer's
     outside: Tensor | None = None  # x's gap rows, where it is the buffer nevertheless
+
+    def empty(self, total: int, reach: int) -> bool:
+        """Whether there is nothing in it to speak of: no rows, or few among gaps that the arguments alone make wide."""
+        return self.size == 0 or (reach > _NEAR and self.size > _SPARSE * total)
 
     def spread(self, x: Tensor, zero: bool = False) -> Tensor:
         """(size, c): x's rows with zero rows between the sequences; `zero` where x's gap rows are zero."""
@@ -67,6 +74,19 @@ class Layout(NamedTuple):
         return buffer.new_zeros((total, buffer.shape[1])).index_copy_(0, self.source, rows)
 
 
+def _seen(lengths: Tensor, kernel: int, dilation: int) -> int:
+    """How many taps, about the middle one, see rows of any sequence; the others see padding alone."""
+    reach = kernel // 2
+    if reach * dilation <= _NEAR:
+        return kernel
+    longest = int(lengths.max()) if len(lengths) else 0
+    return 2 * min(reach, max(longest - 1, 0) // dilation) + 1
+
+
+def _middle(weight: Tensor, taps: int) -> Tensor:
+    return weight.narrow(2, (weight.shape[2] - taps) // 2, taps)
+
+
 def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int, align: int = 1, gap: int = 0) -> Layout:
     """Sequences begin at multiples of `align`, at least `pad` zero rows apart, as they lie where `gap` is that wide."""
     first = offsets[:-1].clamp(0, total)
@@ -74,10 +94,10 @@ def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int, align: int = 
     end = lengths.cumsum(0)
     kept = int(end[-1]) if len(end) else 0
     sequence = torch.repeat_interleave(lengths, output_size=kept)
-    row = torch.arange(kept)
+    row = torch.arange(kept, device=offsets.device)
     source = row + (first - end + lengths)[sequence]
     if 0 < pad <= gap and align == 1 and kept:
-        inside = torch.zeros(total, dtype=torch.bool).index_fill_(0, source, True)
+        inside = torch.zeros(total, dtype=torch.bool, device=offsets.device).index_fill_(0, source, True)
         return Layout(source, source, total, True, inside.logical_not_().nonzero()[:, 0])
     # An empty sequence needs no gap.
     slot = torch.where(lengths > 0, (lengths + (pad + align - 1)) // align * align, 0)
@@ -192,8 +212,15 @@ def temporal_conv_forward(
         return products.forward(
             x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
         )
-    places = layout(offsets, lengths, total, dilation * (weight.shape[2] // 2), winograd.ROWS if fast else 1, gap)
-    if places.size == 0 or weight.numel() == 0:
+    taps = _seen(lengths, weight.shape[2], dilation)
+    if taps < weight.shape[2]:
+        middle = _middle(weight, taps)
+        return temporal_conv_forward(
+            x, middle, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed, gap
+        )
+    reach = dilation * (weight.shape[2] // 2)
+    places = layout(offsets, lengths, total, reach, winograd.ROWS if fast else 1, gap)
+    if places.empty(total, reach) or weight.numel() == 0:
         return reference.temporal_conv_forward(
             x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
         )
@@ -230,8 +257,17 @@ def temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed, need_x,
             need_weight,
         )
-    places = layout(offsets, lengths, total, dilation * (kernel // 2), winograd.ROWS if fast else 1, gap)
-    if places.size == 0 or weight.numel() == 0:
+    taps = _seen(lengths, kernel, dilation)
+    if taps < kernel:
+        grad_x, grad_w, grad_b = temporal_conv_backward(
+            grad, x, _middle(weight, taps), offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout,
+            seed, need_x, need_weight, gap,
+        )
+        unseen = (kernel - taps) // 2
+        return grad_x, F.pad(grad_w, (unseen, unseen)) if need_weight else grad_w, grad_b
+    reach = dilation * (kernel // 2)
+    places = layout(offsets, lengths, total, reach, winograd.ROWS if fast else 1, gap)
+    if places.empty(total, reach) or weight.numel() == 0:
         return reference.temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed,
             need_x, need_weight,
@@ -252,5 +288,9 @@ def temporal_conv_backward(
             grad_w = winograd.weight_gradient(inner, image, weight, groups)
         else:
             grad_w = _weight_gradient(inner, image, weight, dilation, groups)
+        if not math.isfinite(grad_w.sum()):
+            # A gap's zero times infinity is no part of the gradient: taps by themselves, which have no gaps.
+            packed = places.gather(inner, total)
+            grad_w = reference.weight_gradient(packed, x, weight, offsets, lengths, dilation, groups)
         grad_b = inner.sum(0, dtype=accumulation_dtype(inner.dtype)).to(weight.dtype)
     return grad_x, grad_w, grad_b

@@ -30,7 +30,8 @@ def _taps(x: Tensor, offsets: Tensor, lengths: Tensor, kernel: int, dilation: in
 def _matrix(weight: Tensor, groups: int) -> Tensor:
     """(groups, kernel · c_in / groups, c_out / groups) of nn.Conv1d's (c_out, c_in / groups, kernel)."""
     c_out, c_in, kernel = weight.shape
-    return weight.view(groups, c_out // groups, c_in, kernel).permute(0, 3, 2, 1).reshape(groups, kernel * c_in, -1)
+    by_group = weight.view(groups, c_out // groups, c_in, kernel).permute(0, 3, 2, 1)
+    return by_group.reshape(groups, kernel * c_in, c_out // groups)
 
 
 def grouped_transpose(weight: Tensor, groups: int) -> Tensor:
@@ -96,6 +97,17 @@ def temporal_conv_forward(
     return torch.where(valid[:, None], drop(y, dropout, seed), 0), sign
 
 
+def weight_gradient(
+    inner: Tensor, x: Tensor, weight: Tensor, offsets: Tensor, lengths: Tensor, dilation: int, groups: int
+) -> Tensor:
+    """(c_out, c_in, k): inner (total, c_out), the gradient before bias and activation, against x's taps."""
+    c_out, c_in, kernel = weight.shape
+    taps = _taps(x, offsets, lengths, kernel, dilation, groups)
+    by_group = inner.reshape(len(x), groups, c_out // groups).transpose(0, 1)
+    product = torch.bmm(taps.transpose(1, 2), by_group).view(groups, kernel, c_in, c_out // groups)
+    return product.permute(0, 3, 2, 1).reshape(c_out, c_in, kernel).contiguous()
+
+
 def temporal_conv_backward(
     grad: Tensor,
     x: Tensor,
@@ -114,7 +126,7 @@ def temporal_conv_backward(
     gap: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; `sign` as schema.py says."""
-    c_out, c_in, kernel = weight.shape
+    c_out = weight.shape[0]
     valid = rows(offsets, lengths, x.shape[0]).valid
     grad = drop(torch.where(valid[:, None], grad, 0), dropout, seed)
     inner = grad
@@ -127,9 +139,6 @@ def temporal_conv_backward(
             grad_x = grad_x + grad
         grad_x = torch.where(valid[:, None], grad_x, 0)
     if need_weight:
-        taps = _taps(x, offsets, lengths, kernel, dilation, groups)
-        by_group = inner.view(-1, groups, c_out // groups).transpose(0, 1)
-        product = torch.bmm(taps.transpose(1, 2), by_group).view(groups, kernel, c_in, c_out // groups)
-        grad_w = product.permute(0, 3, 2, 1).reshape(c_out, c_in, kernel).contiguous()
+        grad_w = weight_gradient(inner, x, weight, offsets, lengths, dilation, groups)
         grad_b = inner.sum(0, dtype=accumulation_dtype(inner.dtype)).to(weight.dtype)
     return grad_x, grad_w, grad_b

@@ -22,7 +22,7 @@ class State:
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     iteration: int = 0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(len(TERMS)))
+    sums: Tensor = field(default_factory=lambda: torch.zeros(len(TERMS), dtype=torch.float32))
     clock: Tensor = field(init=False)  # the iteration on the device, for schedules there
     _ticked: int = field(init=False, default=0)
 
@@ -47,7 +47,7 @@ def new_state(config: Config, width: int, streams: int, classes: int, device: to
         network.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay, fused=True
     )
     generator = torch.Generator(device).manual_seed(config.train.seed)
-    return State(network, optimizer, generator, sums=torch.zeros(len(TERMS), device=device))
+    return State(network, optimizer, generator, sums=torch.zeros(len(TERMS), dtype=torch.float32, device=device))
 
 
 def content(state: State, config: Config, meta: dict[str, Any]) -> dict[str, Any]:

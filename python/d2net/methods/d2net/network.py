@@ -42,6 +42,7 @@ class D2Net(nn.Module):
             groups=streams,
             negative_slope=config.negative_slope,
             residual=config.residual,
+            dtype=torch.float32,  # as the features come, whatever torch's default is
         )
         self.conv1 = TemporalConv1d(width, width, **hidden)
         self.conv2 = TemporalConv1d(width, width, **hidden, dropout=config.dropout)
@@ -51,8 +52,9 @@ class D2Net(nn.Module):
             kernel_size=config.classifier_kernel_size,
             dilation=config.classifier_dilation,
             groups=streams,
+            dtype=torch.float32,
         )
-        self.register_buffer("reference", torch.zeros(width // streams))
+        self.register_buffer("reference", torch.zeros(width // streams, dtype=torch.float32))
         if config.init == "normal":
             for name, parameter in self.named_parameters():
                 if name.endswith("bias"):
