@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -86,6 +87,15 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(data, tmp_p
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
+
+
+def test_a_place_without_locks_is_said(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\): do not train there twice"):
+        FolderLock(tmp_path).release()
 
 
 def test_saves_by_two_processes_never_tear_a_checkpoint(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from pathlib import Path
 
 try:
@@ -39,8 +40,10 @@ class FolderLock:
             os.close(file)
             who = f"process {holder}" if holder else "another process"
             raise FolderInUse(f"{who} is training in {folder}; wait for it to end, or choose another --out") from error
-        except OSError:  # a file system without locks
+        except OSError as error:  # a file system without locks
             os.close(file)
+            text = f"{folder} cannot be locked ({error.strerror}): do not train there twice at once"
+            warnings.warn(text, stacklevel=3)
             return
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
