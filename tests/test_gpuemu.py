@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tests/gpuemu"
 sys.path.append(str(ROOT / "tests"))
 
-from gpuemu import build, csrc, emulate  # noqa: E402
+from gpuemu import build, csrc, emulate, planted  # noqa: E402
 
 
 @pytest.mark.slow
@@ -72,6 +72,7 @@ def test_checks_are_laid_at_an_op():
     assert csrc.of_op("nms", [fine, fine]) is True and csrc.of_op("pdmi", [fine]) is None
     assert csrc.of_op("nms", [fine, wrong]) is True and csrc.of_op("svd", [fine, wrong]) is False
     assert csrc.of_op("nms", [fine, csrc.Run(False, fine.equal, [])]) is False
+    assert csrc.of_op("pdmi", [csrc.Run(False, [], ["pdmi, 8 cases: WRONG"])]) is False
 
 
 def test_tools_that_are_missing_are_named(monkeypatch):
@@ -79,6 +80,11 @@ def test_tools_that_are_missing_are_named(monkeypatch):
     assert emulate.why_not()["csrc/checks"] == "no no-such-nvcc on PATH; set NVCC"
     monkeypatch.setattr("gpuemu.build.CXX", "no-such-g++")
     assert emulate.why_not() == dict.fromkeys(("csrc/checks", "Triton"), "no no-such-g++ on PATH; set CXX")
+
+
+@pytest.mark.parametrize("name", planted.PLANTED)
+def test_defects_for_the_library_still_have_their_places(name):
+    assert planted.planted(planted.PLANTED[name])
 
 
 def test_a_source_is_built_anew_where_a_header_of_it_changes(tmp_path):

@@ -27,7 +27,7 @@ CONV = f"{OPS}/temporal_conv"
 
 class Defect(NamedTuple):
     edits: list[tuple[str, str, str]]  # file, pattern that is there once, replacement
-    part: list[str]  # options of pytest; none: the checks of csrc
+    part: list[str]  # options of pytest; a sole name: the checks of that op
     found: str  # a pattern in what is then said
 
 
@@ -62,7 +62,7 @@ PLANTED = {
     ),
     "2^shift - 1": Defect(
         [(f"{HEADERS}/topk_pool.h", r"from \+ \(wide < room \? wide : room\)", "from + wide")],
-        [],
+        ["topk_pool"],
         r"topk_pool(?!.*: equal)",
     ),
     "order of NaN": Defect(
@@ -71,20 +71,22 @@ PLANTED = {
             (f"{HEADERS}/localize_block.h", r"if \(nan\(a\) != nan\(b\)\) return nan\(a\);", ""),
             (f"{HEADERS}/localize_block.h", r"if \(!nan\(a\) && (m_\.score\[a\] != m_\.score\[b\])\)", r"if (\1)"),
         ],
-        [],
+        ["localize"],
         r"localize(?!.*: equal)",
     ),
-    "a barrier of team.h": Defect([(f"{HEADERS}/team.h", r"__syncthreads\(\);", ";")], [], r"gpuemu: race"),
+    "a barrier of team.h": Defect([(f"{HEADERS}/team.h", r"__syncthreads\(\);", ";")], ["nms"], r"gpuemu: race"),
 }
 
 
-def plant(folder: Path, defect: Defect) -> None:
+def planted(defect: Defect) -> dict[str, str]:
+    """The files that the defect changes, with it."""
+    texts: dict[str, str] = {}
     for name, pattern, replacement in defect.edits:
-        file = folder / name
-        text, count = re.subn(pattern, replacement, file.read_text(), flags=re.S)
+        before = texts.get(name) or (ROOT / name).read_text()
+        texts[name], count = re.subn(pattern, replacement, before, flags=re.S)
         if count != 1:
             raise SystemExit(f"planted.py: {name} has {count} places like {pattern!r}, not one: say where it is now")
-        file.write_text(text)
+    return texts
 
 
 def copy(folder: Path) -> None:
@@ -96,9 +98,10 @@ def copy(folder: Path) -> None:
 
 
 def run(folder: Path, cache: Path, part: list[str]) -> tuple[int, str]:
-    command = [sys.executable, *(["-m", "pytest", "-q", "-x", "-p", "gpuemu", *part] if part else [])]
-    if not part:
-        command += [str(folder / "tests/gpuemu/csrc.py"), str(folder), "80"]
+    if len(part) == 1:
+        command = [sys.executable, str(folder / "tests/gpuemu/csrc.py"), str(folder), "80", "--only", *part]
+    else:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "gpuemu", *part]
     paths = os.pathsep.join(str(folder / name) for name in ("tests", "", "python"))
     environment = {**os.environ, "PYTHONPATH": paths, "GPUEMU_CACHE": str(cache), "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("TRITON_INTERPRET", None)
@@ -116,18 +119,21 @@ def main() -> int:
     cache, missed = build.cache_folder(ROOT), 0
     for name in asked.names or PLANTED:
         defect, start = PLANTED[name], time.monotonic()
+        texts = planted(defect)
+        if asked.apply:
+            continue
         folder = cache / "planted" / re.sub(r"\W+", "_", name)
         copy(folder)
-        plant(folder, defect)
-        if not asked.apply:
-            status, said = run(folder, cache, defect.part)
-            line = next((line for line in said.splitlines() if re.search(defect.found, line)), "")
-            found = status == 1 and bool(line)
-            missed += not found
-            print(f"{'found ' if found else 'MISSED'} {name}, {time.monotonic() - start:.0f} s: {line.strip()[:200]}")
-            if not found:
-                print(said[-4000:])
-            sys.stdout.flush()
+        for file, text in texts.items():
+            (folder / file).write_text(text)
+        status, said = run(folder, cache, defect.part)
+        line = next((line for line in said.splitlines() if re.search(defect.found, line)), "")
+        found = status == 1 and bool(line)
+        missed += not found
+        print(f"{'found ' if found else 'MISSED'} {name}, {time.monotonic() - start:.0f} s: {line.strip()[:200]}")
+        if not found:
+            print(said[-4000:])
+        sys.stdout.flush()
         shutil.rmtree(folder)
     return 1 if missed else 0
 
