@@ -47,6 +47,11 @@ def on_device(x: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device)
 
 
+def steps(n: int) -> int:
+    """STEPS for n sequences: a form for fewer than 256 and one for fewer than 65 536, not one for each power of two."""
+    return n.bit_length() if INTERPRETED else max(8, -(-n.bit_length() // 8) * 8)
+
+
 @triton.jit
 def sequence_of(offsets, n, total, rows, STEPS: tl.constexpr):
     """The last sequence that starts at or before each row, by bisection; n ≥ 1, offsets (n + 1,), 2**STEPS > n."""

@@ -258,3 +258,11 @@ def test_bad_places_on_a_device_touch_nothing_else(places):
         grads = torch.autograd.grad([out.embedding.sum(), score.values.sum()], [x, attention])
     assert all(torch.isfinite(g).all() for g in (out.embedding, score.values, *grads))
     assert (place < 200).all() and (around == 7).all()
+
+
+def test_bisections_of_most_batches_are_one_form(monkeypatch):
+    from d2kernels.ops import _triton
+
+    monkeypatch.setattr(_triton, "INTERPRETED", False)
+    assert {_triton.steps(n) for n in range(1, 256)} == {8}
+    assert all(2 ** _triton.steps(n) > n for n in (1, 255, 256, 65_535, 65_536, 10**9))

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype
-from d2kernels.ops._triton import POINTER, SAME_BITS, Specialization, on_device, slots
+from d2kernels.ops._triton import POINTER, SAME_BITS, Specialization, on_device, slots, steps
 from d2kernels.ops.attention_pool import reference
 from d2kernels.ops.attention_pool.triton_kernels import add_chunks, pool_chunks, spread, through_mass
 
@@ -42,10 +42,6 @@ def _spread_rows(x: torch.dtype) -> int:
     return _ROWS if x.itemsize == 2 else _ROWS // 2
 
 
-def _steps(n: int) -> int:
-    return max(1, n.bit_length())
-
-
 def attention_pool_forward(
     x: Tensor,
     attention: Tensor,
@@ -70,7 +66,7 @@ def attention_pool_forward(
             two = column + 1 < columns
             pool_chunks[(used, across)](
                 x, attention, levels, offsets, lengths, parts, masses, n, total, width, x.stride(0), columns, column,
-                INCLUSIVE=inclusive, TWO=two, ACC=_ACC[dtype], STEPS=_steps(n), CHUNK=_CHUNK, ROWS=_ROWS, BLOCK=block,
+                INCLUSIVE=inclusive, TWO=two, ACC=_ACC[dtype], STEPS=steps(n), CHUNK=_CHUNK, ROWS=_ROWS, BLOCK=block,
                 **_OPTIONS,
             )  # fmt: skip
             add_chunks[(n, across, 2 if two else 1)](
@@ -113,7 +109,7 @@ def attention_pool_backward(
         spread[(triton.cdiv(total, rows),)](
             grad, mass, x, attention, levels, offsets, lengths, grad_x, each, n, total, width, x.stride(0), columns,
             COLUMNS=columns, INCLUSIVE=inclusive, NORMALIZE=normalize, NEED_X=need_x, NEED_ATTENTION=need_attention,
-            ACC=_ACC[dtype], STEPS=_steps(n), ROWS=rows, BLOCK=_block(width), **_OPTIONS,
+            ACC=_ACC[dtype], STEPS=steps(n), ROWS=rows, BLOCK=_block(width), **_OPTIONS,
         )  # fmt: skip
         if need_attention:
             through_mass[(n, columns)](
@@ -134,7 +130,7 @@ def specializations(arch: int) -> list[Specialization]:
         floats |= dict.fromkeys(("attention", "mass", "each", "grad_mass", "grad_attention"), "*fp32")
         types = {**places, **counts, **floats}
         shape = {"ACC": tl.float32, "BLOCK": _BLOCK, "NORMALIZE": False}
-        inner = {"INCLUSIVE": False, "STEPS": 4, "ROWS": _ROWS}
+        inner = {"INCLUSIVE": False, "STEPS": 8, "ROWS": _ROWS}
         name = str(dtype).removeprefix("torch.")
         values = {"width": 1024, "x_stride": 1024, "columns": 2, "column": 0}
         for kernel, constants in (

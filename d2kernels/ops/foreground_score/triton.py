@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype
-from d2kernels.ops._triton import POINTER, SAME_BITS, Specialization, on_device
+from d2kernels.ops._triton import POINTER, SAME_BITS, Specialization, on_device, steps
 from d2kernels.ops.foreground_score import reference as plain
 from d2kernels.ops.foreground_score.triton_kernels import differentiate, score, weighted_parts
 
@@ -40,7 +40,7 @@ def foreground_score_forward(x: Tensor, reference: Tensor, offsets: Tensor, leng
     with on_device(x):
         score[(triton.cdiv(total, _ROWS),)](
             x, reference.contiguous(), offsets.contiguous(), lengths.contiguous(), out, n, total, width, x.stride(0),
-            EPS=eps, ACC=_ACC[dtype], STEPS=max(1, n.bit_length()), ROWS=_ROWS, BLOCK=_block(width), **_OPTIONS,
+            EPS=eps, ACC=_ACC[dtype], STEPS=steps(n), ROWS=_ROWS, BLOCK=_block(width), **_OPTIONS,
         )  # fmt: skip
     return out
 
@@ -64,7 +64,7 @@ def foreground_score_backward(
     along, scales, back = x.new_empty((3, total), dtype=dtype).unbind()
     splits = max(1, min(_MOST, triton.cdiv(total, _SPLIT)))
     parts = x.new_empty((splits if need_reference else 0, width), dtype=dtype)
-    shape = {"ACC": _ACC[dtype], "STEPS": max(1, n.bit_length()), "ROWS": _ROWS, "BLOCK": _block(width)}
+    shape = {"ACC": _ACC[dtype], "STEPS": steps(n), "ROWS": _ROWS, "BLOCK": _block(width)}
     with on_device(x):
         differentiate[(triton.cdiv(total, _ROWS),)](
             grad.contiguous(), x, reference.contiguous(), offsets, lengths, grad_x, along, scales, back, n, total,
@@ -93,7 +93,7 @@ def specializations(arch: int) -> list[Specialization]:
         **dict.fromkeys(("along", "scales", "back", "parts", "reference"), "*fp32"),
         **{"offsets": "*i64", "lengths": "*i64"},
     }
-    shape = {"NEED_X": True, "EPS": 1e-8, "ACC": tl.float32, "STEPS": 4, "ROWS": _ROWS, "BLOCK": _BLOCK}
+    shape = {"NEED_X": True, "EPS": 1e-8, "ACC": tl.float32, "STEPS": 8, "ROWS": _ROWS, "BLOCK": _BLOCK}
     for dtype in (torch.bfloat16, torch.float32):
         floats = dict.fromkeys(("x", "out", "grad", "grad_x"), POINTER[dtype])
         for kernel in (score, differentiate, weighted_parts):

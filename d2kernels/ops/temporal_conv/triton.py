@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.errors import TritonError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from d2kernels.ops._triton import on_device
+from d2kernels.ops._triton import on_device, steps
 from d2kernels.ops.temporal_conv import bits
 from d2kernels.ops.temporal_conv.dropout import threshold
 from d2kernels.ops.temporal_conv.precision import float32
@@ -91,10 +91,6 @@ def _by_tap(weight: Tensor) -> Tensor:
     size, block = weight.numel() // taps, 1024
     repack_kernel[(triton.cdiv(size, block),)](weight, out, size, TAPS=taps, BLOCK=block)
     return out
-
-
-def _steps(n: int) -> int:
-    return n.bit_length()
 
 
 @cache
@@ -174,7 +170,7 @@ def _convolve(
             LEAST=threshold(dropout),
             DESCRIPTOR=by_descriptor,
             PRECISION=how,
-            STEPS=_steps(n),
+            STEPS=steps(n),
             BLOCK_M=chosen.block_m,
             BLOCK_N=chosen.block_n,
             BLOCK_K=chosen.block_k,
@@ -353,7 +349,7 @@ def temporal_conv_backward(
             SIGN=kind,
             DROPOUT=dropout > 0,
             LEAST=threshold(dropout),
-            STEPS=_steps(n),
+            STEPS=steps(n),
             BLOCK_R=32,
             BLOCK_C=block,
             num_warps=4,

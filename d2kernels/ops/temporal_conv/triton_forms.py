@@ -76,7 +76,7 @@ def _beside(kind: str) -> list[Specialization]:
     types |= {"sign": "*u8", "before_of": "*i32", "after_of": "*i32", "offsets": "*i64", "lengths": "*i64"}
     types |= dict.fromkeys(("n", "total", "chunk", "parts", "size"), "i32")
     types |= {"slope": "fp32", "seed": "*i64", "scale": "fp32"}
-    gradient = {"CHANNELS": 2048, "GRAD_STRIDE": 2048, "SIGN": BITS, "STEPS": 4, "BLOCK_R": 32, "BLOCK_C": 128}
+    gradient = {"CHANNELS": 2048, "GRAD_STRIDE": 2048, "SIGN": BITS, "STEPS": 8, "BLOCK_R": 32, "BLOCK_C": 128}
     found = []
     for kernel, name, constants in (
         (gradient_kernel, "gradient", gradient | {"DROPOUT": False, "LEAST": 0}),
@@ -124,7 +124,7 @@ def _form(
         "LEAST": threshold(dropout),
         "DESCRIPTOR": by_descriptor,
         "PRECISION": how,
-        "STEPS": 4,
+        "STEPS": 8,
         "BLOCK_M": chosen.block_m,
         "BLOCK_N": chosen.block_n,
         "BLOCK_K": chosen.block_k,
