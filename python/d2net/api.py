@@ -120,7 +120,7 @@ def load(path: str | os.PathLike, device: str = "auto") -> Model:
     if config.train.selection != "last" and (best := Path(path) / "best.pt").exists():
         return load(best, device)
     with usable(path):
-        if not saved["iteration"]:
+        if saved.get("iteration") == 0:
             raise CheckpointError(f"{path} holds a run that has not made a step; go on with --resume")
         config = from_dict(saved["config"])
         classes = tuple(saved["classes"])

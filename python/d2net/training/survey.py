@@ -10,14 +10,8 @@ import numpy as np
 from d2net.config import Config
 from d2net.data.annotations import Annotations
 from d2net.data.dataset import TrainingBatches
+from d2net.data.files import some
 from d2net.training.health import TrainingError
-
-
-def named(names: Iterable[str], most: int = 3) -> str:
-    """The first of the names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
 
 
 def usable_videos(batches: TrainingBatches, config: Config) -> np.ndarray:
@@ -49,15 +43,15 @@ def training_facts(batches: TrainingBatches, classes: Iterable[str], config: Con
     labels, names = batches.labels.astype(bool), batches.names
     found = []
     if bare := [v for v, row in zip(names, labels, strict=True) if not row.any()]:
-        found.append(f"{len(bare)} of {len(names)} training videos have no label and enter no loss: {named(bare)}")
+        found.append(f"{len(bare)} of {len(names)} training videos have no label and enter no loss: {some(bare)}")
     used = labels.any(0)
     if unused := [c for c, has in zip(classes, used, strict=True) if not has]:
-        found.append(f"{len(unused)} of {len(used)} classes have no training video: {named(unused)}")
+        found.append(f"{len(unused)} of {len(used)} classes have no training video: {some(unused)}")
     able = usable_videos(batches, config)
     if short := [v for v, ok, row in zip(names, able, labels, strict=True) if row.any() and not ok]:
         found.append(
             f"{len(short)} of {len(names)} training videos are shorter than loss.min_snippets = "
-            f"{config.loss.min_snippets} and enter no loss: {named(short)}"
+            f"{config.loss.min_snippets} and enter no loss: {some(short)}"
         )
     return found
 
@@ -67,12 +61,12 @@ def annotation_facts(annotations: Annotations) -> list[str]:
     found = []
     twice = {v: n for v, x in annotations.videos.items() if (n := len(x.segments) - len(set(x.segments)))}
     if twice:
-        found.append(f"{sum(twice.values())} segments are given twice, in {len(twice)} videos: {named(twice)}")
+        found.append(f"{sum(twice.values())} segments are given twice, in {len(twice)} videos: {some(list(twice))}")
     spelt: dict[str, list[str]] = {}
     for c in annotations.classes:
         spelt.setdefault("".join(x for x in c.casefold() if x.isalnum()) or c, []).append(c)
     if alike := [names for names in spelt.values() if len(names) > 1]:
-        found.append(f"{len(alike)} classes are spelt in several ways, each trained as its own: {named(alike[0])}")
+        found.append(f"{len(alike)} classes are spelt in several ways, each trained as its own: {some(alike[0])}")
     subsets = Counter(v.subset for v in annotations.videos.values() if v.subset is not None)
     folded: dict[str, list[str]] = {}
     for name in subsets:
