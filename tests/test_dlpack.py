@@ -65,5 +65,5 @@ def test_numpy_and_torch_stay_as_they_are():
 
 
 def test_errors_are_the_function_s_own():
-    with pytest.raises(ValueError, match="iou_threshold must be in"):
+    with pytest.raises(ValueError, match="iou_threshold must be at least 0 and at most 1"):
         d2k.nms(Array(SPANS), Array(SPANS[:, 0]), 2.0)
