@@ -224,6 +224,16 @@ def test_a_second_build_with_another_build_program(quick, tmp_path):
 
 
 @needs_tools
+@needs_compiler
+def test_what_building_takes_is_measured(quick):
+    command = [sys.executable, quick / "scripts" / "build_time.py", "cpu"]
+    done = subprocess.run([*command, "--most", "1000"], capture_output=True, text=True)
+    assert done.returncode == 0 and "/a.cpp\n" in done.stdout, done.stdout + done.stderr
+    assert "CPU seconds in all with D2K_BUILD=cpu" in done.stdout and not (quick / "build").exists()
+    assert subprocess.run([*command, "--most", "0.01"], capture_output=True).returncode == 1
+
+
+@needs_tools
 def test_what_building_needs_is_asked_for_before_it_is_missed(source, tmp_path):
     compiler = script(tmp_path, "c++", "echo 'c++ 12'")
     code = "import build_backend as b; print(b.get_requires_for_build_wheel(), b.get_requires_for_build_editable())"

@@ -6,6 +6,7 @@ import ctypes
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import d2kernels as d2k
-from d2kernels.ops.localize import schema
+from d2kernels.ops.localize import Detections, schema
 
 NAN, INF = float("nan"), float("inf")
 native_only = pytest.mark.skipif(not d2k.backends.can_run("localize", "native"), reason="no compiled extension")
@@ -201,8 +202,8 @@ class AsBlock:
     def localize_cpu(self, given, rules, counts, threads):
         size = given[2] * rules[9] * given[3]  # never more than one for each position and class
         out = [torch.full((size,), -7, dtype=d) for d in (torch.int64,) * 2 + (torch.float64,) * 3]
-        self.module.localize_as_block_cpu(given, rules, counts, size, tuple(c.data_ptr() for c in out))
         self.rows = out
+        self.module.localize_as_block_cpu(given, rules, counts, size, tuple(c.data_ptr() for c in out))
         self.size = (out[0] != -7).sum().item()
         return self
 
@@ -249,6 +250,102 @@ def test_the_block_algorithm_never_reaches_foreign_memory():
             found = schema.localize(x, torch.tensor(offsets), torch.tensor(lengths), *rest)
             assert found[5].tolist() == [0] * len(lengths)
         assert schema.localize(x, torch.tensor([0, 60, 100]), torch.tensor([60, 40]), *rest)[5].min() > 0
+
+
+class OnGpu(torch.Tensor):
+    """A CPU tensor that says that it is on a GPU, and counts how often the host waits for its value."""
+
+    waits = 0
+
+    @property
+    def device(self):
+        return SimpleNamespace(type="cuda", index=0)
+
+    def __int__(self):
+        OnGpu.waits += 1
+        return super().__int__()
+
+
+class AsGpu(AsBlock):
+    """The extension's functions for CUDA, on that thread."""
+
+    def localize_workspace_cuda(self, is_double, room, sequences, classes, upsample):
+        return 54 * room * upsample
+
+    def localize_find_cuda(self, given, rules, room, counts, first, workspace, device, stream):
+        self.room, n = room, given[8]
+        try:
+            self.localize_cpu(given, rules, counts, 1)
+            total = self.size
+        except ValueError:
+            total = -2
+        numbers = (ctypes.c_int64 * n).from_address(counts)
+        starts = [sum(max(0, c) for c in numbers[:i]) for i in range(n)]
+        (ctypes.c_int64 * (n + 1)).from_address(first)[:] = [*starts, total]
+
+    def localize_write_cuda(self, given, rules, room, first, capacity, columns, workspace, device, stream):
+        self.size = min(capacity, (self.rows[0] != -7).sum().item())
+        self.write(columns, 1)
+
+
+def on_gpu(x, monkeypatch, **kwargs):
+    """localize as it runs on CUDA tensors, and how often it waited."""
+    native = d2k.backends.module("localize", "native")
+    fake = AsGpu(native._native.module())
+    monkeypatch.setattr(native, "_module", lambda: fake)
+    monkeypatch.setattr(native._native, "device_and_stream", lambda device: (0, 0))
+    given = [t.as_subclass(OnGpu) for t in (x.values, x.offsets, x.lengths, torch.tensor([0.3, 0.6]).double())]
+    mask = kwargs.get("class_mask")
+    rest = (0.25, True, None, 1, 0.5, True, None, 0.1, False, 1, 1, None, None, kwargs.get("capacity"))
+    before = OnGpu.waits
+    found = native.localize_forward(*given, None if mask is None else mask.as_subclass(OnGpu), *rest)
+    return [c.as_subclass(torch.Tensor) for c in found], OnGpu.waits - before, fake.room
+
+
+@native_only
+def test_on_a_gpu_a_capacity_waits_for_nothing(monkeypatch):
+    x = batch([40, 0, 90], classes=3)
+    plain = {"thresholds": [0.3, 0.6], "iou_threshold": 0.5, "keep_ratio": 0.1}
+    want = d2k.localize(x, **plain)
+    m = len(want.score)
+    found, waits, _ = on_gpu(x, monkeypatch)
+    assert same(Detections(*found), want) and waits == 1
+    for capacity in (m + 5, m, m - 1):
+        found, waits, _ = on_gpu(x, monkeypatch, capacity=capacity)
+        assert waits == 0 and torch.equal(found[5], want.count) and len(found[0]) == capacity
+        assert torch.equal(found[4][:m], want.score[:capacity]) and (found[0][m:] == -1).all()
+    with monkeypatch.context() as patch:
+        patch.setenv("D2K_CHECK", "1")
+        with pytest.raises(ValueError, match=f"capacity = {m - 1} is too small; {m} is needed"):
+            on_gpu(x, patch, capacity=m - 1)
+
+
+@native_only
+def test_on_a_gpu_scores_that_are_none_are_the_same_error(monkeypatch):
+    x = batch([40, 90], classes=2)
+    values = x.values.clone()
+    values[60, 1] = INF
+    x = x.with_values(values)
+    with pytest.raises(ValueError) as on_cpu:
+        d2k.localize(x, thresholds=[0.3, 0.6], iou_threshold=0.5)
+    with pytest.raises(ValueError) as error:
+        on_gpu(x, monkeypatch)
+    assert str(error.value) == str(on_cpu.value)
+    found, waits, _ = on_gpu(x, monkeypatch, capacity=200)
+    assert waits == 0 and found[5][0] > 0 and found[5][1] < 0 and not (found[0] == 1).any()
+
+
+@native_only
+def test_on_a_gpu_memory_is_that_of_the_classes_that_are_searched(monkeypatch):
+    x = batch([40, 90], classes=3)
+    mask = torch.tensor([[True, False, False], [False, True, True]])
+    native = d2k.backends.module("localize", "native")
+    assert on_gpu(x, monkeypatch, class_mask=mask)[2] == 130 * 3  # too little to wait for
+    monkeypatch.setattr(native, "LARGE", 0)
+    found, waits, room = on_gpu(x, monkeypatch, class_mask=mask)
+    assert room == 40 + 180 and waits == 2
+    want = d2k.localize(x, thresholds=[0.3, 0.6], iou_threshold=0.5, keep_ratio=0.1, class_mask=mask)
+    assert same(Detections(*found), want)
 
 
 @native_only
