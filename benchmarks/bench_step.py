@@ -35,15 +35,17 @@ def spread(network: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize(("precision", "way"), [("fp32", ""), ("fp32", "winograd"), ("bf16", "")])
-@pytest.mark.parametrize("work", [shapes.THUMOS, shapes.FULL], ids=lambda w: w.name)
+@pytest.mark.parametrize("work", [shapes.THUMOS, shapes.FULL, shapes.HAPT], ids=lambda w: w.name)
 def test_step(contest, device, full, work, precision, way, monkeypatch):
     if way and device.type != "cpu":
         pytest.skip("on a CPU only")
     monkeypatch.setenv("D2K_FLOAT32", way)
-    if device.type == "cpu" and not full and (work, precision) != (shapes.THUMOS, "fp32"):
+    if work is shapes.HAPT and (precision, way) != ("fp32", ""):
+        pytest.skip("small: float32 alone")
+    if device.type == "cpu" and not full and (work is shapes.FULL or precision != "fp32"):
         pytest.skip("takes a minute on a CPU; --full runs it")
     settings = {"model.dropout": 0.0, "model.negative_slope": SLOPE, "train.precision": precision}
-    config = make_config("thumos14", "release", settings)
+    config = make_config("hapt" if work is shapes.HAPT else "thumos14", "release", settings)
     n, classes = len(work.lengths), work.classes
     labels = torch.eye(classes, dtype=torch.bool, device=device)[torch.arange(n) % classes]
     # Rows for and against one direction, so that rounding does not decide who is foreground.
@@ -86,7 +88,8 @@ def test_step(contest, device, full, work, precision, way, monkeypatch):
 
     def padded_network():
         state = fresh()
-        network = by.PaddedNet(work.width, classes, dropout=0.0, kernel=work.kernel, slope=SLOPE).to(device)
+        taps = config.model.classifier_kernel_size
+        network = by.PaddedNet(work.width, classes, 0.0, work.kernel, SLOPE, taps).to(device)
         weights = state.network.state_dict()
         start = weights.pop("reference")
         network.load_state_dict(weights)
@@ -104,7 +107,10 @@ def test_step(contest, device, full, work, precision, way, monkeypatch):
         def run():
             with torch.autocast(**autocast):
                 t, x = network(dense, mask)
-            total, _ = by.losses(t.float(), x.float(), list(work.lengths), labels, start, fixed)
+            total, _ = by.losses(
+                t.float(), x.float(), list(work.lengths), labels, start, fixed,
+                denoising=config.loss.ds_weight, divisor=config.loss.pool_divisor,
+            )  # fmt: skip
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
@@ -145,5 +151,5 @@ def test_step(contest, device, full, work, precision, way, monkeypatch):
 
 
 def _backends(device: torch.device) -> set[str]:
-    ops = ("temporal_conv", "topk_pool", "attention_pool", "foreground_score", "pdmi")
+    ops = ("temporal_conv", "topk_pool", "head", "losses", "step_record")
     return {backends.select(op, device.type, torch.float32).__name__.rpartition(".")[2] for op in ops}

@@ -17,6 +17,7 @@ PYBIND11_MODULE(_C, m) {
     bind_lowest_attention(m);
     bind_nms(m);
     bind_pdmi(m);
+    bind_step_record(m);
     bind_svd(m);
     bind_temporal_conv(m);
     bind_topk_pool(m);

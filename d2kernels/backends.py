@@ -21,6 +21,7 @@ OPS = (
     "svd",
     "head",
     "losses",
+    "step_record",
     "connected_components",
     "nms",
     "localize",

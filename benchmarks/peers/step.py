@@ -16,11 +16,13 @@ from d2net.methods.d2net.losses.pairs import Permutations
 class PaddedNet(nn.Module):
     """nn.Conv1d on (n, d, s) batches; takes the state dict of a d2net network without its reference."""
 
-    def __init__(self, width: int, classes: int, dropout: float, kernel: int = 3, slope: float = 0.2):
+    def __init__(
+        self, width: int, classes: int, dropout: float, kernel: int = 3, slope: float = 0.2, classifier: int = 1
+    ):
         super().__init__()
         self.conv1 = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=2)
         self.conv2 = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=2)
-        self.classifier = nn.Conv1d(width, 2 * classes, 1, groups=2)
+        self.classifier = nn.Conv1d(width, 2 * classes, classifier, padding=classifier // 2, groups=2)
         self.dropout, self.slope = dropout, slope
 
     def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,13 +54,14 @@ def losses(
     permutations: Permutations | None = None,
     gamma: float = 0.01,
     denoising: float = 0.1,
+    divisor: int = 8,
 ) -> tuple[Tensor, Tensor]:
     """Total loss and the updated x_ref; a Python loop over videos, torch ops on each."""
     n, classes = labels.shape
     p, fg, bg, fg_of, bg_of, lowest = [], [], [], [], [], []
     for i, s in enumerate(lengths):
         t, x = tcam[i, :s], embeddings[i, :s]
-        p.append(t.topk(-(-s // 8), dim=0).values.mean(0))
+        p.append(t.topk(-(-s // divisor), dim=0).values.mean(0))
         attention = t.max(1).values
         front, back = attention >= 0.5, 1 - attention >= 0.5
         if front.any():

@@ -64,6 +64,7 @@ void bind_losses(py::module_& m);
 void bind_lowest_attention(py::module_& m);
 void bind_nms(py::module_& m);
 void bind_pdmi(py::module_& m);
+void bind_step_record(py::module_& m);
 void bind_svd(py::module_& m);
 void bind_temporal_conv(py::module_& m);
 void bind_topk_pool(py::module_& m);

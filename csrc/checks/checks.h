@@ -127,5 +127,6 @@ int check_localize();
 int check_losses();
 int check_nms();
 int check_pdmi();
+int check_step_record();
 int check_svd();
 int check_topk_pool();

@@ -22,6 +22,7 @@ constexpr Check kChecks[] = {
     {"svd", check_svd},
     {"head", check_head},
     {"losses", check_losses},
+    {"step_record", check_step_record},
 };
 
 const Check* named(const char* name) {

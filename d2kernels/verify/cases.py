@@ -226,6 +226,27 @@ def _losses(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...], Call
     yield inputs, call(both._replace(pairs=PAIRS.index("all"), torch_cosine=True, joint=True))
 
 
+def _step_record(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...], Callable[..., Any]]]:
+    from d2kernels.ops.step_record import step_record
+
+    def call(scale: float) -> Callable[..., Any]:
+        def run(ragged: Any, terms: Tensor, reference: Tensor) -> list[Tensor]:
+            # The kernel knows float32 alone.
+            given, kept = (terms.detach() * scale).float(), torch.zeros_like(reference, dtype=torch.float32)
+            sums = torch.ones(7, device=terms.device)
+            left_out = torch.tensor(3, device=terms.device)
+            moved = reference.detach().float() * scale
+            total, classification, ds, dv, norm = (x.clone() for x in given)
+            skipped = step_record((total, classification, ds, dv), norm, left_out, moved, kept, sums)
+            return [skipped, kept, sums]
+
+        return run
+
+    inputs = _random(5, seed=35), _normal(batch.width, seed=36)
+    yield inputs, call(1.0)
+    yield inputs, call(float("inf"))
+
+
 _CASES: dict[str, tuple[Callable[[Batch, int], Iterator[tuple[tuple[Tensor, ...], Callable[..., Any]]]], bool]] = {
     "temporal_conv": (_temporal_conv, False),
     "topk_pool": (_topk_pool, False),
@@ -237,6 +258,7 @@ _CASES: dict[str, tuple[Callable[[Batch, int], Iterator[tuple[tuple[Tensor, ...]
     "svd": (_svd, False),
     "head": (_head, False),
     "losses": (_losses, False),
+    "step_record": (_step_record, True),
     "connected_components": (_components, True),
     "nms": (_nms, True),
     "localize": (_localize, True),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from d2kernels.ops.step_record import step_record
 from d2net.config import Config
 from d2net.data.dataset import Batch
 from d2net.methods.d2net.losses import head_losses
@@ -32,13 +34,16 @@ def train_step(state: State, batch: Batch, config: Config) -> None:
     )
     optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
-    limit = config.train.gradient_clip or float("inf")
-    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
-    skip = (losses.total == 0) | ~losses.total.isfinite() | ~norm.isfinite()
+    norm = _gradient_norm(network, config.train.gradient_clip)
+    terms = losses.total.detach(), losses.classification.detach(), losses.ds.detach(), losses.dv.detach()
     # The fused optimiser reads this on the device: it leaves weights and moments alone, without a synchronisation.
-    optimizer.found_inf = skip.float()
+    optimizer.found_inf = step_record(terms, norm, losses.skipped, losses.reference, network.reference, state.sums)
     optimizer.step()
-    with torch.no_grad():
-        network.reference.copy_(torch.where(losses.reference.isfinite().all(), losses.reference, network.reference))
-        row = (losses.total, losses.classification, losses.ds, losses.dv, norm, skip, losses.skipped)
-        state.sums += torch.nan_to_num(torch.stack([v.detach().to(torch.float32) for v in row]), 0, 0, 0)
+
+
+def _gradient_norm(network: torch.nn.Module, limit: float | None) -> Tensor:
+    """The norm of the whole gradient, which is scaled down to `limit` where there is one."""
+    parameters = list(network.parameters())
+    if limit is not None:
+        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
