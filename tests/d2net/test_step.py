@@ -67,6 +67,23 @@ def test_a_step_is_few_operations(preset, recipe, iteration):
 
 
 @native_only
+@pytest.mark.parametrize("iteration", [8, 2001], ids=["before L_D", "with L_D"])
+@pytest.mark.parametrize("recipe", ["release", "paper"])
+def test_what_a_graph_captures_reads_nothing_back(recipe, iteration, monkeypatch):
+    """No value goes to the host or comes from it, and the counter moves by an operation, so that replays go on."""
+    state, batch, config = prepared("thumos14", recipe)
+    state.iteration = iteration - 2
+    train_step(state, batch, config)
+    # The layout's check reads the host's copy, which a batch on a device has none of.
+    monkeypatch.setattr(d2k.ragged, "_values_can_be_checked", lambda *tensors: False)
+    with Dispatched() as seen:
+        train_step(state, batch, config)
+    waits = ("local_scalar_dense", "lift_fresh", "_to_copy", "nonzero", "equal.default", "fill_", "scalar_tensor")
+    assert not [name for name in seen.names for word in waits if word in name]
+    assert seen.names["aten.add_.Tensor"] == 1  # the clock
+
+
+@native_only
 @pytest.mark.parametrize("recipe", ["release", "paper"])
 def test_a_step_equals_the_composition(recipe):
     """The fused step against the references of all ops: gradients within rounding."""

@@ -146,7 +146,7 @@ def losses(
         mass,
         foreground_attention,
         off,
-        None if foreground is None else foreground.detach(),
+        foreground.detach() if foreground is not None and foreground.requires_grad else foreground,
         labels,
         offsets,
         lengths,

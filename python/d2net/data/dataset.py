@@ -31,7 +31,8 @@ class Batch(NamedTuple):
     gap: int = 0
 
     def ragged(self) -> d2k.Ragged:
-        return d2k.Ragged(self.features, self.offsets, self.lengths, gap=self.gap)
+        # `pack` has laid the rows out: a step does not look at them again.
+        return d2k.Ragged._trusted(self.features, self.offsets, self.lengths, gap=self.gap)
 
     def to(self, device: torch.device) -> Batch:
         moved = (t.to(device, non_blocking=True) for t in self[:4])

@@ -35,7 +35,7 @@ def train_step(state: State, batch: Batch, config: Config) -> None:
     optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
     norm = _gradient_norm(network, config.train.gradient_clip)
-    terms = losses.total.detach(), losses.classification.detach(), losses.ds.detach(), losses.dv.detach()
+    terms = losses.total, losses.classification, losses.ds, losses.dv
     # The fused optimiser reads this on the device: it leaves weights and moments alone, without a synchronisation.
     optimizer.found_inf = step_record(terms, norm, losses.skipped, losses.reference, network.reference, state.sums)
     optimizer.step()
