@@ -6,6 +6,17 @@
 namespace d2k {
 namespace {
 
+#ifdef D2K_CUDA
+// As with_dtype, for what runs on a GPU: not float64.
+template <class Call>
+void with_device_dtype(int dtype, const Call& call) {
+    with_dtype(dtype, [&](auto zero) {
+        if constexpr (sizeof(zero) == sizeof(double)) throw std::invalid_argument("no float64 on a GPU");
+        else call(zero);
+    });
+}
+#endif
+
 // In the order of the fields; native.py makes the tuples.
 template <class T>
 Head<T> problem_of(const py::tuple& arguments) {
@@ -95,12 +106,12 @@ void bind_head(py::module_& m) {
 #ifdef D2K_CUDA
     m.def("head_workspace_cuda", [](int dtype, const py::tuple& problem) {
         size_t bytes = 0;
-        with_dtype(dtype, [&](auto zero) { bytes = cuda::head_workspace(problem_of<decltype(zero)>(problem)); });
+        with_device_dtype(dtype, [&](auto zero) { bytes = cuda::head_workspace(problem_of<decltype(zero)>(problem)); });
         return bytes;
     });
     m.def("head_cuda", [](int dtype, const py::tuple& problem, const py::tuple& out, Address workspace, int device,
                           Address stream) {
-        with_dtype(dtype, [&](auto zero) {
+        with_device_dtype(dtype, [&](auto zero) {
             using T = decltype(zero);
             const auto p = problem_of<T>(problem);
             const auto o = out_of<T>(out);
@@ -109,7 +120,7 @@ void bind_head(py::module_& m) {
     });
     m.def("head_backward_cuda", [](int dtype, const py::tuple& problem, const py::tuple& saved,
                                    const py::tuple& gradients, Address workspace, int device, Address stream) {
-        with_dtype(dtype, [&](auto zero) {
+        with_device_dtype(dtype, [&](auto zero) {
             using T = decltype(zero);
             const auto p = problem_of<T>(problem);
             const auto s = out_of<T>(saved);
@@ -119,7 +130,7 @@ void bind_head(py::module_& m) {
     });
     m.def("reference_score_cuda", [](int dtype, const py::tuple& problem, Address updated, Address score, int device,
                                      Address stream) {
-        with_dtype(dtype, [&](auto zero) {
+        with_device_dtype(dtype, [&](auto zero) {
             using T = decltype(zero);
             using V = ArithmeticOf<T>;
             const auto p = score_of<T>(problem);
