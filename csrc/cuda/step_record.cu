@@ -18,8 +18,7 @@ __global__ void __launch_bounds__(kThreads) record_kernel(StepRecord record) {
 Status step_record(const StepRecord& record, int device, void* stream) {
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    record_kernel<<<1, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(record);
-    D2K_TRY(cudaGetLastError());
+    D2K_TRY(launch(record_kernel, 1, kThreads, 0, stream, record));
     return kOk;
 }
 
