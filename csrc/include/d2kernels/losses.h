@@ -218,6 +218,11 @@ struct Cosine {
     }
 };
 
+// base^power, base >= 0; CUDA's pow is a function of its own, which costs a call's registers.
+D2K_DEVICE double raised(double base, double power) {
+    return power == 0 ? 1 : power == 1 ? base : power == 2 ? base * base : ::exp(power * ::log(base));
+}
+
 // Eq. 3: the weights of each video, and Eq. 4 with its slopes by p and by the weights.
 template <class Team, class T>
 D2K_DEVICE double classify(Team& team, const Losses<T>& problem, const LossesWork<T>& work, const Lists& lists,
@@ -271,10 +276,8 @@ D2K_DEVICE double classify(Team& team, const Losses<T>& problem, const LossesWor
         // Of a label: −(1 − p + w)^β log p; of any other class the same of 1 − p.
         const double x = own ? static_cast<double>(p) : 1 - static_cast<double>(p);
         const double base = 1 - x + w, log = ::log(x < tiny ? tiny : x), factor = (own ? each : 1) / count;
-        const double power = problem.beta == 2 ? base * base : problem.beta == 0 ? 1 : pow(base, problem.beta);
-        const double by_base = problem.beta == 2   ? 2 * base
-                               : problem.beta == 0 ? 0
-                                                   : problem.beta * pow(base, problem.beta - 1);
+        const double power = raised(base, problem.beta);
+        const double by_base = problem.beta == 0 ? 0 : problem.beta * raised(base, problem.beta - 1);
         const double by_x = by_base * log - (x < tiny ? 0 : power / x);
         const bool inside = problem.clamp == 0 || (given >= low && given <= high);
         work.entry[at] = -power * log * factor;
