@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import d2kernels as d2k
+from d2kernels.verify.check import check
 
 pytestmark = pytest.mark.gpu
 LENGTHS = [1, 0, 7, 33, 750, 5, 2049]
@@ -101,6 +102,14 @@ def test_repeats_to_the_bit_without_synchronising(op, backend):
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+SIZES = ("small", "odd", "target")
+
+
+@pytest.mark.parametrize(("op", "backend"), cases(d2k.backends.OPS, {(op, "reference") for op in d2k.backends.OPS}))
+def test_what_users_check(op, backend):
+    assert check(op, backend, torch.device("cuda"), SIZES) > 0
 
 
 @pytest.mark.parametrize(("op", "backend"), cases(["connected_components"]))
