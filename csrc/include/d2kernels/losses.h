@@ -111,13 +111,15 @@ struct LossesWork {
 
 // Which videos count, those that have a foreground and a background, and the permutations.
 struct Lists {
-    int64_t kept, count[2];
+    int64_t kept, front, back;
+
+    D2K_DEVICE int64_t count(int side) const { return side ? back : front; }
 };
 
 template <class Team, class T>
 D2K_DEVICE Lists list_videos(Team& team, const Losses<T>& problem, const LossesWork<T>& work) {
     const int64_t n = problem.videos(), c = problem.classes;
-    Lists lists{0, {0, 0}};
+    Lists lists{0, 0, 0};
     for (int64_t tile = 0; tile < n; tile += team.size()) {
         const int64_t i = tile + team.rank();
         bool keep = i < n && problem.sequences.lengths[i] >= problem.min_snippets;
@@ -128,12 +130,14 @@ D2K_DEVICE Lists list_videos(Team& team, const Losses<T>& problem, const LossesW
         }
         compact(team, keep, lists.kept);
         if (i < n) work.keep[i] = keep;
-        for (int side = 0; side < 2; ++side) {
+        const auto add = [&](int side, int64_t& count) {
             const bool has = keep && problem.mass[i * 2 + side] > 0;
-            const int64_t place = compact(team, has, lists.count[side]);
+            const int64_t place = compact(team, has, count);
             if (i < n) work.has[i * 2 + side] = has;
             if (has) work.list[side * n + place] = i;
-        }
+        };
+        add(0, lists.front);
+        add(1, lists.back);
     }
     if (problem.pairs != Pairs::kRandom) {
         team.barrier();
@@ -146,7 +150,7 @@ D2K_DEVICE Lists list_videos(Team& team, const Losses<T>& problem, const LossesW
     team.barrier();
     if (problem.keys)
         for_each(team, 4 * n, [&](int64_t at) {
-            const int64_t row = at / n, j = at % n, count = lists.count[row % 2];
+            const int64_t row = at / n, j = at % n, count = lists.count(row % 2);
             if (j >= count) return;
             const T* const keys = problem.keys + row * n;
             int64_t rank = 0;
@@ -171,11 +175,11 @@ D2K_DEVICE VideoPair pair_of(const Losses<T>& problem, const LossesWork<T>& work
         const int64_t i = e / n, j = e % n;
         return {2 * i + first, 2 * j + second, i, i != j && work.has[2 * i + first] && work.has[2 * j + second]};
     }
-    const int64_t least = lists.count[0] < lists.count[1] ? lists.count[0] : lists.count[1];
-    const int64_t count = list == 2 ? least : lists.count[list];
+    const int64_t least = lists.front < lists.back ? lists.front : lists.back;
+    const int64_t count = list == 2 ? least : lists.count(list);
     if (e >= count) return {0, 0, 0, false};
     const auto listed = [&](int side, int64_t place) {
-        const int64_t last = lists.count[side] - 1;
+        const int64_t last = lists.count(side) - 1;
         return work.list[side * n + (place < last ? place : last)];
     };
     const int64_t* const drawn = work.permutation;
@@ -189,7 +193,7 @@ template <class T>
 D2K_DEVICE double share(const Losses<T>& problem, const LossesWork<T>& work, const Lists& lists, int list, int64_t i) {
     if (problem.pairs == Pairs::kRandom) return 1;
     const int side = list != 0;
-    const int64_t others = lists.count[side] - work.has[2 * i + side];
+    const int64_t others = lists.count(side) - work.has[2 * i + side];
     return 1 / static_cast<double>(others > 0 ? others : 1);
 }
 
