@@ -41,7 +41,7 @@ Status nms(const NmsClustersOf<T>& clusters, const NmsRules& rules, uint8_t* lef
     if (clusters.count == 0) return kOk;
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    D2K_TRY(launch(nms_kernel, blocks(clusters.count), kThreads, 0, stream, clusters, rules, left));
+    D2K_TRY(launch(nms_kernel<T>, blocks(clusters.count), kThreads, 0, stream, clusters, rules, left));
     return kOk;
 }
 
@@ -51,7 +51,7 @@ Status soft_nms(const NmsClustersOf<T>& clusters, double sigma, double score_thr
     if (clusters.count == 0) return kOk;
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    D2K_TRY(launch(soft_nms_kernel, blocks(clusters.count), kThreads, 0, stream, clusters, sigma, score_threshold,
+    D2K_TRY(launch(soft_nms_kernel<T>, blocks(clusters.count), kThreads, 0, stream, clusters, sigma, score_threshold,
                    score, taken));
     return kOk;
 }
