@@ -638,3 +638,23 @@ def test_arrays_need_rows_and_the_native_backend():
     says = r"activations must be float rows \(total, C\)"
     with d2k.backends.use("native", "localize"), pytest.raises(ValueError, match=says):
         d2k.localize(np.ones(5), offsets=[0, 5], **PAPER)
+
+
+@pytest.mark.parametrize("margin", [1e19, 1e300, sys.float_info.max])
+def test_surroundings_of_any_width_end_with_the_sequence(margin):
+    x = batch([9, 30, 1])
+    assert same(d2k.localize(x, **PAPER | {"margin": margin}), d2k.localize(x, **PAPER | {"margin": 1e3}))
+    with pytest.raises(ValueError, match="margin must be finite and at least 0, got inf"):
+        d2k.localize(x, **PAPER | {"margin": math.inf})
+
+
+def test_what_arguments_alone_would_cost_is_refused():
+    x = batch([9, 30])
+    with pytest.raises(ValueError, match=f"upsample must be at most 1024, got {2**40}"):
+        d2k.localize(x, **PAPER | {"upsample": 2**40})
+    many = torch.zeros(1, 1).expand(2**21, 1)
+    with pytest.raises(ValueError, match="2097152 rows upsampled by 1024 exceed 2147483647 positions"):
+        d2k.localize(many, offsets=[0, len(many)], **PAPER | {"upsample": 1024, "class_mask": None})
+    for change in ({"min_length": 2**63 - 1, "upsample": 1024}, {"smoothing": 2**63 - 1}):
+        d2k.localize(x, **PAPER | change)
+    assert d2k.localize(x, **PAPER | {"min_length": 2**63 - 1}).count.tolist() == [0, 0]
