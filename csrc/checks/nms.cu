@@ -1,5 +1,7 @@
 #include "d2kernels/nms_block.h"
 
+#include <type_traits>
+
 #include "checks.h"
 
 namespace {
@@ -7,30 +9,36 @@ namespace {
 using checks::Device;
 using checks::Values;
 
+// Times are T: doubles of any kind, or int64_t, nanoseconds since 1970, whose last bits a double does not hold.
+template <class T = double>
 void compare(checks::Tally& tally, int64_t count, const std::vector<int64_t>& first, int64_t number, Values kind,
              const d2k::NmsRules& rules) {
-    auto segments = checks::make<double>(2 * count, kind, 3);
+    auto drawn = checks::make<double>(2 * count, kind, 3);
     const auto scores = checks::make<double>(count, kind, 4);
     for (int64_t i = 0; i < count; ++i) {
         if (kind == Values::kUniform) {  // whole numbers, which meet at their ends
-            segments[2 * i] = std::floor(segments[2 * i] * 90);
-            segments[2 * i + 1] = std::floor(segments[2 * i + 1] * 30);
+            drawn[2 * i] = std::floor(drawn[2 * i] * 90);
+            drawn[2 * i + 1] = std::floor(drawn[2 * i + 1] * 30);
         }
-        segments[2 * i + 1] += segments[2 * i];
+        drawn[2 * i + 1] += drawn[2 * i];
     }
+    std::vector<T> segments(drawn.begin(), drawn.end());
+    if constexpr (std::is_integral_v<T>)
+        for (T& time : segments) time += T{1700000000} * 1000000000;
     const std::vector<int64_t> numbers{number};
     // What lies in no cluster stays as it was.
     const std::vector<uint8_t> before(count, 7);
     std::vector<uint8_t> left = before, taken = before;
     std::vector<double> score = scores;
-    const d2k::NmsClusters clusters{segments.data(), first.data(), numbers.data(), count};
+    const d2k::NmsClustersOf<T> clusters{segments.data(), first.data(), numbers.data(), count};
     CHECK(d2k::cpu::nms_as_block(clusters, rules, left.data()));
     CHECK(d2k::cpu::soft_nms_as_block(clusters, 0.5, 0.1, score.data(), taken.data()));
 
-    const Device<double> there_segments(segments), decayed(scores);
+    const Device<T> there_segments(segments);
+    const Device<double> decayed(scores);
     const Device<int64_t> there_first(first), there_number(numbers);
     const Device<uint8_t> lefts(before), takens(before);
-    const d2k::NmsClusters there{there_segments.get(), there_first.get(), there_number.get(), count};
+    const d2k::NmsClustersOf<T> there{there_segments.get(), there_first.get(), there_number.get(), count};
     CHECK(d2k::cuda::nms(there, rules, lefts.get(), 0, nullptr));
     CHECK(d2k::cuda::soft_nms(there, 0.5, 0.1, decayed.get(), takens.get(), 0, nullptr));
     CHECK(cudaDeviceSynchronize());
@@ -53,5 +61,7 @@ int check_nms() {
             compare(tally, 3, {0, 1, 2, 3}, 99, kind, {0.3, inclusive});
         }
     compare(tally, 700, {0, 1, 3, 3, 200, 700}, 5, Values::kUniform, {0.4, true});
+    compare<int64_t>(tally, 700, {0, 1, 3, 3, 200, 700}, 5, Values::kUniform, {0.4, true});
+    compare<int64_t>(tally, 40, {30, 10, -5, 900, 40}, 4, Values::kUniform, {0.3, false});
     return tally.finish();
 }
