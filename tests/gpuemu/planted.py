@@ -61,7 +61,13 @@ PLANTED = {
         r"gpuemu: out of bounds at .*triton_kernels\.py",
     ),
     "2^shift - 1": Defect(
-        [(f"{HEADERS}/topk_pool.h", r"from \+ \(wide < room \? wide : room\)", "from + wide")],
+        [
+            (
+                f"{HEADERS}/topk_pool.h",
+                r"from \+ \(wide < room \? wide : room\)",
+                "(from + wide < bracket.high ? from + wide : bracket.high)",
+            )
+        ],
         ["topk_pool"],
         r"^  topk_pool.*: WRONG|gpuemu: .* in topk",
     ),
