@@ -45,9 +45,11 @@ void run(const Call& call) {
     Status status;
     {
         const py::gil_scoped_release release;
-        cpu::interrupted = signalled;
+        struct Interruptible {
+            Interruptible() { cpu::interrupted = signalled; }
+            ~Interruptible() { cpu::interrupted = nullptr; }
+        } const interruptible;
         status = call();
-        cpu::interrupted = nullptr;
     }
     check(status);
 }

@@ -113,8 +113,7 @@ D2K_INLINE void score(const ForegroundScore<T>& problem, const ArithmeticOf<T>* 
     }
 }
 
-// Adds the rows' parts of the reference's gradient to along (width), Σ of x over the row's norm, and to back.
-// As `differentiate`, of one row of any size.
+// As `differentiate` below, of one row of any size.
 template <class T>
 D2K_NOINLINE void differentiate_scaled(const ForegroundScore<T>& problem, const ArithmeticOf<T>* unit, const T* x,
                                        T grad, T* out, ArithmeticOf<T>* along, double* back) {
@@ -134,6 +133,7 @@ D2K_NOINLINE void differentiate_scaled(const ForegroundScore<T>& problem, const 
     if (along) *back += half * cosine;
 }
 
+// Adds the rows' parts of the reference's gradient to along (width), Σ of x over the row's norm, and to back.
 template <class T>
 D2K_INLINE void differentiate(const ForegroundScore<T>& problem, const ArithmeticOf<T>* unit, const T* grad,
                               int64_t from, int64_t to, T* grad_x, ArithmeticOf<T>* along, double* back) {

@@ -37,6 +37,7 @@ public:
     float* reserve(int64_t size) {
         if (size > size_) {
             data_.reset();
+            size_ = 0;  // as long as there is nothing: memory may be lacking
             data_.reset(static_cast<float*>(::operator new(static_cast<size_t>(size) * sizeof(float), std::align_val_t{64})));
             size_ = size;
         }

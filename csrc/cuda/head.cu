@@ -10,6 +10,7 @@ namespace d2k::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+// Where __launch_bounds__ names blocks too: ptxas would spill for more of them.
 constexpr int kPart = 64;  // rows of one sequence that a block sums
 constexpr int64_t kMostBlocks = 1 << 20;
 
@@ -42,7 +43,7 @@ __device__ void each_row(const Sequences& sequences, const Body& body) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) activate_kernel(Head<T> problem, HeadOut<T> out) {
+__global__ void __launch_bounds__(kThreads, 4) activate_kernel(Head<T> problem, HeadOut<T> out) {
     using V = ArithmeticOf<T>;
     const int64_t classes = problem.classes, streams = problem.streams;
     each_row(problem.sequences, [&](int64_t t, int64_t i, int lane) {
@@ -221,7 +222,7 @@ __global__ void __launch_bounds__(kThreads) slope_kernel(Head<T> problem, HeadOu
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) backward_kernel(Head<T> problem, HeadOut<T> saved, HeadGradients<T> g,
+__global__ void __launch_bounds__(kThreads, 2) backward_kernel(Head<T> problem, HeadOut<T> saved, HeadGradients<T> g,
                                                             const ArithmeticOf<T>* slopes) {
     using V = ArithmeticOf<T>;
     const int64_t classes = problem.classes, streams = problem.streams, width = problem.width;
@@ -313,7 +314,7 @@ __global__ void __launch_bounds__(kThreads) update_kernel(ReferenceScore<T> prob
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) score_kernel(ReferenceScore<T> problem, const ArithmeticOf<T>* updated,
+__global__ void __launch_bounds__(kThreads, 4) score_kernel(ReferenceScore<T> problem, const ArithmeticOf<T>* updated,
                                                          ArithmeticOf<T>* score) {
     using V = ArithmeticOf<T>;
     __shared__ typename Team::Storage storage;

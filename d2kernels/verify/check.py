@@ -78,5 +78,3 @@ def check(op: str, backend: str, device: torch.device, sizes: Sequence[str] = SI
     if not done:
         raise Wrong("no case of it could be run")
     return done
-
-

@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{kernel}:", file=sys.stderr, flush=True)
         try:
             done = check.check(op, backend, device, given.sizes.split(","))
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError) as error:
             traceback.print_exc()
             say("end", kernel=kernel, passed=None, error=_one_line(error))
         except check.Wrong as error:

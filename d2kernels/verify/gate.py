@@ -51,14 +51,14 @@ def is_off() -> bool:
 def _state(kernel: str, sha: str, here: machine.Machine, results: dict[str, Result]) -> State:
     if is_off():
         return State("off", "not checked: D2K_VERIFY=off")
+    result = _mine.get((here, sha)) or results.get(sha)
+    if result is not None and not result.passed:
+        return State("failed", result.error, result.details)
     gpus = sorted({v.gpu for v in machine.vouched() if (v.kernel, v.sha256, v.arch) == (kernel, sha, here.arch)})
     if gpus:
         return State("vouched", f"passed the GPU tests on {', '.join(gpus)}")
-    result = _mine.get((here, sha)) or results.get(sha)
     if result is not None:
-        if result.passed:
-            return State("passed", f"checked on this {here.gpu} {result.date}")
-        return State("failed", result.error, result.details)
+        return State("passed", f"checked on this {here.gpu} {result.date}")
     if why := _unchecked.get((here, sha)):
         return State("unchecked", why)
     return State("unknown", "not checked on this GPU yet")

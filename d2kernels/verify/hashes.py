@@ -37,7 +37,7 @@ def _includes(path: Path, root: Path, found: Files) -> None:
         return
     text, found[name] = _file(path)
     for header in _INCLUDE.findall(text):
-        for folder in (path.parent, root / "csrc/include"):
+        for folder in (path.parent, root / "csrc/include", root / "csrc"):
             if (folder / header).is_file():
                 _includes((folder / header).resolve(), root, found)
                 break
@@ -82,6 +82,8 @@ def cuda_files(root: Path) -> dict[str, Files]:
             continue
         found: Files = {}
         _includes(source, root, found)
+        if (device := root / "csrc/cuda/device.cu").is_file():
+            _includes(device, root, found)
         binding = root / "csrc/bindings" / f"{source.stem}.cpp"
         if binding.is_file():
             _includes(binding, root, found)

@@ -309,3 +309,35 @@ def test_says_what_is_wrong():
         inputs.call(options, p=inputs.p.half())
     with pytest.raises(ValueError, match="index of"):
         inputs.call(options._replace(pairs=len(PAIRS)))
+
+
+@pytest.mark.parametrize("beta", [1.5, 3.0])
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_rounding_makes_no_power_of_a_negative_number(backend, beta):
+    if not d2k.backends.can_run("losses", backend):
+        pytest.skip("no compiled extension")
+    options = options_of("release", Inputs().p.shape, denoise=False, **{
+        "loss.pairs": "all", "loss.cosine": "torch", "loss.clamp": 0.0, "loss.beta": beta, "loss.gamma": 1.0,
+    })  # fmt: skip
+    for seed in range(20):
+        inputs = Inputs(seed=seed)
+        one = inputs.embedding[:1, :1]
+        inputs.embedding = torch.cat([one, -one], 1).expand(6, -1, -1).contiguous()
+        inputs.mass = torch.ones_like(inputs.mass)
+        inputs.labels = inputs.labels | (torch.arange(5) == 0)
+        inputs.p = torch.where(inputs.labels, 1.0, inputs.p)
+        with d2k.backends.use(backend, "losses"):
+            terms, leaves = inputs.call(options)
+        assert terms.total.isfinite() and all(g.isfinite().all() for g in gradients(terms.total, leaves))
+
+
+@native_only
+def test_keys_of_any_size_order_the_same():
+    inputs = Inputs()
+    options = options_of("release", inputs.p.shape, **{"loss.pairs": "random"})
+    totals = []
+    for scale, backend in itertools.product((1, 4, 1e6), ("native", "reference")):
+        with d2k.backends.use(backend, "losses"):
+            totals.append(inputs.call(options, keys=inputs.keys * scale)[0].total)
+    for total in totals[1:]:
+        torch.testing.assert_close(total, totals[0], rtol=1e-9, atol=1e-12)

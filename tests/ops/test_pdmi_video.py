@@ -30,7 +30,6 @@ def backend(request):
         yield request.param
 
 
-
 def batch(n=9, classes=6, seed=0, dtype=F64):
     generator = torch.Generator().manual_seed(seed)
     p = torch.rand(n, classes, generator=generator, dtype=F64).to(dtype)
@@ -247,3 +246,22 @@ def test_a_power_of_two_changes_the_slope_alone(power, options):
     got, grad = with_gradients(lambda x: d2k.pdmi_video(x, labels, keep=keep, **options).value, scaled)
     assert torch.equal(got, value)
     torch.testing.assert_close(grad * 2.0 ** (power // 2) * 2.0 ** (power - power // 2), slope, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_rows_whose_sum_is_not_positive_stay_as_they_are(backend):
+    if not d2k.backends.can_run("pdmi", backend):
+        pytest.skip("no compiled extension")
+    p = torch.tensor([[-0.3, 0.1, 0.05], [0.4, 0.3, 0.2], [0.1, 0.6, 0.2]], dtype=torch.float64)
+    labels = torch.eye(3, dtype=torch.bool)
+
+    def defined(x):
+        total = x.sum(1, keepdim=True)
+        s = torch.linalg.svdvals(torch.where(total > 0, x / total, x) / 3)
+        return s[0].log() - s[-1].log()
+
+    with d2k.backends.use(backend, "pdmi"):
+        got, grad = with_gradients(lambda x: d2k.pdmi_video(x, labels, normalize_rows=True).value, p)
+    want, slope = with_gradients(defined, p)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=0)
+    torch.testing.assert_close(grad, slope, rtol=1e-8, atol=1e-10)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from d2kernels import backends
-from d2kernels.verify import cases, check
+from d2kernels.verify import cases, check, compare
 
 CPU = torch.device("cpu")
 
@@ -84,3 +84,11 @@ def test_a_missing_gradient_is_found(monkeypatch):
 def test_a_kernel_that_no_case_reaches_is_not_passed():
     with pytest.raises(check.Wrong, match="no case of it could be run"):
         check.check("topk_pool", "triton", CPU, ("small",))
+
+
+@pytest.mark.parametrize("got", [torch.full((3,), 7.0), torch.full((3,), float("nan")), torch.zeros(4)])
+def test_nothing_passes_for_zeros_but_zeros(got):
+    zeros = torch.zeros(3)
+    exact = compare.error(zeros, zeros)
+    assert exact == 0
+    assert not compare.error(got, zeros) <= compare.bound("float32", exact)

@@ -279,7 +279,7 @@ D2K_DEVICE double classify(Team& team, const Losses<T>& problem, const LossesWor
         const double w = scale * (work.weight[2 * n + i] + problem.gamma * work.weight[(own ? 0 : n) + i]);
         // Of a label: −(1 − p + w)^β log p; of any other class the same of 1 − p.
         const double x = own ? static_cast<double>(p) : 1 - static_cast<double>(p);
-        const double base = 1 - x + w, log = ::log(x < tiny ? tiny : x), factor = (own ? each : 1) / count;
+        const double base = larger(1 - x + w, 0.0), log = ::log(x < tiny ? tiny : x), factor = (own ? each : 1) / count;
         const double power = raised(base, problem.beta);
         const double by_base = problem.beta == 0 ? 0 : problem.beta * raised(base, problem.beta - 1);
         const double by_x = by_base * log - (x < tiny ? 0 : power / x);
@@ -460,7 +460,7 @@ struct LossesGradients {
     T *p, *embedding, *on, *off;
 };
 
-// The gradients of p and the embedding, elements [from, to) of each as far as it goes.
+// The gradients of p and the embedding, element `at` of the one after the other.
 template <class T>
 D2K_DEVICE void dense_gradient(const LossesSaved<T>& saved, const typename LossesSaved<T>::Factors& g, int64_t at,
                                int64_t scores, const LossesGradients<T>& to) {

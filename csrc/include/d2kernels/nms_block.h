@@ -31,8 +31,6 @@ private:
     }
 };
 
-using NmsClusters = NmsClustersOf<double>;
-
 struct NmsRules {
     double iou_threshold;
     bool inclusive;

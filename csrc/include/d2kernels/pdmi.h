@@ -103,7 +103,7 @@ D2K_DEVICE void write_snippet(const PdmiSnippet<T>& problem, const PdmiSnippetOu
     out.background_slope[i] = joint.by_background / static_cast<double>(back.count > 0 ? back.count : 1);
 }
 
-// Adds the rows [begin, end) of a buffer to both sides: in eight parts a thread, in a fixed order.
+// Adds rows of a buffer, the first and how many, to both sides: in eight parts a thread, in a fixed order.
 template <class Team, class T>
 D2K_DEVICE void sum_sides(Team& team, const PdmiSnippet<T>& problem, int64_t first, int64_t length, Side& front,
                           Side& back) {
@@ -287,11 +287,12 @@ D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& p
             q[j] = down * q[j];
             total += q[j];
         }
-        work.raw[l] = total > 0 ? total : 1;
-        work.power[l] = total > 0 ? power : 0;
+        work.raw[l] = total > 0 ? total : 0;  // 0: the row stays as it is
+        work.power[l] = power;
+        const Power up(power);
         if (problem.normalize_rows)
             D2K_ROLLED
-            for (int64_t j = 0; j < c; ++j) q[j] /= work.raw[l];
+            for (int64_t j = 0; j < c; ++j) q[j] = total > 0 ? q[j] / total : up * q[j];
     });
     finite = all(team, finite);
     return {work.y, work.q, 1, rows, n, c, problem.atol, problem.rtol, true, work.value, work.slope_y, work.slope_q};
@@ -309,13 +310,14 @@ D2K_DEVICE void write_video(Team& team, const PdmiVideo<T>& problem, const PdmiV
         double* const slope = work.slope_q + l * c;
         const double* const q = work.q + l * c;
         double along = 0;
-        const Power down(problem.normalize_rows ? -static_cast<int>(work.power[l]) : 0);
-        if (problem.normalize_rows)
+        const bool divided = problem.normalize_rows && work.raw[l] > 0;
+        const Power down(divided ? -static_cast<int>(work.power[l]) : 0);
+        if (divided)
             D2K_ROLLED
             for (int64_t j = 0; j < c; ++j) along += slope[j] * q[j];
         D2K_ROLLED
         for (int64_t j = 0; j < c; ++j) {
-            if (problem.normalize_rows) slope[j] = down * ((slope[j] - along) / work.raw[l]);
+            if (divided) slope[j] = down * ((slope[j] - along) / work.raw[l]);
             finite &= magnitude(slope[j]) <= DBL_MAX;
         }
     });

@@ -12,7 +12,7 @@ namespace d2k {
 
 struct StepRecord {
     static constexpr int kTerms = 4;
-    const float* terms[kTerms];  // the total first; null counts as 0
+    const float* terms[kTerms];  // the total first, never null; another that is null counts as 0
     const float* norm;           // of the whole gradient
     const int64_t* left_out;     // terms that were left out, or null
     const float* reference;      // (width), after the step

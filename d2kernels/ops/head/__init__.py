@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from d2kernels._arguments import flag, number, whole
 from d2kernels.ops._library import apply, once
 from d2kernels.ops._rows import accumulation_dtype
 from d2kernels.ops.head import schema
@@ -89,6 +90,7 @@ def head(
     Raises:
         ValueError: an argument of the wrong shape, dtype or device.
     """
+    streams = whole("head", "streams", streams)
     _check("head", z, streams, labels)
     rows = z.values
     if logits.dim() != 2 or logits.shape[0] != rows.shape[0] or logits.shape[1] % streams or logits.shape[1] == 0:
@@ -99,7 +101,13 @@ def head(
         )
     if labels is not None and labels.shape[1] * streams != logits.shape[1]:
         raise ValueError(f"head: {logits.shape[1] // streams} classes need as many labels, got {labels.shape[1]}")
-    options = streams, float(foreground_threshold), float(background_threshold), bool(inclusive), bool(normalize)
+    options = (
+        streams,
+        number("head", "foreground_threshold", foreground_threshold),
+        number("head", "background_threshold", background_threshold),
+        flag("head", "inclusive", inclusive),
+        flag("head", "normalize", normalize),
+    )
     out = apply(_Head, rows, logits, labels, z.offsets, z.lengths, *options)
     return Head(out[0], out[1], out[2] if labels is not None else None, *out[3:])
 
@@ -133,6 +141,9 @@ def reference_score(
     Raises:
         ValueError: an argument of the wrong shape, dtype or device.
     """
+    streams = whole("reference_score", "streams", streams)
+    min_snippets = whole("reference_score", "min_snippets", min_snippets, 0)
+    momentum = number("reference_score", "momentum", momentum)
     _check("reference_score", z, streams, labels)
     rows, n = z.values, len(z)
     dtype, width = accumulation_dtype(rows.dtype), rows.shape[1] // streams

@@ -44,7 +44,7 @@ def permutations_of(keys: Tensor, has_foreground: Tensor, has_background: Tensor
     """The orders that sort the rows of keys (4, n), each as far as its list goes."""
     place = torch.arange(keys.shape[1], device=keys.device)
     counts = torch.stack([has.sum() for has in (has_foreground, has_background)] * 2)[:, None]
-    order = keys.masked_fill(place >= counts, 2).argsort(dim=1, stable=True)
+    order = keys.masked_fill(place >= counts, float("inf")).argsort(dim=1, stable=True)
     return Permutations(*order.unbind())
 
 
@@ -139,8 +139,8 @@ def discriminative(p: Tensor, labels: Tensor, keep: Tensor, weights: PairWeights
         positive, negative = w_fb + options.gamma * w_ff, w_fb + options.gamma * w_bb
     tiny = 1e-12 if p.dtype == torch.float64 else 1e-7
     log_p, log_q = p.clamp(min=tiny).log(), (1 - p).clamp(min=tiny).log()
-    on = -(1 - p + positive).pow(options.beta) * log_p
-    off = -(p + negative).pow(options.beta) * log_q
+    on = -(1 - p + positive).clamp(min=0).pow(options.beta) * log_p
+    off = -(p + negative).clamp(min=0).pow(options.beta) * log_q
     count = keep.sum().clamp(min=1)
     if options.per_entry:
         on = on * p.shape[1]

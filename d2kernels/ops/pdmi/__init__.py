@@ -176,7 +176,7 @@ def pdmi_video(
         labels: (n, C) bool, or numbers whose non-zeros are labels.
         keep: (n,) bool, videos that take part; all by default.
         relative_floor: scores of at most this share of their video's largest become 0; None for none.
-        normalize_rows: divides each video's scores by their sum.
+        normalize_rows: divides each video's scores by their sum where that is positive.
         label_normalization: "batch" divides Y by the number of videos (the paper), "class" each class by its number
             of videos (the authors' code).
         atol, rtol: which singular values count, as in `condition_number`.

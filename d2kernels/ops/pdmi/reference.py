@@ -168,9 +168,9 @@ def _scores(p: Tensor, keep: Tensor, relative_floor: float | None, normalize_row
     if relative_floor is not None:
         q = torch.where(q > relative_floor * q.amax(1, keepdim=True), q, 0)
     if normalize_rows:
-        q = scaled(q[:, None])[0][:, 0]  # row by row, so that no sum overflows
-        total = q.sum(1, keepdim=True)
-        q = q / torch.where(total > 0, total, 1)
+        rows = scaled(q[:, None])[0][:, 0]  # row by row, so that no sum overflows
+        total = rows.sum(1, keepdim=True)
+        q = torch.where(total > 0, rows / torch.where(total > 0, total, 1), q)
     return q
 
 
@@ -225,8 +225,8 @@ def pdmi_video_forward(
     if normalize_rows:
         rows, exponent, _ = scaled(_scores(p, keep, relative_floor, False)[:, None])
         raw = rows[:, 0].sum(1, keepdim=True)
-        slope = (slope - (slope * q).sum(1, keepdim=True)) / torch.where(raw > 0, raw, 1)
-        slope = times_power(slope[:, None], -exponent)[:, 0]
+        divided = (slope - (slope * q).sum(1, keepdim=True)) / torch.where(raw > 0, raw, 1)
+        slope = torch.where(raw > 0, times_power(divided[:, None], -exponent)[:, 0], slope)
     counted = keep[:, None].expand_as(q)
     if relative_floor is not None:
         counted = counted & (q > 0)
