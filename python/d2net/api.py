@@ -22,7 +22,7 @@ from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.dataset import TrainingBatches, split_holdout
 from d2net.data.detections import Detections
 from d2net.data.features import FeatureStore, check_streams, open_features
-from d2net.data.files import some
+from d2net.data.files import check_outputs, some
 from d2net.data.names import aliases, hint, match, warn
 from d2net.data.stated import compare_lengths, stated_timing
 from d2net.evaluation import classification_map, evaluate
@@ -32,6 +32,7 @@ from d2net.methods.d2net.network import D2Net
 from d2net.presets import TIMINGS
 from d2net.timing import Resolved, Statement, Timing, TimingWarning, UnknownTiming, resolve
 from d2net.training.checkpoint import FILE, CheckpointError, read_checkpoint, usable
+from d2net.training.folder import OURS
 from d2net.training.health import TrainingWarning
 from d2net.training.loop import Run
 from d2net.training.survey import annotation_facts, training_facts
@@ -126,6 +127,8 @@ def load(path: str | os.PathLike, device: str = "auto") -> Model:
         classes = tuple(saved["classes"])
         network = D2Net(saved["width"], len(classes), saved["streams"], config.model)
         network.load_state_dict(saved["model"])
+        if wrong := [name for name, x in network.state_dict().items() if not x.isfinite().all()]:
+            raise CheckpointError(f"{path} holds weights that are not finite ({wrong[0]}); train again")
         timing = Timing.from_dict(saved["timing"]) if saved["timing"] else None
         # Earlier revisions did not say.
         explicit = saved.get("timing_explicit", True)
@@ -156,7 +159,7 @@ def training_timing(
     """
     data = stated_timing(annotations, store, names)
     statements = [Statement("the configuration", config.timing.model_dump(), explicit=True), *data.statements]
-    if not data.videos and config.preset:
+    if len(data.videos) < len(names) and config.preset:
         statements.append(Statement(f"preset {config.preset}", TIMINGS[config.preset]))
     found = resolve(statements)
     own = {} if found.explicit else data.videos
@@ -293,6 +296,7 @@ def train(
         score=_selection(config, store, annotations, held_out, resolved, own_timings),
         progress=progress,
     )
+    check_outputs([Path(out) / name for name in OURS], [store.source, annotations.source])
     state = run.start(resume, overwrite)
     if not run.finish(state):
         raise KeyboardInterrupt(f"stopped at iteration {state.iteration}; go on with --resume")
@@ -325,6 +329,11 @@ def _selection(
         return None
     if not held_out:
         raise ValueError(f"train.selection: {kind} needs held-out videos; set train.holdout above 0")
+    if config.train.evaluate_every > config.train.iterations:
+        raise ValueError(
+            f"train.selection: {kind} is computed every {config.train.evaluate_every} of {config.train.iterations} "
+            "iterations, so never; lower train.evaluate_every"
+        )
     if kind == "loc_mAP":
         if resolved.timing is None and any(v not in own for v in held_out):
             raise UnknownTiming("train.selection: loc_mAP needs the features' timing; set the fields of timing")
@@ -465,15 +474,11 @@ def _durations(
     return found
 
 
-def _network_activations(
-    model: Model, features: Mapping[str, np.ndarray], names: Sequence[str]
-) -> Activations:
+def _network_activations(model: Model, features: Mapping[str, np.ndarray], names: Sequence[str]) -> Activations:
     return network_activations(model.network, [features[v] for v in names], model.config.train.precision)
 
 
-def _stored_activations(
-    stored: Mapping[str, VideoActivations], names: Sequence[str], reweight: bool
-) -> Activations:
+def _stored_activations(stored: Mapping[str, VideoActivations], names: Sequence[str], reweight: bool) -> Activations:
     classes = d2k.Ragged.pack([torch.from_numpy(stored[v].classes) for v in names])
     if not reweight:
         return Activations(classes, classes.values.new_zeros(classes.values.shape[0]))

@@ -299,12 +299,15 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
         if not prefix and key in sections:
             if value is not None and not isinstance(value, dict):
                 raise ConfigError(f"section {key!r} must hold fields, got {shown(value)}")
-            flat |= _flatten(value or {}, f"{key}.")
+            fields = _flatten(value or {}, f"{key}.")
         elif not prefix and isinstance(value, dict) and not _matches(str(key)):
             near = difflib.get_close_matches(str(key), sections, n=1, cutoff=0.5)
             raise ConfigError(f"unknown section {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         else:
-            flat[_full_name(prefix + str(key))] = value
+            fields = {_full_name(prefix + str(key)): value}
+        if twice := flat.keys() & fields.keys():
+            raise ConfigError(f"field {min(twice)!r} is given twice; keep one")
+        flat |= fields
     return flat
 
 

@@ -166,3 +166,9 @@ def test_values_have_bounds(assignment):
 def test_ranges_never_pass_their_end():
     assert value_range("x", "0:0.75:0.2") == [0.0, 0.2, 0.4, 0.6]
     assert value_range("x", "0.1:0.3:0.1,0.9") == [0.1, 0.2, 0.3, 0.9]
+
+
+def test_a_field_given_twice_in_two_spellings_is_refused(tmp_path):
+    (tmp_path / "c.yaml").write_text("seed: 3\ntrain: {seed: 4}\n")
+    with pytest.raises(ConfigError, match=r"train.seed.*twice"):
+        load_config(tmp_path / "c.yaml")

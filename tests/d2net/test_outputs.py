@@ -12,10 +12,19 @@ import sys
 import numpy as np
 import pytest
 
-from d2net.data.files import DataError, check_destination, read_text, replacing, write_atomically, write_text
+from d2net.data.files import (
+    DataError,
+    check_destination,
+    check_outputs,
+    read_text,
+    replacing,
+    write_atomically,
+    write_text,
+)
 from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.report.pictures import plot_video
 from d2net.terminal import printable
+from d2net.training.folder import RunExists, check_folder, run_files
 
 
 def write(path):
@@ -151,3 +160,38 @@ def test_a_full_disk_does_not_cost_the_run_that_is_replaced(tmp_path):
     assert contents(out) == before
     subprocess.run([*map(str, command), "--overwrite"], check=True)
     assert len((out / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_no_output_lies_in_an_input_or_replaces_what_a_run_is_read_from(tmp_path):
+    folder = tmp_path / "features"
+    folder.mkdir()
+    (folder / "v1.npy").write_bytes(b"x")
+    run = tmp_path / "run"
+    run.mkdir()
+    for out in (folder / "v1.npy", folder / "deeper/x.json"):
+        with pytest.raises(DataError, match="lies in the input"):
+            check_outputs([out], [folder])
+    with pytest.raises(DataError, match="is the input"):
+        check_outputs([run / "checkpoint.pt"], run_files(run))
+    check_outputs([run / "detections.json", tmp_path / "features.json"], [*run_files(run), folder])
+
+
+@pytest.mark.parametrize("name", ["holdout.json", "best.pt"])
+def test_files_of_others_in_a_new_run_s_folder_stay(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunExists, match=name):
+        check_folder(tmp_path, False, False)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "best.pt", "log.jsonl"])
+def test_a_run_whose_files_cannot_be_written_is_known_before_the_old_one_goes(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=name):
+        check_folder(tmp_path, False, True)
+
+
+def test_long_names_in_any_script_are_written(tmp_path):
+    path = tmp_path / ("名" * 80 + ".json")
+    write(path)
+    assert path.read_bytes() == b"new"

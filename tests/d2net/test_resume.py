@@ -187,3 +187,36 @@ def test_held_out_videos_are_the_same_for_every_seed_and_stored(tmp_path):
     with pytest.raises(CheckpointError, match=r"train.holdout_seed is 5 but"):
         data.train(resume=True, **{"train.holdout": 0.4, "train.holdout_by": "user", "train.seed": 2,
                                    "train.holdout_seed": 5, "train.iterations": 8})  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", [torch.zeros(2), torch.zeros(0), "turned"])
+def test_moments_of_another_shape_are_refused(data, broken):
+    path = data.folder / "run/checkpoint.pt"
+    saved = read_checkpoint(path)
+    moment = saved["optimizer"]["state"][0]["exp_avg"]
+    saved["optimizer"]["state"][0]["exp_avg"] = moment.mT if isinstance(broken, str) else broken
+    torch.save(saved, path)
+    with pytest.raises(CheckpointError, match=r"does not fit.*exp_avg"):
+        data.train(resume=True, **{"train.iterations": 6})
+
+
+@pytest.mark.parametrize("iteration", [3.5, -1, True])
+def test_an_iteration_that_no_run_reaches(data, iteration):
+    path = data.folder / "run/checkpoint.pt"
+    torch.save(read_checkpoint(path) | {"iteration": iteration}, path)
+    with pytest.raises(CheckpointError, match="iteration"):
+        data.train(resume=True, **{"train.iterations": 6})
+
+
+def test_weights_that_are_not_finite_do_not_load(data):
+    path = data.folder / "run/checkpoint.pt"
+    saved = read_checkpoint(path)
+    next(iter(saved["model"].values())).view(-1)[0] = float("inf")
+    torch.save(saved, path)
+    with pytest.raises(CheckpointError, match="not finite"):
+        api.load(path, "cpu")
+
+
+def test_a_selection_that_never_comes_is_refused(data):
+    with pytest.raises(ValueError, match=r"evaluate_every"):
+        data.train(**{"train.selection": "cls_mAP", "train.holdout": 0.4, "train.evaluate_every": 500})

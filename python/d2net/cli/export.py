@@ -22,6 +22,7 @@ def export(
     from d2net import api
     from d2net.data.files import check_outputs
     from d2net.export import export_onnx
+    from d2net.training.folder import run_files
 
-    check_outputs([out], [checkpoint])
+    check_outputs([out], run_files(checkpoint))
     print(f"written: {export_onnx(api.load(checkpoint, 'cpu'), out)}")

@@ -58,12 +58,13 @@ def localize(
     from d2net.data.files import check_outputs
     from d2net.data.video_info import load_video_info
     from d2net.timing import Timing
+    from d2net.training.folder import run_files
 
     if (features is None) == (activations is None):
         raise ValueError("give exactly one of --features and --activations")
     if subset and annotations is None:
         raise ValueError("--subset names a subset of --annotations; give that file too")
-    check_outputs([out, save_activations], [checkpoint, features, activations, annotations, video_info])
+    check_outputs([out, save_activations], [*run_files(checkpoint), features, activations, annotations, video_info])
     model = api.load(checkpoint, device)
     tree = model.config.model_dump()
     decoder = parse_assignments(assignments or [])

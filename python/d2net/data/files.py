@@ -136,18 +136,22 @@ def check_destination(path: str | os.PathLike) -> None:
 
 
 def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[str | os.PathLike | None]) -> None:
-    """As check_destination for each output that is given; none may be an input, or another output.
+    """As check_destination for each output that is given; none may be an input, lie in one, or be another output.
 
     Raises:
         DataError: names the file.
     """
     taken = {os.path.realpath(p): f"the input {p}" for p in inputs if p is not None}
+    folders = {real: said for real, said in taken.items() if os.path.isdir(real)}
     for path in outputs:
         if path is None:
             continue
         check_destination(path)
         if (real := os.path.realpath(path)) in taken:
             raise DataError(f"{path} is {taken[real]} too; give another name to write to")
+        for folder, said in folders.items():
+            if os.path.commonpath([real, folder]) == folder:
+                raise DataError(f"{path} lies in {said}, which would read it; give another place to write to")
         taken[real] = "another output"
 
 
@@ -159,7 +163,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     check_destination(path)
     target = _destination(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:

@@ -58,7 +58,7 @@ def _own(video: Video, shared: Mapping[str, float], of_store: Mapping[str, float
 def _number(value: Any) -> float | None:
     try:
         return None if isinstance(value, bool) or value is None else float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,13 +24,20 @@ def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
     Raises:
         RunExists: neither was given. CheckpointError: nothing to resume. DataError: nothing can be written there.
     """
-    held = [p for p in (out / FILE, out / "log.jsonl") if p.exists()]
+    held = [p for name in OURS if name != "config.yaml" and (p := out / name).exists()]
     if resume and not (out / FILE).exists():
         raise CheckpointError(f"nothing to resume: there is no {out / FILE}; pass --overwrite to start again")
     if held and not resume and not overwrite:
         how = "--resume or --overwrite" if (out / FILE).exists() else "--overwrite: it has no checkpoint to resume from"
         raise RunExists(f"{out} already holds a run ({held[0].name}); pass {how}")
-    check_destination(out / FILE)
+    for name in OURS:
+        check_destination(out / name)
+
+
+def run_files(path: str | os.PathLike) -> list[Path]:
+    """What is read of a checkpoint: the file, or all that a run's folder holds of the run."""
+    path = Path(path)
+    return [path / name for name in OURS] if path.is_dir() else [path]
 
 
 def clear_folder(out: Path) -> None:
@@ -41,7 +49,7 @@ def clear_folder(out: Path) -> None:
 def clear_temporaries(out: Path) -> None:
     """Removes what an interrupted save has left; for the holder of the folder's lock."""
     for name in OURS:
-        for path in out.glob(f"{name}*.tmp"):
+        for path in (*out.glob(f"{name}*.tmp"), *out.glob(f".{name}.*.tmp")):
             path.unlink(missing_ok=True)
 
 

@@ -21,7 +21,7 @@ from d2net.training.health import TrainingWarning
 
 WHOLE = 2**20  # bytes of an array that are all part of its fingerprint; of larger ones, some rows are
 ROWS = 16
-FREE = ("iterations", "log_every", "checkpoint_every", "workers", "cache_gigabytes")  # fields of train
+FREE = ("iterations", "checkpoint_every", "workers", "cache_gigabytes")  # fields of train
 AGAIN = "make it as it was, or pass --overwrite to start again"
 
 

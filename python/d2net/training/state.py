@@ -67,12 +67,31 @@ def content(state: State, config: Config, meta: dict[str, Any]) -> dict[str, Any
 
 
 def restore(state: State, saved: dict[str, Any]) -> None:
-    """Puts a checkpoint's weights, moments, iteration and random states back."""
+    """Puts a checkpoint's weights, moments, iteration and random states back.
+
+    Raises:
+        ValueError: moments of other shapes than the weights, which the optimiser would take as they are, or an
+            iteration that no run reaches.
+    """
+    if type(saved["iteration"]) is not int or saved["iteration"] < 0:
+        raise ValueError(f"iteration {saved['iteration']!r} is none that a run reaches")
     state.network.load_state_dict(saved["model"])
-    state.optimizer.load_state_dict(saved["optimizer"])
+    _restore_optimizer(state.optimizer, saved["optimizer"])
     state.iteration = saved["iteration"]
     state.sums.copy_(saved["sums"])
     torch.set_rng_state(saved["rng"]["torch"].cpu())
     state.generator.set_state(saved["rng"]["pairs"].cpu())
     if "cuda" in saved["rng"] and state.sums.is_cuda:
         torch.cuda.set_rng_state(saved["rng"]["cuda"].cpu(), state.sums.device)
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Moments and step counts alone: everything else about the optimiser is the configuration's to say."""
+    own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
+        for weight in group["params"]:
+            for name, x in optimizer.state.get(weight, {}).items():
+                if name != "step" and (x.shape != weight.shape or x.stride() != weight.stride()):
+                    raise ValueError(f"the optimizer's {name} is {tuple(x.shape)} for weights {tuple(weight.shape)}")
