@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from d2net.methods.d2net.losses.pairs import Permutations
+from trainer import Permutations
 
 
 class PaddedNet(nn.Module):
