@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import warnings
@@ -327,3 +328,23 @@ def test_what_was_understood_is_one_line(tmp_path):
     assert open_features(tmp_path / "two").summary().startswith("a folder, a file a stream, joined along the width: 1 ")
     with pytest.raises(FeatureError, match="crops must be mean or first, got 'last'"):
         open_features(tmp_path / "f.npz", crops="last")
+
+
+def _read_all(store, times):
+    for _ in range(times):
+        for name, length in store.lengths.items():
+            assert np.array_equal(store[name], np.full((length, 4), length, np.float32))
+
+
+def test_forked_processes_do_not_move_each_other_s_place_in_an_npz(tmp_path):
+    np.savez(tmp_path / "f.npz", **{f"v{i}": np.full((i + 1, 4), i + 1, np.float32) for i in range(40)})
+    store = open_features(tmp_path / "f.npz")
+    _read_all(store, 1)  # the file is open before the processes begin
+    fork = multiprocessing.get_context("fork")
+    workers = [fork.Process(target=_read_all, args=(store, 30)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    _read_all(store, 30)
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]

@@ -326,7 +326,7 @@ def test_on_a_gpu_scores_that_are_none_are_the_same_error(monkeypatch):
     values = x.values.clone()
     values[60, 1] = INF
     x = x.with_values(values)
-    with pytest.raises(ValueError) as on_cpu:
+    with d2k.backends.use("native", "localize"), pytest.raises(ValueError) as on_cpu:
         d2k.localize(x, thresholds=[0.3, 0.6], iou_threshold=0.5)
     with pytest.raises(ValueError) as error:
         on_gpu(x, monkeypatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class NpzFeatures(FeatureStore):
         self.path = path
         self.entries: dict[str, str] = {}
         self._archive: zipfile.ZipFile | None = None
+        self._opener = 0
         shapes = {}
         with reading(path, "an .npz", FeatureError):
             check_regular(path, FeatureError)
@@ -38,8 +40,9 @@ class NpzFeatures(FeatureStore):
         super().__init__(str(path), shapes)
 
     def _read(self, name: str) -> np.ndarray:
-        if self._archive is None:
-            self._archive = zipfile.ZipFile(self.path)
+        # A forked process has its parent's handle, whose place in the file both would move.
+        if self._archive is None or self._opener != os.getpid():
+            self._archive, self._opener = zipfile.ZipFile(self.path), os.getpid()
         # Not np.load: it takes the entry `v.npy` for the key `v.npy` too.
         with self._archive.open(self.entries[name]) as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
