@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +12,6 @@ from torch import Tensor
 import d2kernels as d2k
 from d2net.data.dataset import pack
 from d2net.methods.d2net.network import D2Net
-
-if TYPE_CHECKING:
-    pass
-
 
 SNIPPETS_AT_ONCE = 65_536
 
