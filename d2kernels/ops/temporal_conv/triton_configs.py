@@ -71,6 +71,8 @@ def config(
         found = _IEEE
         if kind == "convolve" and (precision == "tf32x3" or arch_class(arch) == 80):
             found = found._replace(warps=4)  # eight have too few registers each, and spill
+            if precision == "tf32x3":
+                found = found._replace(stages=3)  # two spill on sm_120
     else:
         found = (_CONVOLVE if kind == "convolve" else _WEIGHT)[arch_class(arch), what]
     if kind == "convolve":
