@@ -18,6 +18,8 @@ from d2net.evaluation.matching import parse_iou
 from d2net.ranges import parse_values
 from d2net.settings_files import read_settings, yaml_value
 
+AUTO = "auto"  # the preset that is made from the data
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the field, its value and what to do."""
@@ -344,13 +346,27 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     return flat
 
 
+def given_fields(overrides: dict[str, Any] | None = None, file: str | os.PathLike | None = None) -> dict[str, Any]:
+    """What a file and overrides say, by full name, the overrides first.
+
+    Raises:
+        ConfigError: an unknown field.
+    """
+    return (_from_file(file) if file is not None else {}) | _flatten(overrides or {})
+
+
 def make_config(
     preset: str | None = None,
     recipe: str | None = None,
     overrides: dict[str, Any] | None = None,
     file: str | os.PathLike | None = None,
+    *,
+    chosen: dict[str, Any] | None = None,
 ) -> Config:
     """The recipe's fields, then the preset's, then the file's, then the overrides (``{"loss.gamma": 0.02}``).
+
+    Args:
+        chosen: fields that stand in the place of a preset's, as `auto_config` makes them.
 
     Raises:
         ConfigError: an unknown recipe, preset or field (with the nearest name), or a value out of range.
@@ -361,11 +377,15 @@ def make_config(
     given = _flatten(overrides or {})
     recipe = recipe or given.get("recipe") or from_file.get("recipe") or "release"
     preset = preset or given.get("preset") or from_file.get("preset")
+    if chosen is not None:
+        preset = None
+    elif preset == AUTO:
+        raise ConfigError("preset auto is made from data: d2net train, d2net ablate and d2net.auto.auto_config take it")
     for kind, name, known in (("recipe", recipe, RECIPES), ("preset", preset, PRESETS)):
         if name is not None and (not isinstance(name, str) or name not in known):
             where = "" if file is None or given.get(kind) == name or from_file.get(kind) != name else f"{file}: "
             raise ConfigError(f"{where}unknown {kind} {shown(name)}; there are {', '.join(known)}")
-    flat = dict(RECIPES[recipe])
+    flat = dict(RECIPES[recipe]) | (chosen or {})
     if preset is not None:
         flat |= PRESETS[preset]["any"] | PRESETS[preset][recipe]
     try:

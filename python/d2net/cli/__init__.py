@@ -16,6 +16,7 @@ from d2net.cli.ablate import ablate
 from d2net.cli.demo import demo
 from d2net.cli.evaluate import evaluate
 from d2net.cli.export import export
+from d2net.cli.inspect import inspect
 from d2net.cli.localize import localize
 from d2net.cli.parity import parity
 from d2net.cli.train import train
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for command in (train, localize, evaluate, ablate, export, parity, demo):
+for command in (inspect, train, localize, evaluate, ablate, export, parity, demo):
     app.command()(command)
 
 

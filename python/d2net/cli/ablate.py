@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from d2net.cli.options import Device, Features, Set, stoppable
+from d2net.cli.options import Device, Features, Set, say, stoppable
 
 
 def ablate(
@@ -24,12 +24,20 @@ def ablate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder's runs.")] = False,
 ) -> None:
     """Train and score the rows of the paper's Table 3, over seeds, with the preset's and the recipe's decoder."""
+    from d2net.auto import auto_config, wants_auto
     from d2net.config import make_config, parse_assignments
+    from d2net.data.annotations import load_annotations
+    from d2net.data.features import open_features
     from d2net.training.ablation import run_ablation
 
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
-    config = make_config(preset, recipe, parse_assignments(assignments or []))
+    overrides = parse_assignments(assignments or [])
+    if wants_auto(preset, overrides, None):
+        config, said = auto_config(open_features(features), load_annotations(annotations), recipe, overrides)
+        say("\n".join(f"auto: {choice}" for choice in said))
+    else:
+        config = make_config(preset, recipe, overrides)
     names = [row.strip() for row in rows.split(",")]
     with stoppable():
         print(run_ablation(features, annotations, out, config, names, seeds, device, resume, overwrite))

@@ -29,7 +29,7 @@ def train(
     annotations: Annotated[Path, typer.Option(help="ActivityNet-style JSON; only video-level labels are used.")],
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoint.pt, config.yaml, log.jsonl.")],
     preset: Annotated[
-        str | None, typer.Option(help="thumos14, activitynet12 or hapt: what depends on the data.")
+        str | None, typer.Option(help="thumos14, activitynet12 or hapt: what depends on the data; auto: from yours.")
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="release (the authors' code, default) or paper (its text).")
@@ -57,6 +57,7 @@ def train(
     Example: d2net train --features features.npz --annotations annotations.json --preset thumos14 --out run
     """
     from d2net import api
+    from d2net.auto import auto_config, wants_auto
     from d2net.config import make_config, parse_assignments
     from d2net.data.annotations import load_annotations
     from d2net.data.features import open_features
@@ -66,10 +67,14 @@ def train(
     overrides = parse_assignments(assignments or [])
     overrides |= timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
     overrides |= {k: v for k, v in {"model.streams": streams, "train.seed": seed}.items() if v is not None}
-    full = make_config(preset, recipe, overrides, config)
+    auto = wants_auto(preset, overrides, config)
+    full = None if auto else make_config(preset, recipe, overrides, config)
     store, known = open_features(features, crops=crops), load_annotations(annotations)  # type: ignore[arg-type]
     if not quiet:
         say(f"features: {store.summary()}\nannotations: {known.summary()}")
+    if full is None:
+        full, said = auto_config(store, known, recipe, overrides, config)
+        say("\n".join(f"auto: {choice}" for choice in said))
     with stoppable():
         api.train(
             store,

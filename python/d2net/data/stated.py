@@ -62,7 +62,8 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _fits(snippets: float, expected: float) -> bool:
+def fits(snippets: float, expected: float) -> bool:
+    """Whether a number of snippets is what a duration makes, within an extractor's rounding at both ends."""
     return abs(snippets - expected) <= max(2.0, 0.02 * expected)
 
 
@@ -89,9 +90,9 @@ def compare_lengths(
         if v in durations and when is not None and not when.resized:
             expected[v] = when, durations[v] / when.steps(None, None)[0]
     alike = len(lengths) > 1 and len(set(lengths.values())) == 1
-    odd = [v for v, (_, wanted) in expected.items() if not _fits(lengths[v], wanted)]
+    odd = [v for v, (_, wanted) in expected.items() if not fits(lengths[v], wanted)]
     if odd and alike and width is not None:
-        turned = sum(_fits(width, wanted) for _, wanted in expected.values())
+        turned = sum(fits(width, wanted) for _, wanted in expected.values())
         if 2 * turned >= len(expected) and 2 * len(odd) >= len(expected):
             v = odd[0]
             raise FeatureError(
@@ -147,7 +148,7 @@ def _remedy(
     fitting = []
     for v in odd:
         when, wanted = expected[v]
-        if v in rates and when.fps and _fits(lengths[v], wanted * rates[v] / when.fps):
+        if v in rates and when.fps and fits(lengths[v], wanted * rates[v] / when.fps):
             fitting.append(v)
     if 2 * len(fitting) <= len(odd):
         return f"; correct fps and stride, or the durations ({some(odd)})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,6 +10,7 @@ from d2net.config import Config
 from d2net.data.annotations import Annotations
 from d2net.data.dataset import TrainingBatches
 from d2net.data.files import some
+from d2net.data.inspect.labels import spelling
 from d2net.training.health import TrainingError
 
 
@@ -62,16 +62,4 @@ def annotation_facts(annotations: Annotations) -> list[str]:
     twice = {v: n for v, x in annotations.videos.items() if (n := len(x.segments) - len(set(x.segments)))}
     if twice:
         found.append(f"{sum(twice.values())} segments are given twice, in {len(twice)} videos: {some(list(twice))}")
-    spelt: dict[str, list[str]] = {}
-    for c in annotations.classes:
-        spelt.setdefault("".join(x for x in c.casefold() if x.isalnum()) or c, []).append(c)
-    if alike := [names for names in spelt.values() if len(names) > 1]:
-        found.append(f"{len(alike)} classes are spelt in several ways, each trained as its own: {some(alike[0])}")
-    subsets = Counter(v.subset for v in annotations.videos.values() if v.subset is not None)
-    folded: dict[str, list[str]] = {}
-    for name in subsets:
-        folded.setdefault(name.casefold(), []).append(name)
-    if mixed := [names for names in folded.values() if len(names) > 1]:
-        counts = " and ".join(f"{name!r} ({subsets[name]} videos)" for name in mixed[0])
-        found.append(f"subset names differ in case and are taken as one: {counts}")
-    return found
+    return [*found, *(f.text for f in spelling(annotations))]

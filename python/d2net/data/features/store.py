@@ -100,6 +100,16 @@ class FeatureStore(ABC):
 
     def __getitem__(self, name: str) -> np.ndarray:
         """(s, d) float16 or float32; NaN and infinities are an error that names the first row."""
+        array = self.raw(name)
+        with reading(self.source, f"a whole array of {name!r}", FeatureError):
+            finite = np.isfinite(array).all(1)
+            if not finite.all():
+                row = int(np.flatnonzero(~finite)[0])
+                raise FeatureError(f"{self.source}: {name!r} holds NaN or infinity in row {row}; extract it again")
+        return array
+
+    def raw(self, name: str) -> np.ndarray:
+        """(s, d) float16 or float32, NaN and infinities as they are stored."""
         if name not in self.lengths:
             raise FeatureError(f"{self.source}: no features of video {name!r}")
         with reading(self.source, f"a whole array of {name!r}", FeatureError):
@@ -117,10 +127,6 @@ class FeatureStore(ABC):
             if array.dtype not in (np.float16, np.float32):
                 with np.errstate(over="ignore"):
                     array = array.astype(np.float32)
-            finite = np.isfinite(array).all(1)
-            if not finite.all():
-                row = int(np.flatnonzero(~finite)[0])
-                raise FeatureError(f"{self.source}: {name!r} holds NaN or infinity in row {row}; extract it again")
         return array
 
     def _one_crop(self, array: np.ndarray) -> np.ndarray:
