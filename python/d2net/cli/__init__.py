@@ -18,6 +18,7 @@ from d2net.cli.evaluate import evaluate
 from d2net.cli.export import export
 from d2net.cli.inspect import inspect
 from d2net.cli.localize import localize
+from d2net.cli.optional_value import optional_value
 from d2net.cli.parity import parity
 from d2net.cli.train import train
 from d2net.terminal import printable
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 
 for command in (inspect, train, localize, evaluate, ablate, export, parity, demo):
-    app.command()(command)
+    app.command(cls=optional_value("--errors"))(command)
 
 
 def _version(asked: bool) -> None:

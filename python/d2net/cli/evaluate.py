@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2net.cli.options import Fps, SnippetSeconds, Stride
+from d2net.cli.optional_value import PRINTED
+from d2net.cli.options import Fps, SnippetSeconds, Stride, say
+
+if TYPE_CHECKING:
+    from d2net.timing import Timing
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Option(help="Detections, ActivityNet results JSON.")],
-    ground_truth: Annotated[Path, typer.Option(help="ActivityNet-style JSON with segments.")],
+    predictions: Annotated[
+        Path, typer.Option(help="Detections: ActivityNet results JSON, a pickle of columns, or a CSV or TSV.")
+    ],
+    ground_truth: Annotated[
+        list[Path], typer.Option(help="ActivityNet-style JSON with segments. Repeatable with --all-protocols.")
+    ],
     protocol: Annotated[str, typer.Option(help="activitynet, thumos or release.")] = "activitynet",
+    all_protocols: Annotated[
+        bool, typer.Option("--all-protocols", help="Every protocol against every ground truth, as a grid.")
+    ] = False,
     iou: Annotated[str, typer.Option(help="start:stop:step, or comma-separated.")] = "0.1:0.7:0.1",
     subset: Annotated[str | None, typer.Option(help="Evaluate against this subset of the ground truth.")] = None,
     ambiguous: Annotated[Path | None, typer.Option(help="THUMOS14's Ambiguous_test.txt.")] = None,
@@ -21,6 +32,28 @@ def evaluate(
     stride: Stride = None,
     snippet_seconds: SnippetSeconds = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print each class's AP.")] = False,
+    errors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[FILE]",
+            help="Which errors there are and what each kind costs (Alwassel et al. 2018): printed, and JSON in FILE.",
+        ),
+    ] = None,
+    buckets: Annotated[str, typer.Option(help="Of --errors, activitynet or thumos14: what is short, or rare.")] = (
+        "activitynet"
+    ),
+    events: Annotated[
+        bool, typer.Option("--events", help="Also segment-based and event-based F1, as for sound events.")
+    ] = False,
+    min_score: Annotated[float | None, typer.Option(help="Of --events: detections of a lower score do not count.")] = (
+        None
+    ),
+    resolution: Annotated[float, typer.Option(help="Of --events: seconds of a segment.")] = 1.0,
+    collar: Annotated[float, typer.Option(help="Of --events: seconds that onsets and offsets may be off.")] = 0.2,
+    length_share: Annotated[
+        float, typer.Option(help="Of --events: share of an event's length that its offset may be off.")
+    ] = 0.5,
+    onset_only: Annotated[bool, typer.Option("--onset-only", help="Of --events: offsets do not count.")] = False,
     out: Annotated[Path | None, typer.Option(help="Metrics as JSON.")] = None,
 ) -> None:
     """Score detections against a ground truth.
@@ -30,28 +63,59 @@ def evaluate(
     from d2net.data.annotations import load_annotations
     from d2net.data.detections import load_detections
     from d2net.data.files import check_outputs
+    from d2net.evaluation import analyse_errors, evaluate_all, event_scores, load_ambiguous
     from d2net.evaluation import evaluate as run
-    from d2net.evaluation import load_ambiguous
+
+    timing = _timing(fps, stride, snippet_seconds, protocol, all_protocols)
+    if len(ground_truth) > 1 and not all_protocols:
+        raise ValueError("several --ground-truth make a grid; add --all-protocols, or give one")
+    errors_file = None if errors in (None, PRINTED) else errors
+    check_outputs([out, errors_file], [predictions, *ground_truth, ambiguous])
+    found = load_detections(predictions)
+    truths = [load_annotations(path) for path in ground_truth]
+    given: dict[str, Any] = {
+        "iou": iou, "subset": subset, "ambiguous": load_ambiguous(ambiguous) if ambiguous else None, "timing": timing,
+    }  # fmt: skip
+    if all_protocols:
+        if errors is not None or events:
+            raise ValueError("--errors and --events are of one protocol and ground truth; leave --all-protocols out")
+        grid = evaluate_all(found, truths, **given)
+        print(grid.table())
+        if out:
+            grid.save(out)
+            print(f"metrics: {out}")
+        return
+    report = run(found, truths[0], protocol=protocol, **given)
+    print(report.table(per_class=per_class))
+    more: dict[str, Any] = {}
+    if events:
+        of_events = event_scores(
+            found, truths[0], subset=subset, min_score=min_score, resolution=resolution, collar=collar,
+            length_share=length_share, onset_only=onset_only,
+        )  # fmt: skip
+        say(of_events.table(per_class=per_class))
+        more["events"] = of_events.to_dict()
+    if errors is not None:
+        analysis = analyse_errors(found, truths[0], protocol=protocol, buckets=buckets, **given)
+        print(analysis.table(per_class=per_class))
+        more["errors"] = analysis.to_dict()
+        if errors_file:
+            analysis.save(errors_file)
+            print(f"errors: {errors_file}")
+    if out:
+        report.save(out, more)
+        print(f"metrics: {out}")
+
+
+def _timing(
+    fps: float | None, stride: float | None, snippet_seconds: float | None, protocol: str, all_protocols: bool
+) -> Timing | None:
     from d2net.timing import Timing
 
-    timing = None
-    if any(v is not None for v in (fps, stride, snippet_seconds)):
-        if protocol != "release":
-            raise ValueError(f"--fps, --stride and --snippet-seconds are for --protocol release, not for {protocol}")
-        if (fps is None) != (stride is None):
-            raise ValueError("--fps and --stride go together")
-        timing = Timing(fps=fps, stride=stride, snippet_frames=stride, snippet_seconds=snippet_seconds)
-    check_outputs([out], [predictions, ground_truth, ambiguous])
-    report = run(
-        load_detections(predictions),
-        load_annotations(ground_truth),
-        protocol=protocol,
-        iou=iou,
-        subset=subset,
-        ambiguous=load_ambiguous(ambiguous) if ambiguous else None,
-        timing=timing,
-    )
-    print(report.table(per_class=per_class))
-    if out:
-        report.save(out)
-        print(f"metrics: {out}")
+    if all(v is None for v in (fps, stride, snippet_seconds)):
+        return None
+    if protocol != "release" and not all_protocols:
+        raise ValueError(f"--fps, --stride and --snippet-seconds are for --protocol release, not for {protocol}")
+    if (fps is None) != (stride is None):
+        raise ValueError("--fps and --stride go together")
+    return Timing(fps=fps, stride=stride, snippet_frames=stride, snippet_seconds=snippet_seconds)

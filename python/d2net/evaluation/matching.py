@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple
 
@@ -90,20 +90,25 @@ class Pairs(NamedTuple):
         return Pairs(self.i[index], self.j[index], self.iou[index])
 
 
-def overlaps(a: Spans, b: Spans, floor: float = 0.0, union: Literal["sum", "hull"] = "hull") -> Pairs:
-    """Every pair of one video and one label with a positive intersection and IoU >= floor."""
+def same_group(a: Spans, b: Spans) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every pair of one video and one label, as indices (m,) into a and b, by a, then b; in parts of bounded size."""
     videos = 1 + max(a.video.max(initial=0), b.video.max(initial=0))
     group_a, group_b = a.label * videos + a.video, b.label * videos + b.video
     by_group = np.argsort(group_b, kind="stable")
     group_b = group_b[by_group]
     first = np.searchsorted(group_b, group_a, "left")
     count = np.searchsorted(group_b, group_a, "right") - first
-    parts: list[Pairs] = []
     chunk = np.cumsum(count) // PAIRS_AT_ONCE
     for rows in np.split(np.arange(len(a)), np.flatnonzero(np.diff(chunk)) + 1):
         n = count[rows]
         i = np.repeat(rows, n)
-        j = by_group[np.arange(len(i)) + np.repeat(first[rows] - (np.cumsum(n) - n), n)]
+        yield i, by_group[np.arange(len(i)) + np.repeat(first[rows] - (np.cumsum(n) - n), n)]
+
+
+def overlaps(a: Spans, b: Spans, floor: float = 0.0, union: Literal["sum", "hull"] = "hull") -> Pairs:
+    """Every pair of one video and one label with a positive intersection and IoU >= floor."""
+    parts: list[Pairs] = []
+    for i, j in same_group(a, b):
         shared = np.minimum(a.end[i], b.end[j]) - np.maximum(a.start[i], b.start[j])
         meet = shared > 0
         i, j, shared = i[meet], j[meet], shared[meet]

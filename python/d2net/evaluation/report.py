@@ -5,27 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from d2net.data.annotations import ROUNDING, Annotations
+from d2net.data.annotations import Annotations
 from d2net.data.detections import Detections
-from d2net.data.files import DataError, some, write_atomically
-from d2net.data.names import match
-from d2net.evaluation.activitynet import ACTIVITYNET
-from d2net.evaluation.ambiguous import Ambiguous, ambiguous_spans, touches
+from d2net.data.files import write_atomically
+from d2net.evaluation.ambiguous import Ambiguous
 from d2net.evaluation.classification import classification_map
 from d2net.evaluation.f1 import F1, f1_score
-from d2net.evaluation.matching import Spans, parse_iou, score
+from d2net.evaluation.matching import score
+from d2net.evaluation.prepared import Prepared, prepare
 from d2net.evaluation.proposals import average_recall
-from d2net.evaluation.release import RELEASE, RELEASE_RATE, Rate, snippet_spans
-from d2net.evaluation.thumos import THUMOS
+from d2net.evaluation.release import Rate
 from d2net.terminal import printable
 from d2net.timing import Timing
-
-PROTOCOLS = {p.name: p for p in (ACTIVITYNET, THUMOS, RELEASE)}
 
 
 @dataclass(frozen=True)
@@ -66,9 +62,9 @@ class Report:
         out["f1"] = [{"iou": t, **row._asdict()} for t, row in zip(self.iou, self.f1, strict=True)]
         return {key: value for key, value in out.items() if value is not None}
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes `to_dict` as JSON; an interrupted save leaves an earlier file whole."""
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+    def save(self, path: str | os.PathLike, more: Mapping[str, Any] | None = None) -> None:
+        """Writes `to_dict` and `more` as JSON; an interrupted save leaves an earlier file whole."""
+        text = json.dumps(self.to_dict() | dict(more or {}), indent=1, allow_nan=False)
         write_atomically(path, lambda file: file.write(text.encode()))
 
     def table(self, *, per_class: bool = False) -> str:
@@ -98,49 +94,6 @@ class Report:
 
 def _percent(values: Sequence[float]) -> tuple[list[str], str]:
     return [f"{100 * v:.2f}" for v in values], f"{100 * float(np.mean(values)):.2f}"
-
-
-@dataclass(frozen=True)
-class _Indexed:
-    """Detections and ground truth by one numbering: videos by name, classes in the ground truth's order."""
-
-    detections: Spans
-    truth: Spans
-    videos: dict[str, int]
-    classes: tuple[str, ...]
-    durations: np.ndarray  # of each instance's video; inf where unknown
-
-
-def _indexed(detections: Detections, ground_truth: Annotations) -> _Indexed:
-    videos = {name: i for i, name in enumerate(sorted({*ground_truth.videos, *detections.videos}))}
-    classes = {name: c for c, name in enumerate(ground_truth.classes)}
-    rows = [
-        (
-            classes[s.label],
-            videos[name],
-            s.start,
-            s.end,
-            np.inf if video.duration is None else video.duration,
-        )
-        for name, video in ground_truth.videos.items()
-        for s in video.segments
-    ]
-    table = np.array(rows, np.float64).reshape(-1, 5)
-    of_label = np.array([classes.get(name, -1) for name in detections.classes], np.int64)
-    of_video = np.array([videos[name] for name in detections.videos], np.int64)
-    return _Indexed(
-        detections=Spans(
-            of_label[np.asarray(detections.label, np.int64)],
-            of_video[np.asarray(detections.video, np.int64)],
-            detections.start,
-            detections.end,
-            detections.score,
-        ),
-        truth=Spans(*table.T[:4]),
-        videos=videos,
-        classes=ground_truth.classes,
-        durations=table[:, 4],
-    )
 
 
 def evaluate(
@@ -176,95 +129,33 @@ def evaluate(
             ambiguous segments with the activitynet protocol, class_scores of another width, or names of videos or
             classes of which none is in the ground truth.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
-    rules, thresholds = PROTOCOLS[protocol], parse_iou(iou)
-    if ambiguous is not None and rules is ACTIVITYNET:
-        raise ValueError("ambiguous segments belong to the thumos and release protocols, not to activitynet")
-    everything = ground_truth
-    if subset is not None:
-        ground_truth = ground_truth.subset(subset)
-    notes: list[str] = []
-    if len(detections):
-        of_video = match(dict.fromkeys(detections.videos), ground_truth.videos, "detections", ground_truth.source)
-        notes += [note for note in of_video.notes if "matched" in note]
-        detections = replace(detections, videos=list(of_video.values))
-        used = [detections.classes[c] for c in np.unique(detections.label)]
-        if not set(used) & set(ground_truth.classes):
-            raise DataError(
-                f"detections: none of their {len(used)} classes is among the {len(ground_truth.classes)} of "
-                f"{ground_truth.source}: {some(used)}, against {some(ground_truth.classes)}; use the same names"
-            )
-    if ambiguous:
-        ranges_of = match(ambiguous, everything.videos, "ambiguous segments", ground_truth.source)
-        ambiguous, notes = ranges_of.values, notes + ranges_of.notes
-    data = _indexed(detections, ground_truth)
-    if not len(data.truth):
-        raise ValueError(f"ground truth {ground_truth.source} has no segments to evaluate detections against")
-    found, truth = data.detections, data.truth
-    _check_finite(detections)
-    n_overrunning = int((truth.end > data.durations + ROUNDING).sum())
-    ranges = ambiguous_spans(ambiguous or {}, data.videos)
-    if rules is RELEASE:
-        if timing is None and ground_truth.snippet_seconds is not None:
-            timing = Timing(snippet_seconds=ground_truth.snippet_seconds)
-        rate = rate_of(timing)
-        found, truth, ranges = (snippet_spans(x, rate) for x in (found, truth, ranges))
-    on_ambiguous = touches(found, ranges)
-    n_dropped, ignore = 0, None
-    if rules is RELEASE:
-        n_dropped = int(on_ambiguous.sum())
-        found = found[~on_ambiguous]
-    else:
-        ignore = on_ambiguous
-
-    result = score(found, truth, classes=len(data.classes), iou=thresholds, protocol=rules, ignore=ignore)
-    present = np.flatnonzero(np.bincount(truth.label, minlength=len(data.classes)))
+    data = prepare(
+        detections, ground_truth, protocol=protocol, iou=iou, ambiguous=ambiguous, subset=subset, timing=timing
+    )
+    found, truth, ground_truth = data.found, data.truth, data.ground_truth
+    result = score(found, truth, classes=len(data.classes), iou=data.iou, protocol=data.rules, ignore=data.ignore)
+    present = data.present
     by_iou = result.ap[:, present].mean(1)
     counts = zip(result.tp, result.fp, result.fn, strict=True)
     return Report(
         protocol=protocol,
         ground_truth=ground_truth.source,
         subset=subset,
-        iou=thresholds,
+        iou=data.iou,
         mAP=by_iou.tolist(),
         average_mAP=float(by_iou.mean()),
         ap={data.classes[c]: result.ap[:, c].tolist() for c in present},
         f1=[f1_score(*(int(n) for n in row)) for row in counts],
         n_detections=len(found),
-        n_dropped=n_dropped,
+        n_dropped=data.n_dropped,
         n_instances=len(truth),
         n_videos=len(ground_truth.videos),
         n_degenerate=int(truth.degenerate.sum()),
-        n_overrunning=n_overrunning,
+        n_overrunning=data.n_overrunning,
         average_recall=average_recall(found, truth, most=proposals).tolist() if proposals else None,
         classification_mAP=None if class_scores is None else _classification(class_scores, ground_truth),
-        warnings=notes + _warnings(found, truth, n_overrunning, data, detections, ground_truth),
+        warnings=[*data.notes, *_warnings(data, detections)],
     )
-
-
-def rate_of(timing: Timing | Rate | None) -> Rate:
-    """Snippets per second of a timing; the released code's 25 / 16 for None."""
-    if timing is None:
-        return RELEASE_RATE
-    if isinstance(timing, Rate):
-        return timing
-    if timing.fps and timing.stride:
-        return Rate(timing.fps, timing.stride)
-    if timing.snippet_seconds:
-        return Rate(1.0, timing.snippet_seconds)
-    raise ValueError(f"the release protocol needs snippets of one length in seconds, got {timing!r}")
-
-
-def _check_finite(detections: Detections) -> None:
-    start, end, score = detections.start, detections.end, detections.score
-    bad = np.flatnonzero(~(np.isfinite(start) & np.isfinite(end) & np.isfinite(score)))
-    if len(bad):
-        i = bad[0]
-        raise ValueError(
-            f"detections must be finite, got [{start[i]}, {end[i]}] with score {score[i]} in video "
-            f"{detections.videos[detections.video[i]]!r} ({len(bad)} such)"
-        )
 
 
 def _classification(class_scores: Mapping[str, np.ndarray], ground_truth: Annotations) -> float:
@@ -278,14 +169,8 @@ def _classification(class_scores: Mapping[str, np.ndarray], ground_truth: Annota
     return classification_map(p, ground_truth.label_matrix(names))
 
 
-def _warnings(
-    found: Spans,
-    truth: Spans,
-    n_overrunning: int,
-    data: _Indexed,
-    detections: Detections,
-    ground_truth: Annotations,
-) -> list[str]:
+def _warnings(data: Prepared, detections: Detections) -> list[str]:
+    found, truth, ground_truth = data.found, data.truth, data.ground_truth
     out = []
     if not len(found):
         out.append("there are no detections: mAP is 0")
@@ -294,8 +179,8 @@ def _warnings(
         out.append(f"the ground truth's subsets are evaluated together ({', '.join(subsets)}); choose one")
     if n := int(truth.degenerate.sum()):
         out.append(f"{n} instances have end <= start: positives that nothing can match")
-    if n_overrunning:
-        out.append(f"{n_overrunning} instances end after their video")
+    if data.n_overrunning:
+        out.append(f"{data.n_overrunning} instances end after their video")
     if n := int(found.degenerate.sum()):
         out.append(f"{n} detections have end <= start: false positives")
     listed = np.isin(found.video, [data.videos[name] for name in ground_truth.videos])
