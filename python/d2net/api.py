@@ -35,6 +35,7 @@ from d2net.training.checkpoint import FILE, CheckpointError, read_checkpoint, us
 from d2net.training.folder import OURS
 from d2net.training.health import TrainingWarning
 from d2net.training.loop import Run
+from d2net.training.resume import data_digest, segments_digest
 from d2net.training.survey import annotation_facts, training_facts
 
 Features = np.ndarray | Mapping[str, Any] | FeatureStore | str | os.PathLike
@@ -290,6 +291,7 @@ def train(
             "timing": timing.to_dict() if timing else None,
             "timing_explicit": resolved.explicit,
             "held_out": held_out,
+            **_held_out_digests(config, annotations, held_out, own_timings),
         },
         device=where,
         streams=streams,
@@ -313,6 +315,18 @@ def _with_its_split(config: Config, out: Path) -> Config:
             return config
         seed = from_dict(saved["config"]).train.holdout_seed
     return config.model_copy(update={"train": config.train.model_copy(update={"holdout_seed": seed})})
+
+
+def _held_out_digests(
+    config: Config, annotations: Annotations, held_out: Sequence[str], own: Mapping[str, Timing]
+) -> dict[str, str]:
+    """What identifies the data, features aside, that the selection is made by."""
+    if not held_out:
+        return {}
+    found = {"held_out_labels": data_digest(held_out, annotations.label_matrix(held_out))}
+    if config.train.selection == "loc_mAP":
+        found["held_out_segments"] = segments_digest((annotations.videos[v] for v in held_out), own)
+    return found
 
 
 def _selection(

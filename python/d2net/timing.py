@@ -86,10 +86,10 @@ class Timing:
 
     def __str__(self) -> str:
         if self.snippet_seconds is not None:
-            return f"snippets of {self.snippet_seconds:g} s"
+            return f"snippets of {self.snippet_seconds:.9g} s"
         if self.resized:
             return "features resized to a fixed length"
-        return f"a snippet of {self.snippet_frames:g} frames every {self.stride:g} at {self.fps:g} fps"
+        return f"a snippet of {self.snippet_frames:.9g} frames every {self.stride:.9g} at {self.fps:.9g} fps"
 
     def same_as(self, other: Timing) -> bool:
         """Whether both put every snippet at the same seconds."""

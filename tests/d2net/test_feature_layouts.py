@@ -348,3 +348,24 @@ def test_forked_processes_do_not_move_each_other_s_place_in_an_npz(tmp_path):
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        (torch.eye(4).to_sparse(), r"sparse or nested tensor \(torch.sparse_coo\); save it dense"),
+        (torch.eye(4).to_sparse_csr(), r"sparse or nested tensor \(torch.sparse_csr\)"),
+        (torch.zeros(4, 4, dtype=torch.float8_e4m3fn), r"holds float8_e4m3fn; save it as float32, float16 or bfloat16"),
+        (torch.zeros(4, 4, dtype=torch.float8_e5m2), "holds float8_e5m2"),
+        (torch.quantize_per_tensor(torch.eye(4), 0.1, 0, torch.qint8), "holds qint8"),
+        (torch.zeros(4, 4, dtype=torch.int64), r"must be float \(snippets, width\), got int64"),
+        (torch.zeros(4, 4, dtype=torch.complex64), r"must be float \(snippets, width\), got complex64"),
+        (torch.zeros(4, 4, dtype=torch.bool), r"must be float \(snippets, width\), got bool"),
+        (torch.zeros(4, 4, device="meta"), "a tensor without data"),
+    ],
+)
+def test_tensors_of_other_kinds_are_named(tmp_path, tensor, says):
+    torch.save(tensor, tmp_path / "v.pt")
+    with pytest.raises(FeatureError, match=rf"v.* {says}") as error:
+        open_features(tmp_path)
+    assert "truncated" not in str(error.value)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import random
+import shutil
 import warnings
 
 import numpy as np
@@ -12,9 +16,13 @@ import torch
 from d2net import api
 from d2net.config import load_config, make_config
 from d2net.data.annotations import load_annotations
-from d2net.data.dataset import split_holdout
+from d2net.data.dataset import TrainingBatches, split_holdout
+from d2net.data.detections import load_detections, save_detections
+from d2net.data.features import open_features
+from d2net.data.files import DataError
 from d2net.training.checkpoint import CheckpointError, read_checkpoint
 from d2net.training.health import TrainingWarning
+from d2net.training.loop import Run
 
 SETTINGS = {
     "train.subsets": ["train"], "train.iterations": 4, "train.batch_size": 3, "train.log_every": 2, "model.streams": 1,
@@ -40,11 +48,23 @@ class Data:
         return api.train(*files, out, config, device="cpu", progress=False, resume=resume)
 
 
-@pytest.fixture
-def data(tmp_path):
-    made = Data(tmp_path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    made = Data(tmp_path_factory.mktemp("trained"))
     made.train()
     return made
+
+
+def copied(made, folder):
+    data = copy.deepcopy(made)
+    data.folder = folder
+    shutil.copytree(made.folder, folder, dirs_exist_ok=True)
+    return data
+
+
+@pytest.fixture
+def data(trained, tmp_path):
+    return copied(trained, tmp_path)
 
 
 def other_values(d):
@@ -93,6 +113,143 @@ def renamed_video(d):
 
 def nothing(d):
     pass
+
+
+HOLDOUT = {
+    "train.holdout": 0.4, "train.holdout_by": "user", "train.selection": "loc_mAP", "train.evaluate_every": 2,
+    "localize.min_length": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def selecting(tmp_path_factory):
+    """A run that selects by held-out videos, v0 and v1 among them, to be copied."""
+    made = Data(tmp_path_factory.mktemp("selecting"))
+    for name, entry in made.tree["database"].items():
+        entry["annotations"] = [{"label": entry["video_labels"][0], "segment": [1, 2]}]
+        entry["duration_second"] = len(made.features[name]) * 0.5
+    made.train(**HOLDOUT)
+    held = read_checkpoint(made.folder / "run")["held_out"]
+    return made, held
+
+
+def held_value(d, v):
+    d.features[v][0, 0] += 1
+
+
+def held_rows(d, v):
+    d.features[v] = d.features[v][:8]
+
+
+def held_label(d, v):
+    d.tree["database"][v]["video_labels"] = ["a", "b"]
+
+
+def held_segment(d, v):
+    d.tree["database"][v]["annotations"][0]["segment"] = [1, 2.5]
+
+
+def held_duration(d, v):
+    d.tree["database"][v]["duration_second"] += 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "overrides", "says"),
+    [
+        (held_value, {}, r"features of 1 of 2 videos compared have other values"),
+        (held_rows, {}, r"features of '(v\d)' have 8 rows, and had"),
+        (held_label, {}, r"labels of the held-out videos differ"),
+        (held_segment, {}, r"segments, durations or timings of the held-out videos differ"),
+        (held_duration, {}, r"segments, durations or timings of the held-out videos differ"),
+        (lambda d, v: None, {"localize.min_length": 2}, r"localize.min_length is 2 but .* with 1"),
+        (lambda d, v: None, {"train.evaluate_every": 3}, r"train.evaluate_every is 3 but .* with 2"),
+    ],
+)
+def test_held_out_data_that_differ_are_refused_by_name(selecting, tmp_path, change, overrides, says):
+    made, held = selecting
+    data = copied(made, tmp_path)
+    change(data, held[0])
+    with pytest.raises(CheckpointError, match=says):
+        data.train(resume=True, **{**HOLDOUT, "train.iterations": 8, **overrides})
+
+
+def test_held_out_data_that_are_the_same_go_on(selecting, tmp_path):
+    made, _ = selecting
+    data = copied(made, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.train(resume=True, **{**HOLDOUT, "train.iterations": 8, "localize.subsets": ["train"]})
+    saved = read_checkpoint(tmp_path / "run")
+    for name in ("held_out_features", "held_out_labels"):
+        del saved[name]
+    torch.save(saved, tmp_path / "run" / "checkpoint.pt")  # as earlier revisions wrote it
+    with pytest.warns(TrainingWarning, match="tells nothing of the held-out videos' data"):
+        data.train(resume=True, **{**HOLDOUT, "train.iterations": 9})
+
+
+def test_the_same_timing_in_other_words_goes_on(data):
+    frames = {"timing.snippet_seconds": None, "timing.fps": 25.0, "timing.stride": 12.5, "timing.snippet_frames": 12.5}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.train(resume=True, **{"train.iterations": 6, **frames})
+    near = {**frames, "timing.fps": 25.0001}
+    with pytest.raises(CheckpointError, match=r"is a snippet .* at 25\.0001 fps, but the checkpoint's is .* at 25 fps"):
+        data.train(resume=True, **{"train.iterations": 8, **near})
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 3), (3, 2), (4, 100), (100, 3)])
+def test_what_is_logged_how_often_may_change(tmp_path, first, then):
+    """Weights are the same bits, and the log's means are over the steps since its last line."""
+    data = Data(tmp_path)
+    data.train(**{"train.iterations": 12, "train.log_every": 1})
+    whole = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    weights = read_checkpoint(tmp_path / "run")["model"]
+    shutil.rmtree(tmp_path / "run")
+    data.train(**{"train.iterations": 5, "train.log_every": first})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.train(resume=True, **{"train.iterations": 12, "train.log_every": then})
+    assert all(torch.equal(weights[k], x) for k, x in read_checkpoint(tmp_path / "run")["model"].items())
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    at = [i for i in range(1, 6) if i % first == 0] + [i for i in range(6, 13) if i % then == 0]
+    assert [row["iteration"] for row in rows] == at
+    for row, before in zip(rows, [0, *at], strict=False):
+        assert row["total"] == pytest.approx(np.mean([w["total"] for w in whole[before : row["iteration"]]]), rel=1e-5)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files there are Unicode")
+@pytest.mark.parametrize("layout", ["npy", "pt"])
+def test_names_of_files_that_are_not_unicode(tmp_path, layout):
+    """Trained on, held out, stored, resumed and localized under the bytes that they are."""
+    folder = tmp_path / os.fsdecode(b"features-\xff")
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    database = {}
+    for i in range(4):
+        name = os.fsdecode(b"v\xe9-%d" % i)
+        x = rng.standard_normal((9 + i, 8)).astype(np.float32)
+        if layout == "npy":
+            np.save(folder / f"{name}.npy", x)
+        else:
+            with open(folder / f"{name}.pt", "wb") as file:
+                torch.save(torch.from_numpy(x), file)
+        database[name] = {"subset": "train", "video_labels": ["ab"[i % 2]]}
+    (tmp_path / "a.json").write_text(json.dumps({"database": database}))
+    out = tmp_path / os.fsdecode(b"run-\xff")
+    settings = {**SETTINGS, "train.holdout": 0.3, "localize.min_score": None}
+    for iterations in (4, 6):
+        config = make_config(overrides={**settings, "train.iterations": iterations})
+        model = api.train(
+            folder, tmp_path / "a.json", out, config, device="cpu", progress=False, resume=iterations == 6
+        )
+    held = read_checkpoint(out)["held_out"]
+    assert len(held) == 1 and held == json.loads((out / "holdout.json").read_text())["held_out"]
+    found = api.localize(model, folder)
+    assert found.detections.videos == sorted(database)
+    save_detections(out / "d.json", found.detections)
+    assert load_detections(out / "d.json").videos == sorted(database)
+    with pytest.raises(DataError, match=r"'v\\udce9-0' is not Unicode"):
+        api.localize(model, folder, keep_activations=True)
 
 
 @pytest.mark.parametrize(
@@ -221,3 +378,54 @@ def test_weights_that_are_not_finite_do_not_load(data):
 def test_a_selection_that_never_comes_is_refused(data):
     with pytest.raises(ValueError, match=r"evaluate_every"):
         data.train(**{"train.selection": "cls_mAP", "train.holdout": 0.4, "train.evaluate_every": 500})
+
+
+def places(tree, prefix=()):
+    """Every entry of nested dicts and lists, as a path of keys; deep down the first two."""
+    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
+    for key, value in list(inner)[: None if len(prefix) < 2 else 2]:
+        yield (*prefix, key)
+        yield from places(value, (*prefix, key))
+
+
+OTHERS = [None, True, "ab", 3, -1.5, float("nan"), [], ["a", "a"], {}, {"a": 1}, b"x", torch.zeros(3), torch.zeros(0)]
+
+
+@pytest.mark.filterwarnings("ignore::d2net.training.health.TrainingWarning")
+def test_entries_of_another_kind_are_refused_in_one_line(data):
+    """Whatever stands in a checkpoint's entry: it is used, or one line says what is wrong."""
+    path = data.folder / "run/checkpoint.pt"
+    whole = read_checkpoint(path)
+    every = list(places(whole))
+    assert len(every) > 60
+    rng = random.Random(0)
+    for at in every:
+        for other in rng.sample(OTHERS, 1 if len(at) > 1 else 3):
+            broken = copy.deepcopy(whole)
+            holder = broken
+            for key in at[:-1]:
+                holder = holder[key]
+            if isinstance(holder, tuple):
+                continue
+            holder[at[-1]] = other
+            torch.save(broken, path)
+            for use in (lambda: api.load(path, "cpu"), lambda: resumed(data)):
+                try:
+                    use()
+                except CheckpointError as error:
+                    assert "\n" not in str(error) and len(str(error)) < 1000, (at, other)
+
+
+def resumed(data):
+    """What `train --resume` does before the first step."""
+    config = make_config(overrides=SETTINGS)
+    store, annotations = open_features(data.folder / "f.npz"), load_annotations(data.folder / "a.json")
+    names = list(annotations.videos)
+    labels = annotations.label_matrix(names)
+    batches = TrainingBatches(store, names, labels, config.train, config.model.gap)
+    meta = {
+        "classes": ["a", "b"], "width": 8, "streams": 1, "timing": config.timing.model_dump(), "timing_explicit": True,
+    }  # fmt: skip
+    run = Run(config, batches, data.folder / "run", meta, torch.device("cpu"), 1, progress=False)
+    run.start(resume=True)
+    run.lock.release()

@@ -80,7 +80,9 @@ def _report(error: BaseException) -> int:
         return BAD_INPUT
     kept = ""
     try:
-        with tempfile.NamedTemporaryFile("w", prefix="d2net-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="d2net-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
             file.write("".join(traceback.format_exception(error)))
         kept = f"; please report it with {file.name}"
     except OSError:

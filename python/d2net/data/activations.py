@@ -22,8 +22,18 @@ class VideoActivations(NamedTuple):
 
 
 def check_activation_names(names: Iterable[str]) -> None:
-    """Raises DataError where a video's name is what another's foreground scores are called."""
+    """Raises DataError where a video's name is none for an .npz, or what another's foreground scores are called."""
     names = set(names)
+    for name in sorted(names):
+        try:
+            name.encode()
+            if "\0" in name:
+                raise ValueError
+        except ValueError:
+            raise DataError(
+                f"activations: the name of video {name!r} is not Unicode or has a zero in it, which no .npz can hold; "
+                "rename it, or leave --save-activations out"
+            ) from None
     if both := sorted(n for n in names if n.removesuffix(_FOREGROUND) in names - {n}):
         other = both[0].removesuffix(_FOREGROUND)
         raise DataError(

@@ -67,6 +67,13 @@ class CachedFeatures:
         return array
 
 
+def spread(store: FeatureStore, names: Sequence[str], room: int, most: int = 16) -> list[str]:
+    """The names where their features fit in `room` bytes as float32, else some of them, evenly spaced."""
+    if sum(store.lengths[v] for v in names) * store.width * 4 <= room:
+        return list(names)
+    return [names[i] for i in dict.fromkeys(np.linspace(0, len(names) - 1, min(most, len(names))).astype(int))]
+
+
 class TrainingBatches(Dataset):
     """Item i is iteration i's batch, i from 0.
 
@@ -80,14 +87,12 @@ class TrainingBatches(Dataset):
         self.features = CachedFeatures(store, config.cache_gigabytes)
         self.names, self.labels, self.config, self.gap = list(names), labels, config, gap
 
-    def read_ahead(self, some: int = 16) -> Iterator[tuple[str, np.ndarray]]:
-        """Every video where all fit in the cache, so that a damaged one is an error before training, else `some`."""
-        store, names = self.features.store, self.names
-        if sum(store.lengths[v] for v in names) * store.width * 4 > self.features.room:
-            names = [names[i] for i in dict.fromkeys(np.linspace(0, len(names) - 1, min(some, len(names))).astype(int))]
-        for name in names:
+    def read_ahead(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every video where all fit in the cache, so that a damaged one is an error before training, else some."""
+        store = self.features.store
+        for name in spread(store, self.names, self.features.room):
             # Workers would each get a copy of what is kept here.
-            yield name, self.features.store[name] if self.config.workers else self.features[name]
+            yield name, store[name] if self.config.workers else self.features[name]
 
     def videos(self, iteration: int) -> np.ndarray:
         """Indices of the batch's videos."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from d2net.data.files import DataError, write_atomically
+from d2net.data.files import DataError, shown, write_atomically
 
 FORMAT = "d2net-checkpoint-1"
 FILE = "checkpoint.pt"
@@ -66,7 +66,47 @@ def read_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a d2net checkpoint ({FORMAT})")
     _upgrade(content)
+    _check_kinds(path, content)
     return content
+
+
+def _count(least: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and value >= least
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(n, str) for n in value) and len(set(value)) == len(value)
+
+
+def _fields(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) for k in value)
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("width", "streams"), (_count(1), "a number of at least 1")),
+    **dict.fromkeys(("iteration", "counted"), (_count(0), "a number of steps")),
+    **dict.fromkeys(("classes", "held_out"), (_names, "distinct names")),
+    **dict.fromkeys(("config", "model", "rng", "environment"), (_fields, "fields by name")),
+    **dict.fromkeys(("data", "held_out_labels", "held_out_segments"), (lambda v: isinstance(v, str), "a digest")),
+    **dict.fromkeys(
+        ("features", "held_out_features"),
+        (lambda v: _fields(v) and all(_fields(v.get(k)) for k in ("lengths", "digests")), "lengths and digests"),
+    ),
+    "timing": (lambda v: v is None or _fields(v), "the fields of a timing"),
+    "timing_explicit": (lambda v: isinstance(v, bool), "true or false"),
+    "optimizer": (lambda v: _fields(v) and {"state", "param_groups"} <= set(v), "an optimizer's state"),
+    "sums": (lambda v: isinstance(v, torch.Tensor), "a tensor"),
+    "best": (lambda v: isinstance(v, float), "a score"),
+}
+
+
+def _check_kinds(path: Path, content: dict[str, Any]) -> None:
+    """Raises CheckpointError where an entry is of another kind than what is written; a missing one is its user's."""
+    for name, (holds, kind) in _KINDS.items():
+        if name in content and not holds(content[name]):
+            raise CheckpointError(
+                f"{path} does not fit this version of d2net: its {name} must be {kind}, got {shown(content[name])}"
+            )
 
 
 def _upgrade(content: dict[str, Any]) -> None:
@@ -75,6 +115,10 @@ def _upgrade(content: dict[str, Any]) -> None:
     train = config.get("train") if isinstance(config, dict) else None
     if isinstance(train, dict) and "holdout" in train:
         train.setdefault("holdout_seed", train.get("seed", 0))
+    every = train.get("log_every") if isinstance(train, dict) else None
+    iteration = content.get("iteration")
+    if "counted" not in content and isinstance(every, int) and every > 0 and isinstance(iteration, int):
+        content["counted"] = iteration % every
 
 
 def _verify(file: IO[bytes]) -> None:
@@ -100,5 +144,5 @@ def usable(path: str | os.PathLike) -> Iterator[None]:
         raise
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error.args[0]!r}: it is not a whole d2net checkpoint") from error
-    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, OverflowError) as error:
         raise CheckpointError(f"{path} does not fit this version of d2net: {_first_line(error)}") from error

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from d2kernels import verify
 from d2net.config import Config
-from d2net.data.dataset import Batch, TrainingBatches
+from d2net.data.dataset import Batch, TrainingBatches, spread
 from d2net.data.files import DataError
 from d2net.methods.d2net.losses import denoising_scale
 from d2net.methods.d2net.network import D2Net
@@ -69,7 +69,7 @@ class Run:
             "held_out": [],
             **self.meta,
             "data": data_digest(self.batches.names, self.batches.labels),
-            "features": features_fingerprint(self.batches),
+            **self._fingerprints(),
             "environment": environment(self.device, self.threads),
         }
         saved = read_checkpoint(self.out, self.device) if resume else None
@@ -97,6 +97,14 @@ class Run:
         self.steps = self.saved = state.iteration
         self.health = Health(self.config, learned=state.iteration > 0)
         return state
+
+    def _fingerprints(self) -> dict[str, Any]:
+        store, held_out = self.batches.features.store, self.meta.get("held_out", [])
+        found = {"features": features_fingerprint(store, self.batches.names, self.batches.read_ahead())}
+        if held_out:
+            read = ((v, store[v]) for v in spread(store, held_out, self.batches.features.room))
+            found["held_out_features"] = features_fingerprint(store, held_out, read)
+        return found
 
     def save(self, state: State, name: str = FILE) -> None:
         """Raises TrainingError, and leaves the earlier file alone, where a weight is not finite."""
@@ -157,14 +165,15 @@ class Run:
             train_step(state, batch, self.config)
             self.steps = state.iteration
             bar.update()
-            since = (state.iteration - 1) % settings.log_every + 1
-            if since == settings.log_every or state.iteration == settings.iterations:
-                sums = dict(zip(TERMS, state.sums.tolist(), strict=True))
-                if since == settings.log_every:
+            logged = state.iteration % settings.log_every == 0
+            if logged or state.iteration == settings.iterations:
+                sums, since = dict(zip(TERMS, state.sums.tolist(), strict=True)), state.counted
+                if logged:
                     entry = self._entry(state, sums, snippets, time.perf_counter() - clock)
                     log.write(json.dumps(entry) + "\n")
                     bar.set_postfix_str(_shown(entry), refresh=False)
                     state.sums.zero_()
+                    state.counted = 0
                 self.health.check(state, sums, since, batch, self._kept_so_far())
                 snippets, clock = 0, time.perf_counter()
             if self.score and state.iteration % settings.evaluate_every == 0:
@@ -202,11 +211,10 @@ class Run:
             self.save(state)
 
     def _entry(self, state: State, sums: dict[str, float], snippets: int, seconds: float) -> dict[str, Any]:
-        settings = self.config.train
-        window = range(state.iteration - settings.log_every + 1, state.iteration + 1)
+        window = range(state.iteration - state.counted + 1, state.iteration + 1)
         # L_D enters only some iterations: its terms are averaged over those.
         active = max(1, sum(denoising_scale(self.config.loss, i) > 0 for i in window))
-        count = dict.fromkeys(TERMS, settings.log_every) | {"ds": active, "dv": active}
+        count = dict.fromkeys(TERMS, state.counted) | {"ds": active, "dv": active}
         means = {k: v if k.startswith("skipped") else v / count[k] for k, v in sums.items()}
         return {"iteration": state.iteration, **means, "snippets_per_second": snippets / max(seconds, 1e-9)}
 

@@ -3,44 +3,60 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 import d2kernels
 from d2net.config import Config, from_dict
-from d2net.data.dataset import TrainingBatches
 from d2net.data.files import some
 from d2net.timing import Timing
 from d2net.training.checkpoint import CheckpointError
 from d2net.training.health import TrainingWarning
 
+if TYPE_CHECKING:
+    from d2net.data.annotations import Video
+    from d2net.data.features import FeatureStore
+
 WHOLE = 2**20  # bytes of an array that are all part of its fingerprint; of larger ones, some rows are
 ROWS = 16
-FREE = ("iterations", "checkpoint_every", "workers", "cache_gigabytes")  # fields of train
+FREE = ("iterations", "checkpoint_every", "workers", "cache_gigabytes", "log_every")  # fields of train
 AGAIN = "make it as it was, or pass --overwrite to start again"
 
 
 def data_digest(names: Iterable[str], labels: np.ndarray) -> str:
-    """Identifies the training videos and their labels."""
-    digest = hashlib.sha256("\n".join(names).encode())
+    """Identifies videos and their labels."""
+    # Names of files need not be Unicode.
+    digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogatepass"))
     digest.update(np.ascontiguousarray(labels, dtype=np.uint8).tobytes())
     return digest.hexdigest()
 
 
-def features_fingerprint(batches: TrainingBatches) -> dict[str, Any]:
-    """Rows of every training video, and a digest of what `read_ahead` reads: of all its values, or of some rows.
+def segments_digest(videos: Iterable[Video], timings: Mapping[str, Timing]) -> str:
+    """Identifies what loc_mAP compares with: segments, durations, and the timings of videos that state their own."""
+    facts = []
+    for v in videos:
+        timing = timings[v.name].to_dict() if v.name in timings else None
+        facts.append([[[s.label, s.start, s.end] for s in v.segments], v.duration, timing])
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def features_fingerprint(
+    store: FeatureStore, names: Sequence[str], arrays: Iterable[tuple[str, np.ndarray]]
+) -> dict[str, Any]:
+    """Rows of each of the videos, and digests of the arrays that are read: of all their values, or of some rows.
 
     Raises:
         FeatureError: a video that is read is damaged.
     """
-    lengths = {v: int(batches.features.store.lengths[v]) for v in batches.names}
+    lengths = {v: int(store.lengths[v]) for v in names}
     digests, constant = {}, []
-    for v, array in batches.read_ahead():
+    for v, array in arrays:
         digests[v] = _digest(array)
         if len(array) > 1 and (array == array[0]).all():
             constant.append(v)
@@ -102,14 +118,18 @@ def check_same_run(saved: Mapping[str, Any], config: Config, meta: Mapping[str, 
     if saved["data"] != meta["data"]:
         raise CheckpointError(f"resume: labels of the training videos differ from the checkpoint's; {AGAIN}")
     _same_features(before, meta["features"])
-    return _other_environment(saved["environment"], meta["environment"])
+    return [*_same_held_out(saved, meta), *_other_environment(saved["environment"], meta["environment"])]
 
 
 def _same_fields(before: Config, now: Config) -> None:
-    for section in ("model", "loss", "train"):
+    free = {("localize", "subsets"), *(("train", name) for name in FREE)}
+    if now.train.selection == "last":
+        free.add(("train", "evaluate_every"))
+    scored = ("localize",) if now.train.selection == "loc_mAP" else ()
+    for section in ("model", "loss", "train", *scored):
         old, new = getattr(before, section).model_dump(), getattr(now, section).model_dump()
         for name, value in old.items():
-            if value != new[name] and (section, name) not in {("train", free) for free in FREE}:
+            if value != new[name] and (section, name) not in free:
                 raise CheckpointError(
                     f"resume: {section}.{name} is {new[name]!r} but the checkpoint was trained with {value!r}"
                 )
@@ -126,12 +146,13 @@ def _same_names(what: str, before: Sequence[str], now: Sequence[str]) -> None:
 
 
 def _same_timing(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
-    if before is None or before == now:
+    if before is None:
         return
-    says = str(Timing.from_dict(dict(now))) if now else "unknown"
-    raise CheckpointError(
-        f"resume: the timing is {says}, but the checkpoint's is {Timing.from_dict(dict(before))}; give the same one"
-    )
+    old, new = Timing.from_dict(dict(before)), Timing.from_dict(dict(now)) if now else None
+    if new is None or not new.same_as(old):
+        raise CheckpointError(
+            f"resume: the timing is {new or 'unknown'}, but the checkpoint's is {old}; give the same one"
+        )
 
 
 def _same_features(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -144,6 +165,22 @@ def _same_features(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"resume: features of {len(other)} of {len(digests)} videos compared have other values than those that the "
             f"checkpoint was trained on ({some(other)}); {AGAIN}"
         )
+
+
+def _same_held_out(saved: Mapping[str, Any], meta: Mapping[str, Any]) -> list[str]:
+    """Raises where held-out videos, which the selection is made by, are others; what earlier revisions do not tell is
+    returned to be said."""
+    if "held_out" in saved:
+        _same_names("held-out videos", saved["held_out"], meta["held_out"])
+    if not meta["held_out"]:
+        return []
+    if saved.get("held_out_features") is None:
+        return ["resume: the checkpoint is of an earlier revision and tells nothing of the held-out videos' data"]
+    _same_features(saved["held_out_features"], meta["held_out_features"])
+    for name, what in (("held_out_labels", "labels"), ("held_out_segments", "segments, durations or timings")):
+        if saved.get(name) != meta.get(name):
+            raise CheckpointError(f"resume: {what} of the held-out videos differ from the checkpoint's; {AGAIN}")
+    return []
 
 
 def _other_environment(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

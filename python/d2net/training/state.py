@@ -23,6 +23,7 @@ class State:
     generator: torch.Generator
     iteration: int = 0
     sums: Tensor = field(default_factory=lambda: torch.zeros(len(TERMS), dtype=torch.float32))
+    counted: int = 0  # steps in the sums
     clock: Tensor = field(init=False)  # the iteration on the device, for schedules there
     _ticked: int = field(init=False, default=0)
 
@@ -36,6 +37,7 @@ class State:
         else:
             self.clock.fill_(self.iteration + 1)
         self.iteration += 1
+        self.counted += 1
         self._ticked = self.iteration
 
 
@@ -61,6 +63,7 @@ def content(state: State, config: Config, meta: dict[str, Any]) -> dict[str, Any
         "optimizer": state.optimizer.state_dict(),
         "iteration": state.iteration,
         "sums": state.sums,
+        "counted": state.counted,
         "rng": rng,
         **meta,
     }
@@ -70,15 +73,13 @@ def restore(state: State, saved: dict[str, Any]) -> None:
     """Puts a checkpoint's weights, moments, iteration and random states back.
 
     Raises:
-        ValueError: moments of other shapes than the weights, which the optimiser would take as they are, or an
-            iteration that no run reaches.
+        ValueError: moments of other shapes than the weights, which the optimiser would take as they are.
     """
-    if type(saved["iteration"]) is not int or saved["iteration"] < 0:
-        raise ValueError(f"iteration {saved['iteration']!r} is none that a run reaches")
     state.network.load_state_dict(saved["model"])
     _restore_optimizer(state.optimizer, saved["optimizer"])
     state.iteration = saved["iteration"]
     state.sums.copy_(saved["sums"])
+    state.counted = saved["counted"]
     torch.set_rng_state(saved["rng"]["torch"].cpu())
     state.generator.set_state(saved["rng"]["pairs"].cpu())
     if "cuda" in saved["rng"] and state.sums.is_cuda:

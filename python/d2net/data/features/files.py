@@ -16,6 +16,8 @@ KINDS = (".npy", ".npz", ".pt", ".pth")
 # What the array is called where a file holds other things too.
 _CALLED = ("feats", "features", "feat", "feature", "data", "x")
 
+_FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
+
 Shape = tuple[tuple[int, ...], np.dtype]
 
 
@@ -62,20 +64,28 @@ def _tensor(path: Path) -> Any:
     """torch's own reader of tensors and plain containers, which executes nothing."""
     import torch
 
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        str(path).encode()
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnicodeEncodeError:  # torch maps files by name, as Unicode
+        with open(path, "rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     if isinstance(content, dict):
         content = _one(path, {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)})
     if not isinstance(content, torch.Tensor):
         raise FeatureError(f"{path} holds a {type(content).__name__}, not a tensor")
+    if content.layout is not torch.strided or content.is_meta or content.is_nested:
+        kind = "a tensor without data" if content.is_meta else "a sparse or nested tensor"
+        raise FeatureError(f"{path} holds {kind} ({content.layout}); save it dense, as (snippets, width)")
+    if content.is_quantized or (content.is_floating_point() and str(content.dtype) not in _FLOATS):
+        kind = str(content.dtype).removeprefix("torch.")
+        raise FeatureError(f"{path} holds {kind}; save it as float32, float16 or bfloat16")
     return content.detach()
 
 
 def _dtype(tensor: Any) -> np.dtype:
-    import torch
-
-    if tensor.dtype is torch.bfloat16:
-        return np.dtype(np.float32)
-    return np.dtype(str(tensor.dtype).removeprefix("torch."))
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return np.dtype({"bfloat16": "float32", "complex32": "complex64"}.get(kind, kind))
 
 
 def _one(path: Path, held: dict[str, Any]) -> Any:
