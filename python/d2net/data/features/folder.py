@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from d2net.data.features.files import KINDS, array_header, read_array
+from d2net.data.features.index import LEAST, Index, folder_state
 from d2net.data.features.store import FeatureError, FeatureStore
 from d2net.data.files import reading, some
 
@@ -19,8 +21,11 @@ class FolderFeatures(FeatureStore):
     def __init__(self, path: Path, files: dict[str, tuple[Path, ...]]):
         self.files = files
         shapes = {}
+        every = [part for parts in files.values() for part in parts]
+        index = Index(path, folder_state(every)) if len(every) >= LEAST else None
+        at = len(str(path))
         for name, parts in files.items():
-            headers = [array_header(p) for p in parts]
+            headers = [index.header(str(p)[at:], partial(array_header, p)) if index else array_header(p) for p in parts]
             if len(parts) == 1:
                 shapes[name] = headers[0]
                 continue
@@ -34,6 +39,8 @@ class FolderFeatures(FeatureStore):
             kind = next((dtype for _, dtype in headers if dtype.kind != "f"), headers[0][1])
             shapes[name] = ((headers[0][0][0], sum(shape[1] for shape, _ in headers)), kind)
         super().__init__(str(path), shapes)
+        if index:
+            index.save()
         pairs = sum(len(parts) > 1 for parts in files.values())
         self.layout = "a folder, " + ("a file a video" if not pairs else "a file a stream, joined along the width")
 
@@ -94,9 +101,7 @@ def _flat(path: Path, arrays: dict[str, Path]) -> dict[str, tuple[Path, ...]]:
     if not arrays:
         kinds = Counter(Path(e.name).suffix.lower() for e in os.scandir(path) if not e.name.startswith("."))
         held = ", ".join(f"{count} {kind or 'without extension or folders'}" for kind, count in kinds.most_common(3))
-        what = (
-            f"it holds {held}; save each video's as .npy, .npz or .pt" if held else "it is empty"
-        )
+        what = f"it holds {held}; save each video's as .npy, .npz or .pt" if held else "it is empty"
         raise FeatureError(f"{path}: no feature arrays in it: {what}")
     pairs = [n for n in arrays if n.endswith(("_rgb", "_flow"))]
     stems = sorted({n.removesuffix("_rgb").removesuffix("_flow") for n in pairs})

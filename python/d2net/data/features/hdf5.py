@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from d2net.data.features.index import Index, file_state
 from d2net.data.features.store import FeatureError, FeatureStore
 from d2net.data.files import check_regular, reading
 
@@ -21,15 +22,17 @@ class Hdf5Features(FeatureStore):
 
     def __init__(self, path: Path):
         self.path = path
-        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
         with reading(path, "HDF5", FeatureError):
             with self._open() as file:
-                for name, item in _datasets(path, file):
-                    _check_own_data(path, name, item)
-                    shapes[name] = (item.shape or (), item.dtype)
+                index = Index(path, file_state(path))
+                if index.keys() is None:
+                    for name, item in _datasets(path, file):
+                        _check_own_data(path, name, item)
+                        index.add(name, (item.shape or (), item.dtype))
+                    index.save()
                 self.stated = _stated(file)
-            self.places = _by_video(list(shapes))
-        super().__init__(str(path), {video: shapes[place] for video, place in self.places.items()})
+            self.places = _by_video(list(index.known))
+        super().__init__(str(path), {video: index.known[place] for video, place in self.places.items()})
 
     def _open(self) -> Any:
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from d2net.data.features.index import Index, file_state
 from d2net.data.features.store import FeatureError, FeatureStore, header
 from d2net.data.files import check_regular, reading
 
@@ -19,25 +20,29 @@ class NpzFeatures(FeatureStore):
 
     def __init__(self, path: Path):
         self.path = path
-        self.entries: dict[str, str] = {}
         self._archive: zipfile.ZipFile | None = None
         self._opener = 0
-        shapes = {}
         with reading(path, "an .npz", FeatureError):
             check_regular(path, FeatureError)
-            with zipfile.ZipFile(path) as archive:
-                for info in archive.infolist():
-                    entry = info.filename
-                    # macOS adds a shadow of each file to the archives that it makes.
-                    if not entry.endswith(".npy") or entry.rpartition("/")[2].startswith("."):
-                        continue
-                    name = entry.removesuffix(".npy")
-                    if name in self.entries:
-                        raise FeatureError(f"{path}: video {name!r} is in it twice")
-                    self.entries[name] = entry
-                    with reading(f"{path}: {entry}", "a NumPy array", FeatureError), archive.open(entry) as file:
-                        shapes[name] = header(file, info.file_size)
-        super().__init__(str(path), shapes)
+            index = Index(path, file_state(path))
+            if index.keys() is None:
+                self._index(index)
+                index.save()
+            self.entries = {entry.removesuffix(".npy"): entry for entry in index.known}
+        super().__init__(str(path), {name: index.known[entry] for name, entry in self.entries.items()})
+
+    def _index(self, index: Index) -> None:
+        """Reads each array's header."""
+        with zipfile.ZipFile(self.path) as archive:
+            for info in archive.infolist():
+                entry = info.filename
+                # macOS adds a shadow of each file to the archives that it makes.
+                if not entry.endswith(".npy") or entry.rpartition("/")[2].startswith("."):
+                    continue
+                if entry in index.known:
+                    raise FeatureError(f"{self.path}: video {entry.removesuffix('.npy')!r} is in it twice")
+                with reading(f"{self.path}: {entry}", "a NumPy array", FeatureError), archive.open(entry) as file:
+                    index.add(entry, header(file, info.file_size))
 
     def _read(self, name: str) -> np.ndarray:
         # A forked process has its parent's handle, whose place in the file both would move.

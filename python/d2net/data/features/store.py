@@ -12,6 +12,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
+from d2net.data.features.index import forget
 from d2net.data.files import DataError, reading, shown, some
 from d2net.data.names import hint
 
@@ -112,6 +113,14 @@ class FeatureStore(ABC):
         """(s, d) float16 or float32, NaN and infinities as they are stored."""
         if name not in self.lengths:
             raise FeatureError(f"{self.source}: no features of video {name!r}")
+        try:
+            return self._checked(name)
+        except FeatureError:
+            # Kept headers that no longer hold must not outlive the error that they lead to.
+            forget(self.source)
+            raise
+
+    def _checked(self, name: str) -> np.ndarray:
         with reading(self.source, f"a whole array of {name!r}", FeatureError):
             array = self._read(name)
             opened = self.held[name]
