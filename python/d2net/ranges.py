@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal, DecimalException
 
 MOST = 10_000
@@ -11,6 +12,16 @@ LONGEST = 1e15  # seconds; further out float64 does not tell eighths of a second
 def are_times(*seconds: float) -> bool:
     """Whether they can be computed with: not NaN, and of at most LONGEST seconds."""
     return all(-LONGEST <= s <= LONGEST for s in seconds)
+
+
+_DECIMAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
+
+
+def decimal(text: str) -> float:
+    """A number with a decimal point, or none; ValueError for what else Python reads, as 1_000 and nan."""
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(f"not a number: {text[:80]!r}")
+    return float(text)
 
 
 def parse_values(text: str) -> list[float]:

@@ -48,8 +48,9 @@ class Timing:
         of_frames = [k for k in frames if k in given]
         kinds = bool(of_frames) + ("snippet_seconds" in given) + bool(self.resized)
         if kinds > 1:
+            said = ", ".join(f"{k} {v:.9g}" for k, v in given.items())
             raise ValueError(
-                f"timing: {', '.join(given)}{' and resized' if self.resized else ''} exclude each other; "
+                f"timing: {said}{' and resized' if self.resized else ''} exclude each other; "
                 "give fps, stride and snippet_frames, or snippet_seconds, or resized"
             )
         if kinds == 0:

@@ -8,6 +8,8 @@ import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from d2net.data.activations import VideoActivations, load_activations, save_activations
 from d2net.data.annotations import AnnotationWarning, load_annotations
@@ -15,6 +17,7 @@ from d2net.data.detections import Detections, load_detections, save_detections
 from d2net.data.features import FeatureError, check_streams, open_features
 from d2net.data.files import DataError
 from d2net.data.video_info import load_video_info
+from d2net.timing import Timing, TimingWarning
 
 
 def arrays(width=4, dtype=np.float16):
@@ -361,19 +364,114 @@ def test_detection_rows_are_counted_in_their_video(tmp_path):
         ("video,duration\n,1\n", "line 2: the cell of `video` is empty"),
         ("video,fps,fps\nv,1,2\n", "a column is named twice"),
         ("name,duration\nv,1\n", "needs a column `video`, got 'name, duration'"),
-        ("video,duration\nv,long\n", "video 'v': duration must be a number, got 'long'"),
+        ("video,duration\nv,long\n", "line 2: duration is 'long', which is not a number"),
         ("", "needs a column `video`"),
+        ("Video,Duration\nv,1.5\n", None),
+        ("sep=;\nVIDEO;Duration\nv;1,5\n", None),
+        ("sep=,\nvideo,duration\nv,1.5\n", None),
+        ("sep=|\nvideo|duration\nv|1.5\n", None),
+        ("\n\n  \nvideo,duration\n\n,,\nv,1.5\n\n", None),
+        ("video,duration,,\nv,1.5,,\n", None),
+        ("video,duration\nv,1.5,\n", None),
+        ("\ufeffsep=;\r\nvideo;duration\r\nv;1.5\r\n", None),
+        ("sep=;\n\nvideo;duration\n\nv;1;2\n", "line 5: 3 cells under 2 columns"),
+        ("sep=;\n", "needs a column `video`"),
+        ("video,Video\nv,1\n", "a column is named twice"),
+        ('video,duration\nv,"1,234.5"\n', r"line 2: duration is '1,234.5': thousands are not separated"),
+        ('video,duration\nv,"1.234,5"\n', "thousands are not separated here; write 1234.5"),
+        ('video,duration\nv,"1,234"\n', "duration is '1,234', which may be 1.234 or 1234"),
+        ("video\tduration\nv\t12,345\n", "which may be 12.345 or 12345"),
+        ("video;duration\nv;1.234,5\n", "thousands are not separated"),
+        ("video;duration\nv;1 234,5\n", "thousands are not separated"),
+        ("video;duration\nv;1'234.5\n", "thousands are not separated"),
+        ("video;duration\nv;1,234,567\n", "thousands are not separated"),
+        ("video;duration\nv;1,5\nw;2.5\n", "line 3: duration is '2.5', but line 2 has a decimal comma"),
+        ("video;duration\nv;1.234\nw;2,5\n", "line 3: duration is '2,5', but line 2 has a decimal point"),
+        ("video,duration\nv,1_5\n", "duration is '1_5', which is not a number"),
+        ("video,duration\nv,nan\n", "duration is 'nan', which is not a number"),
+        ("video,duration\nv,\u0661\n", "which is not a number"),
+        ("video,duration\n", "no video in it has a duration or a timing"),
+        ("video,duration\nv,\n", "no video in it has a duration or a timing"),
     ],
 )
 def test_video_info_tables(tmp_path, text, says):
     path = tmp_path / "i.csv"
-    path.write_text(text)
+    path.write_bytes(text.encode())
     if says is None:
         assert load_video_info(path).durations == {"v": 1.5}
     else:
         with pytest.raises(DataError, match=says) as error:
             load_video_info(path)
         assert "i.csv" in str(error.value)
+
+
+@given(
+    st.floats(-1e6, 1e6).map(lambda x: round(x, 4)), st.sampled_from(["", ".", ",", "e"]), st.sampled_from(",;\t"),
+    st.sampled_from(["", ",", ".", " ", "'"]),
+)  # fmt: skip
+def test_a_number_in_a_table_is_read_as_written_or_refused(tmp_path_factory, value, how, separator, thousands):
+    """Never another number: whatever mark of thousands and decimals it is written with."""
+    mark = how if how in (".", ",") else "."
+    text = f"{value:,.4f}".replace(",", "T").replace(".", mark).replace("T", thousands)
+    if how == "":
+        value = float(round(value))
+        text = f"{value:,.0f}".replace(",", thousands)
+    elif how == "e":
+        text = repr(value)
+    path = tmp_path_factory.mktemp("t") / "d.csv"
+    path.write_text(separator.join(["video", "start", "end", "label", "score"]) + "\n"
+                    + separator.join(["v", "0", "1", "a", f'"{text}"']) + "\n")  # fmt: skip
+    try:
+        found = load_detections(path).score[0]
+    except DataError as error:
+        assert "line 2: score is" in str(error) and (thousands or mark == ",")
+        return
+    if how == "" and (thousands == "." or (thousands == "," and separator == ";")):
+        return  # a decimal mark by the rule
+    assert found == value
+
+
+def test_video_info_values_that_say_nothing_or_contradict(tmp_path):
+    def info(**fields):
+        return load_video_info(write_json(tmp_path, {"v": fields, "w": {"duration": 1}}))
+
+    for no in (0, False, "0", "false", None):
+        found = info(resized=no, snippet_seconds=0.5, duration=2)
+        assert found.timings == {"v": Timing(snippet_seconds=0.5)}
+        assert info(resized=no, duration=2).timings == {}
+    for yes in (1, True, "1", "True", 1.0):
+        assert info(resized=yes, duration=2).timings == {"v": Timing(resized=True)}
+    for fps in (0, 25, -1, "fast", "29.97"):
+        with pytest.warns(TimingWarning, match=r"fps of 1 videos is not used, for want of stride and .*: 'v'"):
+            assert info(fps=fps, duration=2).timings == {}
+        assert info(fps=fps, snippet_seconds=0.5).timings == {"v": Timing(snippet_seconds=0.5)}
+    for fields, says in (
+        ({"fps": 0, "stride": 8, "snippet_frames": 8}, "fps must be a positive number, .*got 0"),
+        ({"fps": 25, "stride": 8}, "without snippet_frames"),
+        ({"fps": 25}, "without stride"),
+        ({"resized": 2}, "resized must be true, false, 1 or 0, got 2"),
+        ({"resized": "maybe"}, "resized must be true"),
+        ({"duration": True}, "duration must be a number, got True"),
+        ({"duration": "1_0"}, "duration must be a number"),
+        (
+            {"fps": 25, "stride": 8, "snippet_frames": 16, "snippet_seconds": 0.5},
+            "fps 25, stride 8, snippet_frames 16, snippet_seconds 0.5 exclude each other",
+        ),
+    ):
+        with pytest.raises(DataError, match=f"video 'v': .*{says}"):
+            info(**fields)
+    for nothing in ({}, {"v": {}}, {"v": {"duration": None}}, {"v": {"resized": 0}}):
+        with pytest.raises(DataError, match="no video in it has a duration or a timing"):
+            load_video_info(write_json(tmp_path, nothing))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+@pytest.mark.parametrize("read", [load_video_info, load_detections, load_annotations])
+def test_text_of_other_encodings_is_one_line(tmp_path, read, encoding):
+    (tmp_path / "i.csv").write_bytes("video,duration\nv\u00e9,1\n".encode(encoding))
+    with pytest.raises(DataError, match=r"i\.csv") as error:
+        read(tmp_path / "i.csv")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("time", [1e16, -1e300, float("inf"), float("nan")])
@@ -416,9 +514,9 @@ def test_detections_of_every_dialect_read_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("video,start,end,score\nv,1,2,3\n", "line 2: no 'label'; columns are video, start, end, label, score"),
-        ("video,start,end,label,score\nv,x,2,a,3\n", "line 2: start, end and score must be numbers"),
-        ("video,start,end,label,score\n,1,2,a,3\n", "detection 0: video and label must be names"),
+        ("video,start,end,score\nv,1,2,3\n", "line 2: no label; columns are video, start, end, label, score"),
+        ("video,start,end,label,score\nv,x,2,a,3\n", "line 2: start is 'x', which is not a number"),
+        ("video,start,end,label,score\n,1,2,a,3\n", "line 2: no video; columns are"),
         (pickle.dumps({"video-id": ["v"]}), "lacks t-start, t-end, label, score; a pickle of detections is a dict"),
         (pickle.dumps([1]), "is a list; a pickle of detections is a dict"),
         (pickle.dumps(detections), "nothing was executed"),

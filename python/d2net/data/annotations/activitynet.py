@@ -9,7 +9,7 @@ from typing import Any
 
 from d2net.data.annotations.model import ROUNDING, Annotations, AnnotationWarning, Segment, Video
 from d2net.data.files import DataError, shown, some
-from d2net.ranges import LONGEST, are_times
+from d2net.ranges import LONGEST, are_times, decimal
 
 
 def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None = None) -> Annotations:
@@ -94,7 +94,7 @@ def _usable(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
-        number = float(value)
+        number = decimal(value) if isinstance(value, str) else float(value)
     except (ValueError, OverflowError):
         return None
     return number if 0 < number <= LONGEST else None

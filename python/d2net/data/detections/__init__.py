@@ -9,6 +9,7 @@ from d2net.data.detections.activitynet import save_detections as save_detections
 from d2net.data.detections.columns import from_pickle, from_table
 from d2net.data.detections.model import Detections as Detections
 from d2net.data.files import check_regular, read_json, reading
+from d2net.data.tables import is_table
 
 
 def load_detections(path: str | os.PathLike) -> Detections:
@@ -23,10 +24,9 @@ def load_detections(path: str | os.PathLike) -> Detections:
     with reading(path, "detections"):
         check_regular(path)
         with open(path, "rb") as file:
-            first = file.readline(4096)
-            file.seek(0)
-            if first.startswith(b"\x80"):
+            if file.read(1) == b"\x80":
+                file.seek(0)
                 return from_pickle(path, file)
-        if b"video" in first and first.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] not in (b"{", b"["):
+        if is_table(path, "video"):
             return from_table(path)
         return from_tree(path, read_json(path))

@@ -11,7 +11,7 @@ import numpy as np
 from d2net.data.detections.model import Detections
 from d2net.data.files import DataError, shown
 from d2net.data.pickles import load_pickle
-from d2net.data.tables import number, read_table
+from d2net.data.tables import read_table
 
 _PICKLED = ("video-id", "t-start", "t-end", "label", "score")
 
@@ -39,14 +39,13 @@ def from_table(path: str | os.PathLike) -> Detections:
     """A CSV or TSV with the columns video, start, end (seconds), label and score."""
 
     def rows() -> Iterable[tuple[Any, ...]]:
-        for where, cells in read_table(path, "video"):
-            try:
-                start, end, score = (number(cells[name]) for name in ("start", "end", "score"))
-                yield cells["video"], start, end, cells["label"], score
-            except KeyError as error:
-                raise DataError(f"{where}: no {error}; columns are video, start, end, label, score") from error
-            except ValueError as error:
-                raise DataError(f"{where}: start, end and score must be numbers: {error}") from error
+        for row in read_table(path, "video"):
+            start, end, score = (row.number(name) for name in ("start", "end", "score"))
+            values = row.cells.get("video"), start, end, row.cells.get("label"), score
+            if None in values:
+                name = ("video", "start", "end", "label", "score")[values.index(None)]
+                raise DataError(f"{row.where}: no {name}; columns are video, start, end, label, score")
+            yield values
 
     return _detections(path, rows())
 
