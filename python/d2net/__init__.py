@@ -1,4 +1,4 @@
-"""D2-Net: weakly-supervised temporal localization on pre-extracted features."""
+"""D2-Net: weakly-supervised temporal localization from videos or their features."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ _PUBLIC = {
     "train": "d2net.api",
     "evaluate": "d2net.evaluation",
     "export_onnx": "d2net.export",
+    "extract": "d2net.video.extract",
+    "make_backbone": "d2net.video.backbones",
     "load_annotations": "d2net.data.annotations",
     "load_detections": "d2net.data.detections",
     "save_detections": "d2net.data.detections",
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from d2net.evaluation import evaluate as evaluate
     from d2net.export import export_onnx as export_onnx
     from d2net.timing import Timing as Timing
+    from d2net.video.backbones import make_backbone as make_backbone
+    from d2net.video.extract import extract as extract
 
 
 def __getattr__(name: str) -> Any:

@@ -54,6 +54,7 @@ class Model:
     """A trained network with what is needed to localize: configuration, classes and timing.
 
     explicit_timing: the user stated the timing, so that it comes before what data say of themselves.
+    extraction: the backbone and settings of the features that it was trained on, where those say so.
     """
 
     network: D2Net
@@ -61,6 +62,7 @@ class Model:
     classes: tuple[str, ...]
     timing: Timing | None
     explicit_timing: bool = True
+    extraction: dict[str, Any] | None = None
 
     def activations(self, features: np.ndarray) -> ScoredVideo:
         """T, λ' and p of one video; features: (s, d)."""
@@ -133,18 +135,20 @@ def load(path: str | os.PathLike, device: str = "auto") -> Model:
         timing = Timing.from_dict(saved["timing"]) if saved["timing"] else None
         # Earlier revisions did not say.
         explicit = saved.get("timing_explicit", True)
-    return Model(network.to(pick_device(device)).eval(), config, classes, timing, explicit)
+        extraction = saved.get("extraction")
+    return Model(network.to(pick_device(device)).eval(), config, classes, timing, explicit, extraction)
 
 
-def stream_count(config: Config, annotations: Annotations, width: int) -> int:
-    """Streams as configured, else as the annotations declare, else 1; widths are checked."""
+def stream_count(config: Config, annotations: Annotations, store: FeatureStore) -> int:
+    """Streams as configured, else as the features or the annotations declare, else 1; widths are checked."""
+    width = store.width
     if config.model.streams is not None:
         if width % config.model.streams:
             raise ValueError(f"streams: {width} features cannot be split into {config.model.streams} equal streams")
         return config.model.streams
-    if annotations.streams:
-        check_streams(annotations.streams, width)
-        return len(annotations.streams)
+    if declared := store.streams or annotations.streams:
+        check_streams(declared, width)
+        return len(declared)
     return 1
 
 
@@ -164,7 +168,7 @@ def training_timing(
         statements.append(Statement(f"preset {config.preset}", TIMINGS[config.preset]))
     found = resolve(statements)
     own = {} if found.explicit else data.videos
-    durations = {v: x.duration for v, x in annotations.videos.items() if x.duration is not None}
+    durations = {**store.durations, **{v: x.duration for v, x in annotations.videos.items() if x.duration is not None}}
     _warn_of_timing(found, own, {v: store.lengths[v] for v in names}, durations, annotations, store.width)
     return found, own
 
@@ -259,7 +263,7 @@ def train(
     if not isinstance(annotations, Annotations):
         annotations = load_annotations(annotations)
     where = pick_device(device)
-    streams = stream_count(config, annotations, store.width)
+    streams = stream_count(config, annotations, store)
     annotations, alias = _named_as(annotations, store)
     if names is None:
         names = training_videos(store, annotations, config, skip_missing)
@@ -292,6 +296,7 @@ def train(
             "timing_explicit": resolved.explicit,
             "held_out": held_out,
             **_held_out_digests(config, annotations, held_out, own_timings),
+            "extraction": store.identity,
         },
         device=where,
         streams=streams,
@@ -477,11 +482,13 @@ def _at_localization(timing: Timing | None, model: Model, data: list[Statement])
 def _durations(
     given: Mapping[str, float] | None, annotations: Annotations | None, videos: Collection[str], chosen: list[str]
 ) -> dict[str, float]:
-    """Seconds of the chosen videos, as far as something says them; `given` comes first."""
-    known = {v: x.duration for v, x in annotations.videos.items()} if annotations is not None else {}
+    """Seconds of the chosen videos, as far as something says them: `given`, then annotations, then the features."""
+    known = dict(videos.durations) if isinstance(videos, FeatureStore) else {}
+    if annotations is not None:
+        known |= {v: x.duration for v, x in annotations.videos.items() if x.duration is not None}
     own = match(given or {}, videos, "durations", "the features")
     warn(own.notes)
-    found = {v: d for v, d in {**known, **own.values}.items() if d is not None}
+    found = {**known, **own.values}
     missing = [v for v in chosen if v not in found]
     if found and missing:
         warn([f"{len(missing)} of {len(chosen)} videos have no duration to clip segments to ({some(missing)})"])

@@ -16,6 +16,7 @@ from d2net.cli.ablate import ablate
 from d2net.cli.demo import demo
 from d2net.cli.evaluate import evaluate
 from d2net.cli.export import export
+from d2net.cli.extract import extract
 from d2net.cli.inspect import inspect
 from d2net.cli.localize import localize
 from d2net.cli.optional_value import optional_value
@@ -33,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for command in (inspect, train, localize, evaluate, ablate, export, parity, demo):
+for command in (extract, inspect, train, localize, evaluate, ablate, export, parity, demo):
     app.command(cls=optional_value("--errors"))(command)
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,6 +47,38 @@ def timing_overrides(
 
 
 Crops = Annotated[str, typer.Option(help="Of arrays (snippets, 10 crops, width): mean or first.")]
+
+BackboneName = Annotated[
+    str,
+    typer.Option(
+        help="motion (no weights needed), i3d, torchvision:NAME, timm:NAME, transformers:FOLDER, or module:function."
+    ),
+]
+
+Weights = Annotated[
+    list[Path] | None,
+    typer.Option(help="The backbone's weights, a state dict. Twice for i3d: of RGB, then of flow."),
+]
+
+Short = Annotated[int | None, typer.Option(help="Pixels of the shorter side that frames are scaled to.")]
+
+Crop = Annotated[int | None, typer.Option(help="Side of the square cut out of the middle; 0 for none.")]
+
+Flow = Annotated[str | None, typer.Option(help="Optical flow: dis (fast) or tv-l1.")]
+
+
+def backbone_changes(
+    fps: float | None,
+    stride: int | None,
+    snippet_frames: int | None,
+    short: int | None,
+    crop: int | None,
+    flow: str | None,
+) -> dict[str, Any]:
+    """What was given of how a backbone's snippets are made."""
+    given = {"fps": fps, "stride": stride, "snippet_frames": snippet_frames, "short": short, "crop": crop, "flow": flow}
+    return {name: value for name, value in given.items() if value is not None}
+
 
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out videos without features, and list them.")]
 

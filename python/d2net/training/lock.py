@@ -1,4 +1,4 @@
-"""A run's folder is one process's at a time."""
+"""A folder that is written to is one process's at a time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ _held: set[int] = set()
 
 
 class FolderInUse(ValueError):
-    """Another process trains in the folder."""
+    """Another process works in the folder."""
 
 
 class FolderLock:
     """Held from creation to `release`, or to the end of the process, however that ends.
 
+    Args:
+        verb: what is done in the folder, for messages.
+
     Raises:
         FolderInUse: another holder is alive; the message names its process.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, verb: str = "train"):
         self._file: int | None = None
         if fcntl is None:
             return
@@ -39,10 +42,10 @@ class FolderLock:
             holder = os.read(file, 32).decode("ascii", "replace").strip()
             os.close(file)
             who = f"process {holder}" if holder else "another process"
-            raise FolderInUse(f"{who} is training in {folder}; wait for it to end, or choose another --out") from error
+            raise FolderInUse(f"{who} is {verb}ing in {folder}; wait for it to end, or choose another --out") from error
         except OSError as error:  # a file system without locks
             os.close(file)
-            text = f"{folder} cannot be locked ({error.strerror}): do not train there twice at once"
+            text = f"{folder} cannot be locked ({error.strerror}): do not {verb} there twice at once"
             warnings.warn(text, stacklevel=3)
             return
         os.ftruncate(file, 0)

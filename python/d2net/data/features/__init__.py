@@ -6,6 +6,7 @@ import os
 import warnings
 from pathlib import Path
 
+from d2net.data.features.extracted import LOG, ExtractedFeatures
 from d2net.data.features.folder import FolderFeatures as FolderFeatures
 from d2net.data.features.folder import open_folder
 from d2net.data.features.hdf5 import Hdf5Features as Hdf5Features
@@ -21,10 +22,11 @@ from d2net.data.files import check_regular, reading
 def open_features(path: str | os.PathLike, *, crops: Crops = "mean") -> FeatureStore:
     """Opens features by their layout.
 
-    One ``.npz`` keyed by video; ``.h5``/``.hdf5`` with a dataset per video; a folder of ``<video>.npy`` (or ``.npz``,
-    ``.pt``), of ``<video>_rgb.npy`` and ``<video>_flow.npy``, or of ``{train,test}/{rgb,flow}/<video>.npy``; W-TALC's
-    one ``.npy`` beside its ``*-Annotations`` folder. Arrays are (snippets, width); a batch axis of 1 is dropped, ten
-    crops (snippets, 10, width) are one, (width, snippets) is turned where it is the only reading; both are said.
+    What ``d2net extract`` wrote; one ``.npz`` keyed by video; ``.h5``/``.hdf5`` with a dataset per video; a folder of
+    ``<video>.npy`` (or ``.npz``, ``.pt``), of ``<video>_rgb.npy`` and ``<video>_flow.npy``, or of
+    ``{train,test}/{rgb,flow}/<video>.npy``; W-TALC's one ``.npy`` beside its ``*-Annotations`` folder. Arrays are
+    (snippets, width); a batch axis of 1 is dropped, ten crops (snippets, 10, width) are one, (width, snippets) is
+    turned where it is the only reading; both are said.
 
     Args:
         crops: what is made of ten crops: their mean, or the first (the centre, in most extractors).
@@ -45,7 +47,7 @@ def open_features(path: str | os.PathLike, *, crops: Crops = "mean") -> FeatureS
 def _opened(path: Path) -> FeatureStore:
     with reading(path, "features", FeatureError):
         if path.is_dir():
-            return open_folder(path)
+            return ExtractedFeatures(path) if (path / LOG).exists() else open_folder(path)
         if not path.exists():
             raise FeatureError(f"no features at {path}")
         check_regular(path, FeatureError)

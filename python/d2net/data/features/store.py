@@ -65,9 +65,14 @@ class FeatureStore(ABC):
     names: sorted; lengths: s of each video, known without reading the data; width: d, the same for all.
     layout: in words. notes: what was made of other shapes; crops: what of ten crops.
     stated: what the file says of its timing: fps, stride, snippet_frames or snippet_seconds.
+    durations: seconds by video, of those that the file states. streams: rows of [first, end, name], or None.
+    identity: the backbone and settings that `d2net extract` made them with, or None.
     """
 
     stated: Mapping[str, float] = MappingProxyType({})
+    durations: Mapping[str, float] = MappingProxyType({})
+    streams: list[list[Any]] | None = None
+    identity: dict[str, Any] | None = None
     layout = "arrays by video"
 
     def __init__(self, source: str, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]]):

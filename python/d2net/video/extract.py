@@ -1,0 +1,304 @@
+"""Videos to a folder of features: decoded by several threads, by the backbone in batches across videos."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from d2net.data.features.extracted import Extracted
+from d2net.data.files import DataError, check_regular, reading, shown
+from d2net.training.lock import FolderLock
+from d2net.video import VideoError
+from d2net.video.backbones import Backbone
+from d2net.video.decode import VideoReader
+from d2net.video.flow import Flow, one_thread
+from d2net.video.snippets import Snippet, snippets
+from d2net.video.writing import Folder, RowWriter
+
+
+@dataclass
+class Extraction:
+    """What became of each video: extracted now, kept from before, or why not; by name, failures by path."""
+
+    done: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class _Video(NamedTuple):
+    path: Path
+    name: str
+
+
+class _Ended(NamedTuple):
+    """A video's last message."""
+
+    entry: Extracted | None = None  # without snippets: they were kept from before
+    error: str | None = None
+    unknown: BaseException | None = None
+
+
+def video_names(paths: Sequence[Path]) -> tuple[list[_Video], dict[str, str]]:
+    """Files by the name of their features, without folder and extension; and those whose name is taken."""
+    found: dict[str, Path] = {}
+    failed = {}
+    for path in paths:
+        name = path.stem if path.stem.strip() else path.name
+        if name not in found:
+            found[name] = path
+        elif path.resolve() != found[name].resolve():
+            failed[str(path)] = f"{path}: its features would be called {name!r}, as those of {found[name]}; rename it"
+    return [_Video(path, name) for name, path in found.items()], failed
+
+
+def extract(
+    videos: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    backbone: Backbone,
+    *,
+    workers: int | None = None,
+    partial: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Extraction:
+    """Writes `out`/<name>.npy, (snippets, d) float32, of each video, and a log of timing, durations and sources.
+
+    What an interruption left is gone on with: videos whose features are there, of the same bytes, are kept. A video
+    that cannot be used does not stop the others. The same videos and settings give the same bytes.
+
+    Args:
+        out: a new folder, or one of the same backbone and settings.
+        workers: threads that decode; as many as there are processors by default.
+        partial: takes what decodes of truncated videos.
+        overwrite: starts again whatever the folder's features are.
+
+    Raises:
+        DataError: `out` holds something else. ImportError: PyAV or OpenCV is missing.
+    """
+    out = Path(out)
+    todo, failed = video_names([Path(v) for v in videos])
+    result = Extraction(failed=failed)
+    Folder(out, backbone.identity(), overwrite)  # nothing is written into what is refused
+    with FolderLock(out, "extract"), one_thread():
+        folder = Folder(out, backbone.identity(), overwrite)
+        folder.start()
+        run = _Run(folder, backbone, todo, workers or _processors(), partial, result)
+        try:
+            run.run(progress)
+        finally:
+            run.stop()
+            folder.finish()
+    return result
+
+
+def _processors() -> int:
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+
+
+class _Run:
+    """Readers put rows or snippets into one bounded queue; one consumer makes batches and writes."""
+
+    def __init__(
+        self, folder: Folder, backbone: Backbone, todo: list[_Video], workers: int, partial: bool, result: Extraction
+    ):
+        self.folder, self.backbone, self.todo, self.partial, self.result = folder, backbone, todo, partial, result
+        self.workers = max(1, workers)
+        self.flow = Flow(backbone.spec.flow) if backbone.spec.flow else None
+        self.messages: queue.Queue[tuple[int, Any]] = queue.Queue(2 * backbone.batch + 2 * self.workers)
+        self.next = iter(range(len(todo)))
+        self.taking = threading.Lock()
+        self.stopping = threading.Event()
+        # Fewer videos than threads: the others compute flow some frames ahead.
+        self.pool = ThreadPoolExecutor(self.workers) if self.flow and len(todo) < self.workers else None
+        self.threads = [
+            threading.Thread(target=self._read_all, daemon=True) for _ in range(min(self.workers, len(todo)))
+        ]
+        self.seen = [0.0] * len(todo)  # share of each video, for the bar
+        self.writers: dict[int, RowWriter] = {}
+        self.ended: dict[int, Extracted] = {}
+        self.waiting: dict[tuple[int, ...], list[tuple[int, Snippet]]] = {}
+
+    def stop(self) -> None:
+        self.stopping.set()
+        for thread in self.threads:
+            if thread.is_alive():
+                thread.join()
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+        for writer in self.writers.values():
+            writer.drop()
+
+    # Readers
+
+    def _read_all(self) -> None:
+        while not self.stopping.is_set():
+            with self.taking:
+                index = next(self.next, None)
+            if index is None:
+                return
+            try:
+                ended = self._read(index)
+            except DataError as error:
+                ended = _Ended(error=str(error))
+            except Exception as error:
+                ended = _Ended(unknown=error)
+            self._put(index, ended)
+
+    def _put(self, index: int, message: Any) -> None:
+        while not self.stopping.is_set():
+            try:
+                return self.messages.put((index, message), timeout=0.2)
+            except queue.Full:
+                continue
+
+    def _read(self, index: int) -> _Ended:
+        path, name = self.todo[index]
+        with reading(path, "a video", VideoError):
+            check_regular(path, VideoError)
+            sha256 = file_digest(path)
+        before = self.folder.log.videos.get(name)
+        if before is not None and before.sha256 == sha256:
+            return _Ended(before)
+        spec = self.backbone.spec
+        count = 0
+        with VideoReader(path, spec.fps, spec.size, partial=self.partial) as reader:
+            made = snippets(
+                self._watched(reader, index), spec.snippet_frames, spec.stride, self.flow, spec.size, self.pool
+            )
+            for snippet in made:
+                if self.stopping.is_set():
+                    return _Ended()
+                row = self._row(snippet) if self.backbone.per_snippet else snippet
+                self._put(index, row)
+                count += 1
+            note = f"{reader.undecodable} packets could not be decoded" if reader.undecodable else ""
+            file = self.folder.file_name(name)
+            return _Ended(Extracted(name, file, count, round(reader.duration, 6), path.name, sha256, note))
+
+    def _watched(self, reader: VideoReader, index: int) -> Iterator[np.ndarray]:
+        whole = max(reader.expected * float(reader.fps), 1.0)
+        for number, frame in enumerate(reader, 1):
+            yield frame
+            self.seen[index] = min(number / whole, 1.0)
+
+    def _row(self, snippet: Snippet) -> np.ndarray:
+        flow = None if snippet.flow is None else snippet.flow[None]
+        return self.backbone(snippet.frames[None], flow)[0]
+
+    # The consumer
+
+    def run(self, progress: bool) -> None:
+        sizes = [_size(path) for path, _ in self.todo]
+        bar = tqdm(
+            total=sum(sizes), unit="B", unit_scale=True, disable=not progress, smoothing=0.05,
+            mininterval=0.1 if sys.stderr.isatty() else 30,
+        )  # fmt: skip
+        for thread in self.threads:
+            thread.start()
+        left = len(self.todo)
+        with bar:
+            while left:
+                try:
+                    index, message = self.messages.get(timeout=0.5)
+                except queue.Empty:
+                    index, message = -1, None
+                if isinstance(message, _Ended):
+                    left -= 1
+                    self.seen[index] = 1.0
+                    self._end(index, message)
+                elif isinstance(message, Snippet):
+                    self._wait(index, message)
+                elif message is not None:
+                    self._write(index, message)
+                bar.n = int(sum(share * size for share, size in zip(self.seen, sizes, strict=True)))
+                bar.set_postfix_str(f"{len(self.todo) - left}/{len(self.todo)} videos", refresh=False)
+                bar.update(0)
+            for shape in list(self.waiting):
+                self._run_batch(shape)
+
+    def _wait(self, index: int, snippet: Snippet) -> None:
+        group = self.waiting.setdefault(snippet.frames.shape, [])
+        group.append((index, snippet))
+        if len(group) == self.backbone.batch:
+            self._run_batch(snippet.frames.shape)
+        elif sum(map(len, self.waiting.values())) > 2 * self.backbone.batch:  # many shapes: none may wait for ever
+            self._run_batch(max(self.waiting, key=lambda shape: len(self.waiting[shape])))
+
+    def _run_batch(self, shape: tuple[int, ...]) -> None:
+        """One batch, filled up with zeros: how a row is rounded must not depend on how many there are."""
+        group = self.waiting.pop(shape)
+        lacking = self.backbone.batch - len(group)
+        frames = np.stack([s.frames for _, s in group] + [np.zeros_like(group[0][1].frames)] * lacking)
+        flow = None
+        if (first := group[0][1].flow) is not None:
+            flow = np.stack([s.flow for _, s in group if s.flow is not None] + [np.zeros_like(first)] * lacking)
+        rows = self.backbone(frames, flow)
+        for (index, _), row in zip(group, rows, strict=False):
+            self._write(index, row)
+
+    def _write(self, index: int, row: np.ndarray) -> None:
+        if str(self.todo[index].path) in self.result.failed:
+            return
+        if not np.isfinite(row).all() or row.shape != (self.backbone.width,):
+            what = f"shape {row.shape}, not ({self.backbone.width},)" if np.isfinite(row).all() else "NaN or infinity"
+            self._fail(index, f"{self.todo[index].path}: backbone {self.backbone.name} gave {what}")
+            return
+        if index not in self.writers:
+            self.writers[index] = RowWriter(self.folder.path, index, self.backbone.width)
+        self.writers[index].add(row)
+        self._complete(index)
+
+    def _end(self, index: int, message: _Ended) -> None:
+        path, name = self.todo[index]
+        if message.unknown is not None:
+            if isinstance(message.unknown, (ImportError, KeyboardInterrupt)):
+                raise message.unknown
+            kind = type(message.unknown).__name__
+            self._fail(index, f"{path}: {kind}: {shown(str(message.unknown))}; please report it")
+        elif message.error is not None:
+            self._fail(index, message.error)
+        elif message.entry is not None and message.entry is self.folder.log.videos.get(name):
+            self.result.kept.append(name)
+        elif message.entry is not None and str(path) not in self.result.failed:
+            self.ended[index] = message.entry
+            self._complete(index)
+
+    def _fail(self, index: int, text: str) -> None:
+        self.result.failed[str(self.todo[index].path)] = text
+        self.ended.pop(index, None)
+        if (writer := self.writers.pop(index, None)) is not None:
+            writer.drop()
+
+    def _complete(self, index: int) -> None:
+        """Puts a video's features in place once all of its rows are there."""
+        entry, writer = self.ended.get(index), self.writers.get(index)
+        if entry is None or writer is None or writer.rows < entry.snippets:
+            return
+        writer.finish(entry.file)
+        self.folder.add(entry)
+        self.result.done.append(entry.video)
+        del self.ended[index], self.writers[index]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
