@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 import d2kernels as d2k
-from d2net.config import Config, LocalizeConfig, from_dict, make_config
+from d2net.config import Config, EvaluateConfig, LocalizeConfig, decoder_from, from_dict, make_config
 from d2net.data.activations import VideoActivations, check_activation_names
 from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.dataset import TrainingBatches, split_holdout
@@ -26,11 +26,18 @@ from d2net.data.files import check_outputs, some
 from d2net.data.names import aliases, hint, match, warn
 from d2net.data.stated import compare_lengths, stated_timing
 from d2net.evaluation import classification_map, evaluate
-from d2net.localization.activations import Activations, network_activations
+from d2net.evaluation.matching import parse_iou
+from d2net.evaluation.prepared import PROTOCOLS, rate_of, truth_spans
+from d2net.evaluation.release import RELEASE, snippet_spans
+from d2net.localization.activations import Activations, batches_of, network_activations
 from d2net.localization.decoding import VideoScores, localize_chunks
+from d2net.localization.tune import Tuned
+from d2net.localization.tune_scoring import Decoder, Metric
+from d2net.localization.tune_search import search
+from d2net.localization.tune_space import fields_for
 from d2net.methods.d2net.network import D2Net
 from d2net.presets import TIMINGS
-from d2net.timing import Resolved, Statement, Timing, TimingWarning, UnknownTiming, resolve
+from d2net.timing import Resolved, Statement, Timing, TimingWarning, UnknownTiming, resolve, to_seconds
 from d2net.training.checkpoint import FILE, CheckpointError, read_checkpoint, usable
 from d2net.training.folder import OURS
 from d2net.training.health import TrainingWarning
@@ -55,6 +62,7 @@ class Model:
 
     explicit_timing: the user stated the timing, so that it comes before what data say of themselves.
     extraction: the backbone and settings of the features that it was trained on, where those say so.
+    held_out: videos of the training subsets that were not trained on.
     """
 
     network: D2Net
@@ -63,6 +71,7 @@ class Model:
     timing: Timing | None
     explicit_timing: bool = True
     extraction: dict[str, Any] | None = None
+    held_out: tuple[str, ...] = ()
 
     def activations(self, features: np.ndarray) -> ScoredVideo:
         """T, λ' and p of one video; features: (s, d)."""
@@ -110,25 +119,28 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def load(path: str | os.PathLike, device: str = "auto") -> Model:
+def load(path: str | os.PathLike, device: str = "auto", *, config: str | os.PathLike | None = None) -> Model:
     """Reads a checkpoint file or a run's folder; nothing in it is executed.
 
     Of a folder: the checkpoint that train.selection chose, the last one by default.
+
+    Args:
+        config: a file whose fields of localize and evaluate come before the run's, as `tune` writes it.
 
     Raises:
         CheckpointError: missing, truncated, not a d2net checkpoint or not a whole one.
     """
     saved = read_checkpoint(path, "cpu")
     with usable(path):
-        config = from_dict(saved["config"])
-    if config.train.selection != "last" and (best := Path(path) / "best.pt").exists():
-        return load(best, device)
+        settings = from_dict(saved["config"])
+    if settings.train.selection != "last" and (best := Path(path) / "best.pt").exists():
+        return load(best, device, config=config)
     with usable(path):
         if saved.get("iteration") == 0:
             raise CheckpointError(f"{path} holds a run that has not made a step; go on with --resume")
-        config = from_dict(saved["config"])
+        settings = from_dict(saved["config"])
         classes = tuple(saved["classes"])
-        network = D2Net(saved["width"], len(classes), saved["streams"], config.model)
+        network = D2Net(saved["width"], len(classes), saved["streams"], settings.model)
         network.load_state_dict(saved["model"])
         if wrong := [name for name, x in network.state_dict().items() if not x.isfinite().all()]:
             raise CheckpointError(f"{path} holds weights that are not finite ({wrong[0]}); train again")
@@ -136,7 +148,9 @@ def load(path: str | os.PathLike, device: str = "auto") -> Model:
         # Earlier revisions did not say.
         explicit = saved.get("timing_explicit", True)
         extraction = saved.get("extraction")
-    return Model(network.to(pick_device(device)).eval(), config, classes, timing, explicit, extraction)
+    own = decoder_from(config, settings) if config is not None else settings
+    held_out = tuple(saved.get("held_out") or ())
+    return Model(network.to(pick_device(device)).eval(), own, classes, timing, explicit, extraction, held_out)
 
 
 def stream_count(config: Config, annotations: Annotations, store: FeatureStore) -> int:
@@ -412,6 +426,69 @@ def localize(
         UnknownTiming: the model was trained without timing and none is given.
         DataError: durations, video_timings or annotations in which no video of the features is.
     """
+    config = config or model.config.localize
+    found = _videos(
+        model, features, from_activations, annotations, names, timing, durations, video_timings, config.reweight,
+        keep_activations, skip_missing,
+    )  # fmt: skip
+    chosen = found.names
+    loss = model.config.loss
+    parts: list[tuple[np.ndarray, ...]] = []
+    kept: dict[str, VideoActivations] = {}
+    scores, first = [], 0
+    bar = tqdm(total=len(chosen), unit="video", disable=not progress, mininterval=0.1 if sys.stderr.isatty() else 30)
+    for chunk in localize_chunks(
+        found.activate, chosen, found.lengths, config, pool_divisor=loss.pool_divisor, pool_rounding=loss.pool_rounding
+    ):
+        parts += _in_seconds(chunk, first, found)
+        scores.append(chunk.p)
+        first += len(chunk.names)
+        bar.update(len(chunk.names))
+        if keep_activations:
+            kept |= _by_video(chunk)
+    bar.close()
+    columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 5
+    detections = Detections.from_arrays(chosen, model.classes, *columns)
+    p = np.concatenate(scores) if scores else np.zeros((0, len(model.classes)), np.float32)
+    return Localized(detections, p, kept)
+
+
+class _Videos(NamedTuple):
+    """Videos that are ready to be localized: how to get T and λ', and when their snippets are."""
+
+    names: list[str]
+    lengths: list[int]
+    activate: Callable[[Sequence[str]], Activations]
+    timing: Timing | None
+    own: Mapping[str, Timing]
+    durations: Mapping[str, float]
+    annotations: Annotations | None  # by the features' names
+
+    def steps(self, i: int) -> tuple[float, float]:
+        """(stride, snippet length) of video i, in seconds."""
+        v = self.names[i]
+        when = self.own.get(v, self.timing)
+        if when is None:
+            raise UnknownTiming(f"localize: nothing says when the snippets of {v!r} are; add it to the video info")
+        if when.resized and v not in self.durations:
+            raise UnknownTiming(f"localize: {v!r} was resized and its duration is unknown; add it to the annotations")
+        return when.steps(self.durations.get(v), self.lengths[i])
+
+
+def _videos(
+    model: Model,
+    features: Features,
+    from_activations: bool = False,
+    annotations: Annotations | None = None,
+    names: Sequence[str] | None = None,
+    timing: Timing | None = None,
+    durations: Mapping[str, float] | None = None,
+    video_timings: Mapping[str, Timing] | None = None,
+    reweight: bool = True,
+    keep_activations: bool = False,
+    skip_missing: bool = False,
+) -> _Videos:
+    """Arguments and errors as `localize`; reweight: whether stored activations need λ'."""
     if isinstance(features, (str, os.PathLike)):
         features = open_features(features)
     elif isinstance(features, np.ndarray):
@@ -440,33 +517,14 @@ def localize(
             "or --snippet-seconds, or --resized"
         )
     known = _durations(durations, annotations, videos, chosen)
-    config = config or model.config.localize
     if from_activations:
         lengths = [len(videos[v].classes) for v in chosen]
-        activate = partial(_stored_activations, videos, reweight=config.reweight)
+        activate = partial(_stored_activations, videos, reweight=reweight)
     else:
         lengths = _lengths(videos, chosen, model.network.width)
         activate = partial(_network_activations, model, videos)
     _warn_of_timing(resolved, own, dict(zip(chosen, lengths, strict=True)), known, annotations)
-    loss = model.config.loss
-    parts: list[tuple[np.ndarray, ...]] = []
-    kept: dict[str, VideoActivations] = {}
-    scores, first = [], 0
-    bar = tqdm(total=len(chosen), unit="video", disable=not progress, mininterval=0.1 if sys.stderr.isatty() else 30)
-    for chunk in localize_chunks(
-        activate, chosen, lengths, config, pool_divisor=loss.pool_divisor, pool_rounding=loss.pool_rounding
-    ):
-        parts += _in_seconds(chunk, first, timing, own, known)
-        scores.append(chunk.p)
-        first += len(chunk.names)
-        bar.update(len(chunk.names))
-        if keep_activations:
-            kept |= _by_video(chunk)
-    bar.close()
-    columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 5
-    detections = Detections.from_arrays(chosen, model.classes, *columns)
-    p = np.concatenate(scores) if scores else np.zeros((0, len(model.classes)), np.float32)
-    return Localized(detections, p, kept)
+    return _Videos(chosen, lengths, activate, timing, own, known, annotations)
 
 
 def _at_localization(timing: Timing | None, model: Model, data: list[Statement]) -> list[Statement]:
@@ -534,24 +592,149 @@ def _lengths(features: Any, names: list[str], width: int) -> list[int]:
     return [len(features[v]) for v in names]
 
 
-def _in_seconds(
-    chunk: VideoScores,
-    first: int,
-    timing: Timing | None,
-    own: Mapping[str, Timing],
-    durations: Mapping[str, float],
-) -> list[tuple[np.ndarray, ...]]:
+def _in_seconds(chunk: VideoScores, first: int, videos: _Videos) -> list[tuple[np.ndarray, ...]]:
     """(video, label, start, end, score) columns of each video of the chunk."""
     sequence, label, start, end, score = (t.cpu().numpy() for t in chunk.detections[:5])
     bounds = np.searchsorted(sequence, np.arange(len(chunk.names) + 1))
     columns: list[tuple[np.ndarray, ...]] = []
     for i, v in enumerate(chunk.names):
         part = slice(bounds[i], bounds[i + 1])
-        when = own.get(v, timing)
-        if when is None:
-            raise UnknownTiming(f"localize: nothing says when the snippets of {v!r} are; add it to the video info")
-        if when.resized and v not in durations:
-            raise UnknownTiming(f"localize: {v!r} was resized and its duration is unknown; add it to the annotations")
-        a, b = when.seconds(start[part], end[part], durations.get(v), snippets=chunk.lengths[i])
+        a, b = to_seconds(start[part], end[part], *videos.steps(first + i), videos.durations.get(v, np.inf))
         columns.append((np.full(len(a), first + i), label[part], a, b, score[part]))
     return columns
+
+
+def tune(
+    model: Model,
+    features: Features,
+    annotations: Annotations | str | os.PathLike,
+    *,
+    names: Sequence[str] | None = None,
+    metric: str = "mAP",
+    iou: str | float | Sequence[float] | None = None,
+    protocol: str | None = None,
+    by: str | None = None,
+    settings: int = 2000,
+    folds: int = 5,
+    seed: int = 0,
+    seconds: float = float("inf"),
+    progress: bool = False,
+    skip_missing: bool = False,
+) -> Tuned:
+    """Searches for the decoder that localizes annotated videos best; the network is run once.
+
+    What is gained is measured by cross-fitting: each fold's videos by a decoder that was chosen without them. Where
+    that is not beyond chance the present decoder stays.
+
+    Args:
+        features: as `localize`.
+        annotations: with the segments of `names`, by default of the videos that the run held out.
+        metric: "mAP", "F1" (micro), or "class:NAME", the AP of one class; averaged over the IoU thresholds `iou`,
+            by `protocol`, which are by default those of the run's configuration.
+        by: field of the annotations whose groups of videos stay in one fold, such as user; by default, the run's
+            train.holdout_by.
+        settings: how many decoders are tried; seconds: ends the search earlier.
+
+    Raises:
+        ValueError: videos that were trained on, without segments, or fewer than two groups of them; an unknown metric.
+    """
+    if not isinstance(annotations, Annotations):
+        annotations = load_annotations(annotations)
+    for name, value, least in (("settings", settings, 1), ("folds", folds, 2), ("seconds", seconds, 0)):
+        if not value >= least:
+            raise ValueError(f"tune: {name} must be at least {least}, got {value}")
+    names = list(names if names is not None else model.held_out)
+    _check_unseen(model, annotations, names)
+    evaluation = _evaluation(model.config.evaluate, protocol, iou)
+    videos = _videos(model, features, annotations=annotations, names=names, skip_missing=skip_missing)
+    assert videos.annotations is not None  # as they were given
+    truth = videos.annotations.only(videos.names)
+    classes = {name: c for c, name in enumerate(truth.classes)}
+    instances, _ = truth_spans(truth, {v: i for i, v in enumerate(videos.names)}, classes)
+    if not len(instances):
+        raise ValueError(f"tune: {annotations.source} has no segments of the {len(names)} videos to tune on")
+    rules = PROTOCOLS[evaluation.protocol]
+    rate = rate_of(model.timing) if rules is RELEASE else None
+    measure = Metric(*_metric(metric, classes), parse_iou(evaluation.iou), rules, len(classes))
+    loss = model.config.loss
+    chunks = [videos.activate(videos.names[part]) for part in batches_of(videos.lengths)]
+    steps = [(*videos.steps(i), videos.durations.get(v, np.inf)) for i, v in enumerate(videos.names)]
+    decoder = Decoder(
+        chunks,
+        [d2k.topk_pool(a.classes, divisor=loss.pool_divisor, rounding=loss.pool_rounding) for a in chunks],
+        np.array(steps, np.float64),
+        np.array([classes.get(name, -1 - k) for k, name in enumerate(model.classes)]),
+        rate,
+    )
+    with tqdm(total=settings, unit="decoder", disable=not progress) as bar:
+        outcome = search(
+            decoder,
+            instances if rate is None else snippet_spans(instances, rate),
+            measure,
+            model.config.localize,
+            fields_for(min(videos.lengths)),
+            _groups(truth, by or model.config.train.holdout_by),
+            settings=settings,
+            folds=folds,
+            seed=seed,
+            seconds=seconds,
+            step=bar.update,
+        )
+    words = f"{metric} at IoU {evaluation.iou} ({evaluation.protocol} protocol)"
+    return Tuned(outcome, model.config.localize, evaluation, words, annotations.source)
+
+
+def _check_unseen(model: Model, annotations: Annotations, names: Sequence[str]) -> None:
+    """Raises ValueError where there is nothing to tune on, or it was trained on."""
+    if not names:
+        raise ValueError(
+            "tune: the run held no videos out; name a subset that it was not trained on (--subset), or train with "
+            "train.holdout above 0"
+        )
+    trained = {s.lower() for s in model.config.train.subsets}
+    held_out = set(model.held_out)
+    seen = [
+        v
+        for v in names
+        if v not in held_out and v in annotations.videos and (annotations.videos[v].subset or "").lower() in trained
+    ]
+    if seen:
+        raise ValueError(
+            f"tune: {len(seen)} of {len(names)} videos are of the subsets that were trained on ({some(seen)}): their "
+            "activations say nothing of new videos; take others, or the run's held-out videos"
+        )
+
+
+def _evaluation(
+    present: EvaluateConfig, protocol: str | None, iou: str | float | Sequence[float] | None
+) -> EvaluateConfig:
+    """The protocol and thresholds given, else those that are present."""
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    if iou is None:
+        iou = present.iou
+    parse_iou(iou)
+    return EvaluateConfig(
+        protocol=protocol or present.protocol,  # type: ignore[arg-type]
+        iou=iou if isinstance(iou, (str, float)) else [float(t) for t in np.atleast_1d(iou)],
+    )
+
+
+def _metric(text: str, classes: Mapping[str, int]) -> tuple[str, int]:
+    """(kind, label of class:NAME or -1)."""
+    if text in ("mAP", "F1"):
+        return text, -1
+    kind, _, name = text.partition(":")
+    if kind != "class" or name not in classes:
+        raise ValueError(f"metric must be mAP, F1 or class:NAME, of {some(list(classes), 8)}, got {text!r}")
+    return "class", classes[name]
+
+
+def _groups(annotations: Annotations, by: str | None) -> np.ndarray:
+    """(n,) which videos belong together: those of one value of the field, or each alone."""
+    own = [video.info.get(by, (name,)) if by else (name,) for name, video in annotations.videos.items()]
+    groups = np.unique([repr(x) for x in own], return_inverse=True)[1].reshape(-1)
+    if groups.max(initial=0) < 1:
+        of = f" of different {by!r}" if by else ""
+        raise ValueError(f"tune: at least two videos{of} are needed to measure a gain, got {len(own)} videos")
+    return groups

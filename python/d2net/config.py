@@ -403,6 +403,19 @@ def load_config(path: str | os.PathLike) -> Config:
     return make_config(file=path)
 
 
+def decoder_from(path: str | os.PathLike, config: Config) -> Config:
+    """`config` with what a file says of localize and evaluate; its other sections play no part."""
+    given = {n: v for n, v in _from_file(path).items() if n.startswith(("localize.", "evaluate."))}
+    tree = config.model_dump()
+    for name, value in given.items():
+        section, _, field = name.partition(".")
+        tree[section][field] = value
+    try:
+        return from_dict(tree)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
 def from_dict(tree: dict) -> Config:
     """From the plain dict of a checkpoint."""
     return _build(_flatten(tree))

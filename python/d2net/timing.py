@@ -78,12 +78,7 @@ class Timing:
         [a, b) becomes [a·stride/fps, ((b − 1)·stride + snippet_frames)/fps). start and end may be fractions of
         snippets (upsampled activations); a range shorter than a snippet keeps its share of the snippet's length.
         """
-        stride, length = self.steps(duration, snippets)
-        a, b = np.asarray(start, np.float64), np.asarray(end, np.float64)
-        a, b = a * stride, b * stride + (length - stride) * np.minimum(b - a, 1.0)
-        if duration is not None:
-            a, b = np.clip(a, 0, duration), np.clip(b, 0, duration)
-        return a, b
+        return to_seconds(start, end, *self.steps(duration, snippets), np.inf if duration is None else duration)
 
     def __str__(self) -> str:
         if self.snippet_seconds is not None:
@@ -105,6 +100,22 @@ class Timing:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Timing:
         return cls(**values)
+
+
+def to_seconds(
+    start: np.ndarray,
+    end: np.ndarray,
+    stride: np.ndarray | float,
+    length: np.ndarray | float,
+    duration: np.ndarray | float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `Timing.seconds`, from the stride, snippet length and duration in seconds, of all ranges or of each.
+
+    duration: inf where it is unknown.
+    """
+    a, b = np.asarray(start, np.float64), np.asarray(end, np.float64)
+    a, b = a * stride, b * stride + (length - stride) * np.minimum(b - a, 1.0)
+    return (np.clip(a, 0, duration), np.clip(b, 0, duration)) if np.isfinite(duration).any() else (a, b)
 
 
 _KINDS = (("fps", "stride", "snippet_frames"), ("snippet_seconds",), ("resized",))

@@ -22,6 +22,7 @@ from d2net.cli.localize import localize
 from d2net.cli.optional_value import optional_value
 from d2net.cli.parity import parity
 from d2net.cli.train import train
+from d2net.cli.tune import tune
 from d2net.terminal import printable
 
 BAD_INPUT, BUG = 2, 70
@@ -34,7 +35,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for command in (extract, inspect, train, localize, evaluate, ablate, export, parity, demo):
+for command in (extract, inspect, train, localize, evaluate, tune, ablate, export, parity, demo):
     app.command(cls=optional_value("--errors"))(command)
 
 

@@ -21,11 +21,14 @@ def evaluate(
     ground_truth: Annotated[
         list[Path], typer.Option(help="ActivityNet-style JSON with segments. Repeatable with --all-protocols.")
     ],
-    protocol: Annotated[str, typer.Option(help="activitynet, thumos or release.")] = "activitynet",
+    protocol: Annotated[str | None, typer.Option(help="activitynet (also by default), thumos or release.")] = None,
     all_protocols: Annotated[
         bool, typer.Option("--all-protocols", help="Every protocol against every ground truth, as a grid.")
     ] = False,
-    iou: Annotated[str, typer.Option(help="start:stop:step, or comma-separated.")] = "0.1:0.7:0.1",
+    iou: Annotated[
+        str | None, typer.Option(help="start:stop:step, or comma-separated; 0.1:0.7:0.1 by default.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML or TOML whose section evaluate has the defaults.")] = None,
     subset: Annotated[str | None, typer.Option(help="Evaluate against this subset of the ground truth.")] = None,
     ambiguous: Annotated[Path | None, typer.Option(help="THUMOS14's Ambiguous_test.txt.")] = None,
     fps: Fps = None,
@@ -60,17 +63,22 @@ def evaluate(
 
     Example: d2net evaluate --predictions detections.json --ground-truth annotations.json --subset test
     """
+    from d2net.config import load_config
     from d2net.data.annotations import load_annotations
     from d2net.data.detections import load_detections
     from d2net.data.files import check_outputs
     from d2net.evaluation import analyse_errors, evaluate_all, event_scores, load_ambiguous
     from d2net.evaluation import evaluate as run
 
+    if config is not None:
+        settings = load_config(config).evaluate
+        protocol, iou = protocol or settings.protocol, settings.iou if iou is None else iou
+    protocol, iou = protocol or "activitynet", "0.1:0.7:0.1" if iou is None else iou
     timing = _timing(fps, stride, snippet_seconds, protocol, all_protocols)
     if len(ground_truth) > 1 and not all_protocols:
         raise ValueError("several --ground-truth make a grid; add --all-protocols, or give one")
     errors_file = None if errors in (None, PRINTED) else errors
-    check_outputs([out, errors_file], [predictions, *ground_truth, ambiguous])
+    check_outputs([out, errors_file], [predictions, *ground_truth, ambiguous, config])
     found = load_detections(predictions)
     truths = [load_annotations(path) for path in ground_truth]
     given: dict[str, Any] = {

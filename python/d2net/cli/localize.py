@@ -31,6 +31,9 @@ def localize(
     ] = None,
     annotations: Annotated[Path | None, typer.Option(help="Gives durations, and the subset's videos.")] = None,
     subset: Annotated[str | None, typer.Option(help="Only this subset of the annotations.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML or TOML whose fields of localize come before the run's, as of d2net tune.")
+    ] = None,
     assignments: Set = None,
     fps: Fps = None,
     stride: Stride = None,
@@ -64,13 +67,14 @@ def localize(
         raise ValueError("give exactly one of --features and --activations")
     if subset and annotations is None:
         raise ValueError("--subset names a subset of --annotations; give that file too")
-    check_outputs([out, save_activations], [*run_files(checkpoint), features, activations, annotations, video_info])
-    model = api.load(checkpoint, device)
+    inputs = [*run_files(checkpoint), features, activations, annotations, video_info, config]
+    check_outputs([out, save_activations], inputs)
+    model = api.load(checkpoint, device, config=config)
     tree = model.config.model_dump()
     decoder = parse_assignments(assignments or [])
     if wrong := [name for name in decoder if not name.startswith("localize.")]:
         raise ValueError(f"--set {wrong[0]}: only fields of localize can be changed after training")
-    config = make_config(overrides=_flat(tree) | decoder).localize if decoder else from_dict(tree).localize
+    chosen = make_config(overrides=_flat(tree) | decoder).localize if decoder else from_dict(tree).localize
     known = load_annotations(annotations) if annotations else None
     if known is not None and subset:
         known = known.subset(subset)
@@ -88,7 +92,7 @@ def localize(
         timing=Timing(**{k.removeprefix("timing."): v for k, v in timing.items()}) if timing else None,
         durations=info.durations if info else None,
         video_timings=info.timings if info else None,
-        config=config,
+        config=chosen,
         keep_activations=save_activations is not None,
         progress=not quiet,
         skip_missing=skip_missing,
