@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from d2net.data.annotations.label_ids import classes_by_id
 from d2net.data.annotations.model import ROUNDING, Annotations, AnnotationWarning, Segment, Video
 from d2net.data.files import DataError, shown, some
 from d2net.ranges import are_times, usable
@@ -26,6 +27,8 @@ def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None 
         raise DataError(f"{path}: classes must be a list of names, got {shown(given)}")
     videos = {name: _video(path, name, entry) for name, entry in tree["database"].items()}
     found = sorted({c for v in videos.values() for c in v.labels})
+    if given is None and (numbered := classes_by_id(tree["database"])) and set(found) <= set(numbered):
+        given = numbered
     known = tuple(given) if given is not None else tuple(found)
     if len(set(known)) != len(known):
         raise DataError(f"{path}: a class is listed twice in {shown(list(known))}")
@@ -68,7 +71,7 @@ def _video(path: str | os.PathLike, name: str, entry: Any) -> Video:
 
 def _segment(path: str | os.PathLike, name: str, entry: Any) -> Segment:
     try:
-        label, (start, end) = entry["label"], entry["segment"]
+        label, (start, end) = entry["label"] if "label" in entry else entry["label_id"], entry["segment"]
         start, end = float(start), float(end)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
@@ -117,7 +120,10 @@ def _mixed_dialects(database: dict[str, Any]) -> Iterator[str]:
         for key in ("duration_second", "duration"):
             if entry.get(key) is not None:
                 ways[key].append(name)
-        labels = [*(entry.get("video_labels") or []), *(a["label"] for a in entry.get("annotations") or [])]
+        labels = [
+            *(entry.get("video_labels") or []),
+            *(a.get("label", a.get("label_id")) for a in entry.get("annotations") or []),
+        ]
         for key, is_so in (("numbers", all), ("names", lambda found: not any(found))):
             if labels and is_so([isinstance(c, int) for c in labels]):
                 ways[key].append(name)
