@@ -28,7 +28,10 @@ def split_tree(path: Path) -> dict[str, Any]:
     subsets: dict[str, str] = {}
     for file in splits:
         subset = file.stem.removeprefix("split_")
-        for name in filter(None, map(str.strip, read_text(file, "a list of videos").split("\n"))):
+        names = [name for line in read_text(file, "a list of videos").split("\n") if (name := line.strip())]
+        if not names:
+            raise DataError(f"{file}: no video in it; fill or remove it")
+        for name in names:
             if name not in database:
                 raise DataError(f"{file}: {path / TRUTH} has no video {name!r}; remove one of them")
             if subsets.setdefault(name, subset) != subset:
