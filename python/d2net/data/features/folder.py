@@ -48,6 +48,9 @@ class FolderFeatures(FeatureStore):
         pairs = sum(len(parts) > 1 for parts in files.values())
         self.layout = "a folder, " + ("a file a video" if not pairs else "a file a stream, joined along the width")
 
+    def sources(self) -> list[Path]:
+        return [part for parts in self.files.values() for part in parts]
+
     def _read(self, name: str) -> np.ndarray:
         parts = [read_array(p) for p in self.files[name]]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)

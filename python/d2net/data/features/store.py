@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Literal, NamedTuple
 
@@ -151,6 +152,10 @@ class FeatureStore(ABC):
         averaged = len(self.held[name]) == 3 and self.held[name][0] != 1 and self.crops == "mean"
         half = self.dtypes[name] == np.float16 and not averaged
         return np.dtype(np.float16 if half else np.float32)
+
+    def sources(self) -> list[Path]:
+        """The files that are read."""
+        return [Path(self.source)]
 
     def _one_crop(self, array: np.ndarray) -> np.ndarray:
         return array.mean(1, dtype=np.float32) if self.crops == "mean" else array[:, 0]
