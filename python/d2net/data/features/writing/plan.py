@@ -166,7 +166,5 @@ def converted(array: np.ndarray, dtype: str, what: str) -> bytes:
         beyond = ~np.isfinite(data) if data.dtype.itemsize < array.dtype.itemsize else np.zeros(0, bool)
     if beyond.any():
         value = np.asarray(array)[beyond].flat[0]
-        raise FeatureError(
-            f"{what} holds {value:g}, beyond what {dtype} holds; write float32, or scale the features"
-        )
+        raise FeatureError(f"{what} holds {value:g}, beyond what {dtype} holds; write float32, or scale the features")
     return data.tobytes()
