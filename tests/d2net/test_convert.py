@@ -204,7 +204,7 @@ def test_killed_at_any_time(tmp_path, name):
     for i in range(400):
         np.save(source / f"v{i:03}.npy", rng.standard_normal((30, 256)).astype(np.float32))
     command = [sys.executable, "-c", SAVING_OFTEN, source, tmp_path / name]
-    for wait in (0.05, 0.2):
+    for wait in (0.1,):
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
         process.stdout.readline()
         time.sleep(wait)
@@ -343,6 +343,24 @@ def test_json_holds_everything_and_tables_say_what_they_do_not(tmp_path_factory,
     assert all(got.videos[n].segments == v.segments for n, v in known.videos.items())
 
 
+def test_what_tables_cannot_hold_is_said(tmp_path):
+    videos = {"v": Video("v", None, None, None, ("run",), (), {"URL": "x", "subject": 3, "note": ""})}
+    known = Annotations(("run", "fly"), videos, [[0, 2, "rgb"]], 0.5, "x", {}, {"fps": 25.0})
+    save_annotations(tmp_path / "a.json", known)
+    lines = convert(tmp_path / "a.json", tmp_path / "a.csv")[1:]
+    assert lines == [
+        "not in a.csv: 1 classes without a video: 'fly'",
+        "not in a.csv: streams ([[0, 2, 'rgb']])",
+        "not in a.csv: snippet_seconds (0.5)",
+        "not in a.csv: frames ({'fps': 25.0})",
+        "not in a.csv: that 'subject' are numbers: they are text",
+        "not in a.csv: that 'note' are empty text: they are left out",
+        "not in a.csv: capitals in the names of fields: 'URL'",
+    ]
+    got = load_annotations(tmp_path / "a.csv").videos["v"]
+    assert got.labels == ("run",) and got.info == {"url": "x", "subject": "3"}
+
+
 @st.composite
 def detections(draw):
     videos = draw(st.lists(WORD, min_size=1, max_size=4, unique_by=str.casefold))
@@ -377,6 +395,8 @@ def test_real_annotations_through_every_format(shared_dir, tmp_path, name):
     save_annotations(tmp_path / "0.json", known)
     compare(tmp_path, load_annotations(tmp_path / "0.json"), known)
     for out in ("a.csv", "a.tsv", "tracks"):
+        if out == "a.tsv":
+            known = known.only([*known.videos][::10])
         save_annotations(tmp_path / out, known)
         got = load_annotations(tmp_path / out)
         assert got.videos == known.videos and set(got.classes) <= set(known.classes)

@@ -144,7 +144,7 @@ def test_a_folder_of_truth_and_splits(tmp_path):
         ("video,start,end,label\nv,1,2,\n", "line 2: no label for 1 to 2"),
         ("video,onset,start,end,label\nv,1,1,2,run\n", "'start', 'onset' mean the same"),
         ("video,duration,label\nv,9,run\nv,8,jump\n", "line 3: duration of video 'v' is 8.0 here and 9.0 above"),
-        ("video,duration,label\nv,long,run\n", "line 2: duration must be a number"),
+        ("video,duration,label\nv,long,run\n", "line 2: duration is 'long', which is not a number"),
         ("video,duration_second,label\nv,9,run\n", "line 2: a column cannot be called 'duration_second' here"),
         ("video,start,end\nv,1,2\n", "no column `label`"),
         ("1\t2\trun\n1\tx\trun\n", "line 2: start and end must be numbers, with tabs between"),

@@ -9,7 +9,7 @@ from typing import Literal
 
 from d2net.data.annotations.splits import is_split_folder
 from d2net.data.annotations.wtalc import is_wtalc
-from d2net.data.events import Event, is_event_text, read_events, read_tracks, track_files
+from d2net.data.events import Event, is_events, read_events, read_tracks, track_files
 from d2net.data.files import DataError, check_regular, read_json, reading
 
 Kind = Literal["features", "annotations", "detections"]
@@ -33,11 +33,9 @@ def kind_of(path: str | os.PathLike) -> Kind:
         if place.suffix.lower() in _FEATURES:
             return "features"
         with open(place, "rb") as file:
-            first = file.readline(10_000)
-        if first.startswith(b"\x80"):
-            return "detections"
-        line = first.decode("utf-8-sig", "replace").lstrip()
-        if line[:1] not in ("{", "[") and is_event_text(line):
+            if file.read(1) == b"\x80":
+                return "detections"
+        if is_events(place):
             return _of_events(read_events(place))
         tree = read_json(place)
         if isinstance(tree, dict) and ("database" in tree) != ("results" in tree):

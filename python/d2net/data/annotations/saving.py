@@ -99,8 +99,11 @@ def _without_what_tables_lack(annotations: Annotations) -> tuple[Annotations, li
         lost.append(f"that {some(numbers)} are numbers: they are text")
     if empty := sorted({k for v in annotations.videos.values() for k, x in v.info.items() if x == ""}):
         lost.append(f"that {some(empty)} are empty text: they are left out")
+    if capital := sorted({k for v in annotations.videos.values() for k in v.info if k != k.lower()}):
+        lost.append(f"capitals in the names of fields: {some(capital)}")
     videos = {
-        n: replace(v, info={k: str(x) for k, x in v.info.items() if x != ""}) for n, v in annotations.videos.items()
+        n: replace(v, info={k.lower(): str(x) for k, x in v.info.items() if x != ""})
+        for n, v in annotations.videos.items()
     }
     return Annotations(found, videos), lost
 

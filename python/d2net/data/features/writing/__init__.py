@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from d2net.data.features.index import forget
 from d2net.data.features.store import FeatureError, FeatureStore
 from d2net.data.features.writing.folder import FolderWriter
 from d2net.data.features.writing.hdf5 import Hdf5Writer
@@ -80,6 +81,7 @@ def write_features(
             if out.is_dir():
                 out.rmdir()  # empty, as checked
             os.replace(partial, out)
+            forget(partial)
         except OSError as error:
             text = f"cannot write {out}: {error.strerror or error}; what is written is kept: the same command goes on"
             raise FeatureError(text) from error
