@@ -20,7 +20,7 @@ import d2kernels as d2k
 from d2net.config import Config, EvaluateConfig, LocalizeConfig, decoder_from, from_dict, make_config
 from d2net.data.activations import VideoActivations, check_activation_names
 from d2net.data.annotations import Annotations, load_annotations
-from d2net.data.dataset import TrainingBatches, split_holdout
+from d2net.data.dataset import CachedFeatures, TrainingBatches, split_holdout
 from d2net.data.detections import Detections
 from d2net.data.features import FeatureStore, check_streams, open_features
 from d2net.data.files import check_outputs, some
@@ -36,13 +36,15 @@ from d2net.localization.tune import Tuned
 from d2net.localization.tune_scoring import Decoder, Metric
 from d2net.localization.tune_search import search
 from d2net.localization.tune_space import fields_for
+from d2net.methods.d2net.ensemble import Ensemble
 from d2net.methods.d2net.network import D2Net
 from d2net.presets import TIMINGS
 from d2net.timing import Resolved, Statement, Timing, TimingWarning, UnknownTiming, resolve, to_seconds
 from d2net.training.checkpoint import FILE, CheckpointError, read_checkpoint, usable
-from d2net.training.folder import OURS
+from d2net.training.folder import OURS, RESTARTS, check_folder
 from d2net.training.health import TrainingWarning
 from d2net.training.loop import Run
+from d2net.training.restarts import MOST_VIDEOS, check_arguments, choose, folder_of, keep, read_restarts, train_all
 from d2net.training.resume import data_digest, segments_digest
 from d2net.training.survey import annotation_facts, training_facts
 
@@ -66,7 +68,7 @@ class Model:
     held_out: videos of the training subsets that were not trained on.
     """
 
-    network: D2Net
+    network: D2Net | Ensemble
     config: Config
     classes: tuple[str, ...]
     timing: Timing | None
@@ -123,7 +125,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def load(path: str | os.PathLike, device: str = "auto", *, config: str | os.PathLike | None = None) -> Model:
     """Reads a checkpoint file or a run's folder; nothing in it is executed.
 
-    Of a folder: the checkpoint that train.selection chose, the last one by default.
+    Of a folder: the checkpoint that train.selection chose, the last one by default; of restarts, the run that was
+    chosen, or an average of all.
 
     Args:
         config: a file whose fields of localize and evaluate come before the run's, as `tune` writes it.
@@ -131,6 +134,10 @@ def load(path: str | os.PathLike, device: str = "auto", *, config: str | os.Path
     Raises:
         CheckpointError: missing, truncated, not a d2net checkpoint or not a whole one.
     """
+    if (of := read_restarts(Path(path))) is not None:
+        models = [load(folder, device, config=config) for folder in of.folders(Path(path))]
+        networks = [m.network for m in models if isinstance(m.network, D2Net)]
+        return models[0] if len(models) == 1 else replace(models[0], network=Ensemble(networks))
     saved = read_checkpoint(path, "cpu")
     with usable(path):
         settings = from_dict(saved["config"])
@@ -268,6 +275,9 @@ def train(
     overwrite: bool = False,
     progress: bool = True,
     skip_missing: bool = False,
+    restarts: int = 1,
+    average: bool = False,
+    criterion: str = "contrast",
 ) -> Model:
     """Trains D2-Net with video-level labels and leaves checkpoint.pt, config.yaml and log.jsonl in `out`.
 
@@ -278,6 +288,9 @@ def train(
         config: `make_config(preset, recipe)`; the release recipe by default.
         names: the training videos, in place of those of train.subsets.
         skip_missing: train on the videos that have features, and say which have none.
+        restarts: trainings, with seeds train.seed and on, in folders seed-N of `out`; the one that is best by
+            `criterion` (of `criteria.CRITERIA`; video-level labels alone) is kept as the run, or with `average` the
+            mean of all of their activations.
 
     Raises:
         RunExists: `out` holds a run and neither resume nor overwrite was given.
@@ -290,6 +303,76 @@ def train(
     store = features if isinstance(features, FeatureStore) else open_features(features)
     if not isinstance(annotations, Annotations):
         annotations = load_annotations(annotations)
+    check_arguments(restarts, average, criterion)
+    given: dict[str, Any] = {"names": names, "device": device, "progress": progress, "skip_missing": skip_missing}
+    if restarts > 1:
+        return _train_restarts(
+            store, annotations, Path(out), config, restarts, criterion, average, resume, overwrite, given
+        )
+    if resume and read_restarts(Path(out)) is not None:
+        raise ValueError(f"{out} holds restarts: go on with them (--restarts), or with one of its runs, as seed-0")
+    return _train(store, annotations, out, config, resume=resume, overwrite=overwrite, **given)
+
+
+def _train_restarts(
+    store: FeatureStore,
+    annotations: Annotations,
+    out: Path,
+    config: Config,
+    restarts: int,
+    criterion: str,
+    average: bool,
+    resume: bool,
+    overwrite: bool,
+    given: dict[str, Any],
+) -> Model:
+    """Trains every seed, then keeps one or all, as `train` says."""
+    seeds = list(range(config.train.seed, config.train.seed + restarts))
+    check_outputs([out / name for name in OURS], [store.source, annotations.source])
+    if not resume:
+        for folder in (out, *(folder_of(out, s) for s in seeds)):
+            check_folder(folder, False, overwrite)
+        (out / RESTARTS).unlink(missing_ok=True)  # its runs are about to be replaced
+    cache = CachedFeatures(store, config.train.cache_gigabytes)
+
+    def one(seed: int, folder: Path, resume: bool, overwrite: bool) -> Model:
+        with_seed = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        return _train(store, annotations, folder, with_seed, resume=resume, overwrite=overwrite, cache=cache, **given)
+
+    models = train_all(one, out, seeds, resume)
+    known, alias = _named_as(annotations, store)
+    if given["names"] is None:
+        names = training_videos(store, known, config, given["skip_missing"])
+    else:
+        names = [v for v in (alias.get(v, v) for v in given["names"]) if v in store]
+    held_out = set(models[0].held_out)
+    names = [v for v in names if v not in held_out]
+    names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(len(names), MOST_VIDEOS)).astype(int))]
+    activations = [{v: model.activations(cache[v]).classes for v in names} for model in models]
+    found = choose(
+        activations, known.label_matrix(names), seeds, config.loss.pool_divisor, criterion, average
+    )
+    keep(out, found)
+    if given["progress"]:
+        print(found.said())
+    return load(out, given["device"])
+
+
+def _train(
+    store: FeatureStore,
+    annotations: Annotations,
+    out: str | os.PathLike,
+    config: Config,
+    *,
+    names: Sequence[str] | None,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    skip_missing: bool,
+    cache: CachedFeatures | None = None,
+) -> Model:
+    """One training; cache: features that others have read."""
     where = pick_device(device)
     streams = stream_count(config, annotations, store)
     annotations, alias = _named_as(annotations, store)
@@ -309,7 +392,7 @@ def train(
             f"{annotations.source}: none of the {len(kept)} training videos has a label; add `annotations` or "
             "`video_labels` to them"
         )
-    batches = TrainingBatches(store, kept, labels, config.train, config.model.gap)
+    batches = TrainingBatches(cache or store, kept, labels, config.train, config.model.gap)
     for fact in [*annotation_facts(annotations), *training_facts(batches, annotations.classes, config)]:
         warnings.warn(f"{annotations.source}: {fact}", TrainingWarning, stacklevel=2)
     run = Run(

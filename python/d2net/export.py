@@ -43,6 +43,8 @@ def export_onnx(model: Model, path: str | os.PathLike) -> Path:
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"export: the package {package} is missing; pip install 'd2kernels[onnx]'")
+    if not isinstance(model.network, D2Net):
+        raise ValueError("export: this is an average of several networks; export one of its runs, as RUN/seed-0")
     network = _OneVideo(copy.deepcopy(model.network).cpu().float()).eval()
     example = torch.zeros(16, model.network.width, dtype=torch.float32)
     # The reference is what is exported: no compiled kernel exists where the file will run.

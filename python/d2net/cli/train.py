@@ -48,6 +48,15 @@ def train(
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint, bit for bit.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    restarts: Annotated[
+        int, typer.Option(help="Trainings of seeds --seed and on; the best by --criterion is the run.", min=1)
+    ] = 1,
+    average: Annotated[
+        bool, typer.Option("--average", help="Of --restarts: use the mean of all runs' activations.")
+    ] = False,
+    criterion: Annotated[
+        str, typer.Option(help="Of --restarts, by video-level labels: contrast, agreement, total_variation or entropy.")
+    ] = "contrast",
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
@@ -86,5 +95,8 @@ def train(
             overwrite=overwrite,
             progress=not quiet,
             skip_missing=skip_missing,
+            restarts=restarts,
+            average=average,
+            criterion=criterion,
         )
     print(f"checkpoint: {out / 'checkpoint.pt'}")

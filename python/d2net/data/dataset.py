@@ -78,13 +78,20 @@ class TrainingBatches(Dataset):
     """Item i is iteration i's batch, i from 0.
 
     Args:
-        store: feature arrays by video; names: the training videos; labels: (n, C); gap: zero rows between videos.
+        store: feature arrays by video, or what of them another training has read; names: the training videos; labels:
+            (n, C); gap: zero rows between videos.
     """
 
     def __init__(
-        self, store: FeatureStore, names: Sequence[str], labels: np.ndarray, config: TrainConfig, gap: int = 0
+        self,
+        store: FeatureStore | CachedFeatures,
+        names: Sequence[str],
+        labels: np.ndarray,
+        config: TrainConfig,
+        gap: int = 0,
     ):
-        self.features = CachedFeatures(store, config.cache_gigabytes)
+        read = isinstance(store, CachedFeatures)
+        self.features = store if read else CachedFeatures(store, config.cache_gigabytes)
         self.names, self.labels, self.config, self.gap = list(names), labels, config, gap
 
     def read_ahead(self) -> Iterator[tuple[str, np.ndarray]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import d2kernels as d2k
 from d2net.data.dataset import pack
+from d2net.methods.d2net.ensemble import Ensemble
 from d2net.methods.d2net.network import D2Net
 
 SNIPPETS_AT_ONCE = 65_536
@@ -36,8 +37,14 @@ def batches_of(lengths: Sequence[int], budget: int = SNIPPETS_AT_ONCE) -> Iterat
 
 
 @torch.no_grad()
-def network_activations(network: D2Net, arrays: Sequence[np.ndarray], precision: str = "fp32") -> Activations:
+def network_activations(
+    network: D2Net | Ensemble, arrays: Sequence[np.ndarray], precision: str = "fp32"
+) -> Activations:
     """T and λ' of a batch of (s_i, d) arrays, in evaluation mode."""
+    if isinstance(network, Ensemble):
+        parts = [network_activations(member, arrays, precision) for member in network.members]
+        classes = torch.stack([p.classes.values for p in parts]).mean(0)
+        return Activations(parts[0].classes.with_values(classes), torch.stack([p.foreground for p in parts]).mean(0))
     device = network.reference.device
     features = pack(arrays, np.zeros((len(arrays), 1))).to(device).ragged()
     training = network.training

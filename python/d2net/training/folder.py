@@ -11,7 +11,8 @@ from d2net.data.files import check_destination, write_atomically
 from d2net.training.checkpoint import FILE, CheckpointError
 
 HOLDOUT = "holdout.json"
-OURS = (FILE, "best.pt", "log.jsonl", "config.yaml", HOLDOUT)
+RESTARTS = "restarts.json"
+OURS = (FILE, "best.pt", "log.jsonl", "config.yaml", HOLDOUT, RESTARTS)
 
 
 class RunExists(ValueError):
@@ -37,7 +38,8 @@ def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
 def run_files(path: str | os.PathLike) -> list[Path]:
     """What is read of a checkpoint: the file, or all that a run's folder holds of the run."""
     path = Path(path)
-    return [path / name for name in OURS] if path.is_dir() else [path]
+    folders = [path, *sorted(path.glob("seed-*"))] if path.is_dir() else []
+    return [folder / name for folder in folders for name in OURS] or [path]
 
 
 def clear_folder(out: Path) -> None:
