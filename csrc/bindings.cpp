@@ -1,27 +1,38 @@
 // The Python module d2kernels._C: the build's facts here, each op's entry points in bindings/<op>.cpp.
+#include <pybind11/pybind11.h>
+
+#include <string>
+
 #include "bindings/bindings.h"
+
+namespace py = pybind11;
+
+namespace d2k {
+
+void Module::def(const char* name, void (*function)(Call&)) {
+    static_cast<py::module_*>(module_)->def(name, [function](const py::args& arguments) {
+        Call call(arguments.ptr());
+        try {
+            function(call);
+        } catch (const PythonError&) {
+            throw py::error_already_set();
+        }
+        return py::reinterpret_steal<py::object>(call.take());
+    });
+}
+
+}  // namespace d2k
 
 using namespace d2k;
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Compiled kernels of d2kernels.";
-    bind_attention_pool(m);
-    bind_average_precision(m);
-    bind_condition_number(m);
-    bind_connected_components(m);
-    bind_dropout(m);
-    bind_foreground_score(m);
-    bind_head(m);
-    bind_localize(m);
-    bind_losses(m);
-    bind_lowest_attention(m);
-    bind_nms(m);
-    bind_pdmi(m);
-    bind_step_record(m);
-    bind_svd(m);
-    bind_temporal_conv(m);
-    bind_topk_pool(m);
-    bind_winograd(m);
+    Module module(&m);
+    for (const auto bind :
+         {bind_attention_pool, bind_average_precision, bind_condition_number, bind_connected_components, bind_dropout,
+          bind_foreground_score, bind_head, bind_localize, bind_losses, bind_lowest_attention, bind_nms, bind_pdmi,
+          bind_step_record, bind_svd, bind_temporal_conv, bind_topk_pool, bind_winograd})
+        bind(module);
 
 #ifdef D2K_CUDA
     m.attr("has_cuda") = true;

@@ -1,7 +1,5 @@
 #include "d2kernels/attention_pool.h"
 
-#include <tuple>
-
 #include "bindings/bindings.h"
 #include "bindings/dtype.h"
 
@@ -9,51 +7,40 @@ namespace d2k {
 namespace {
 
 // x, dtype, total, width, attention, columns, offsets, lengths, sequences, thresholds, inclusive, normalize
-using PoolArguments = std::tuple<std::uintptr_t, int, int64_t, int64_t, std::uintptr_t, int64_t, std::uintptr_t,
-                                 std::uintptr_t, int64_t, std::uintptr_t, bool, bool>;
-
 template <class T>
-AttentionPool<T> pool(const PoolArguments& a) {
-    using V = ArithmeticOf<T>;
-    const auto [x, dtype, total, width, attention, columns, offsets, lengths, sequences, thresholds, inclusive,
-                normalize] = a;
-    (void)dtype;
-    return {{pointer<const int64_t>(offsets), pointer<const int64_t>(lengths), sequences, total},
-            pointer<const T>(x),
-            width,
-            pointer<const V>(attention),
-            columns,
-            pointer<const V>(thresholds),
-            inclusive,
-            normalize};
+AttentionPool<T> pool(Reader r) {
+    AttentionPool<T> x{};
+    int dtype;
+    r.rest(x.x, dtype, x.sequences.total, x.width, x.attention, x.columns, x.sequences.offsets, x.sequences.lengths,
+           x.sequences.count, x.thresholds, x.inclusive, x.normalize);
+    return x;
 }
 
-// Runs call(AttentionPool<T>, T of x) without the GIL.
-template <class Call>
-void with_pool(const py::tuple& arguments, const Call& call) {
-    const auto a = arguments.cast<PoolArguments>();
-    with_dtype(std::get<1>(a), [&](auto zero) { run([&] { return call(pool<decltype(zero)>(a), zero); }); });
+// Calls call(the problem, a zero of its type).
+template <class Function>
+void with_pool(const Reader& problem, const Function& call) {
+    with_dtype(problem.at<int>(1), [&](auto zero) { call(pool<decltype(zero)>(problem), zero); });
 }
 
 }  // namespace
 
-void bind_attention_pool(py::module_& m) {
-    using Address = std::uintptr_t;
-    m.def("attention_pool_cpu", [](const py::tuple& problem, Address embedding, Address mass, int threads) {
-        with_pool(problem, [&](const auto& p, auto zero) {
+void bind_attention_pool(Module& m) {
+    m.def("attention_pool_cpu", [](Call& c) {
+        with_pool(c.next<Reader>(), [&](const auto& problem, auto zero) {
             using T = decltype(zero);
-            return cpu::attention_pool(p, pointer<T>(embedding), pointer<ArithmeticOf<T>>(mass), threads);
+            T* embedding;
+            ArithmeticOf<T>* mass;
+            int threads;
+            c.rest(embedding, mass, threads);
+            run([&] { return cpu::attention_pool(problem, embedding, mass, threads); });
         });
     });
-    m.def("attention_pool_backward_cpu", [](const py::tuple& problem, Address grad, Address grad_mass, Address mass,
-                                            Address grad_x, Address grad_attention, int threads) {
-        with_pool(problem, [&](const auto& p, auto zero) {
-            using T = decltype(zero);
-            using V = ArithmeticOf<T>;
-            const AttentionPoolGradients<T> gradients{pointer<const T>(grad), pointer<const V>(grad_mass),
-                                                      pointer<const V>(mass), pointer<T>(grad_x),
-                                                      pointer<V>(grad_attention)};
-            return cpu::attention_pool_backward(p, gradients, threads);
+    m.def("attention_pool_backward_cpu", [](Call& c) {
+        with_pool(c.next<Reader>(), [&](const auto& problem, auto zero) {
+            AttentionPoolGradients<decltype(zero)> g;
+            int threads;
+            c.rest(g.grad, g.grad_mass, g.mass, g.grad_x, g.grad_attention, threads);
+            run([&] { return cpu::attention_pool_backward(problem, g, threads); });
         });
     });
 }

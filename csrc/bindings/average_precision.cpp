@@ -1,47 +1,37 @@
 #include "d2kernels/average_precision.h"
 
-#include <tuple>
-
 #include "bindings/bindings.h"
 
 namespace d2k {
 namespace {
 
-// Count, then label, video, start and end.
-using InstanceArguments = std::tuple<int64_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
-using MatchingRuleArguments = std::tuple<bool, bool, bool, bool, bool, bool>;
-
-Instances instances(const InstanceArguments& a) {
-    const auto [count, label, video, start, end] = a;
-    return {count, pointer<const int64_t>(label), pointer<const int64_t>(video), pointer<const double>(start),
-            pointer<const double>(end)};
+Instances instances(Reader r) {
+    Instances x{};
+    r.rest(x.count, x.label, x.video, x.start, x.end);
+    return x;
 }
 
-MatchingRules matching_rules(const MatchingRuleArguments& a) {
-    const auto [strict, truth_chooses, first, hull, ties_by_video, interpolate] = a;
-    return {strict, truth_chooses, first, hull, ties_by_video, interpolate};
+MatchingRules matching_rules(Reader r) {
+    MatchingRules x{};
+    r.rest(x.strict, x.truth_chooses, x.first, x.hull, x.ties_by_video, x.interpolate);
+    return x;
 }
 
 }  // namespace
 
-void bind_average_precision(py::module_& m) {
-    m.def("average_precision_cpu",
-          [](const InstanceArguments& detections, std::uintptr_t score, std::uintptr_t ignore,
-             const InstanceArguments& truth, int64_t classes, std::uintptr_t iou, int64_t thresholds,
-             const MatchingRuleArguments& rules, std::uintptr_t ap, std::uintptr_t partner, std::uintptr_t tp,
-             std::uintptr_t fp, int threads) {
-              const Matching matching{instances(detections),
-                                      pointer<const double>(score),
-                                      pointer<const bool>(ignore),
-                                      instances(truth),
-                                      classes,
-                                      pointer<const double>(iou),
-                                      thresholds,
-                                      matching_rules(rules)};
-              const MatchingOut out{pointer<double>(ap), pointer<int64_t>(partner), pointer<int64_t>(tp),
-                                    pointer<int64_t>(fp)};
-              run([&] { return cpu::average_precision(matching, out, threads); });
-          });
+void bind_average_precision(Module& m) {
+    m.def("average_precision_cpu", [](Call& c) {
+        Matching matching{};
+        MatchingOut out{};
+        Reader detections, truth, rules;
+        int threads;
+        c.rest(detections, matching.score, matching.ignore, truth, matching.classes, matching.iou, matching.thresholds,
+               rules, out.ap, out.partner, out.tp, out.fp, threads);
+        matching.detections = instances(detections);
+        matching.truth = instances(truth);
+        matching.rules = matching_rules(rules);
+        run([&] { return cpu::average_precision(matching, out, threads); });
+    });
 }
 
 }  // namespace d2k

@@ -1,75 +1,85 @@
 // What every op's bindings share. Pointers and streams are integers; Python owns memory, device, dtype and contiguity.
+//
+// pybind11 is in csrc/bindings.cpp alone, which knows one signature: a tuple. Its templates for each op's own take
+// longer to compile than the ops.
 #pragma once
 
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
-#include <new>
-#include <stdexcept>
-#include <string>
-
-#include "cpu/patience.h"
+#include "bindings/reader.h"
 #include "d2kernels/device.h"
 #include "d2kernels/status.h"
 
 namespace d2k {
 
-namespace py = pybind11;
+// One call from Python: its arguments, and what it returns, None where nothing is given.
+class Call : public Reader {
+public:
+    explicit Call(PyObject* arguments) : Reader(arguments) {}
+    ~Call() { Py_XDECREF(result_); }
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
 
-inline void check(Status status) {
-    if (status == kOk) return;
-    if (status == kOutOfMemory) throw std::bad_alloc();
-    if (status == kInterrupted) throw py::error_already_set();  // what the signal's handler raised
-    if (status == kNotANumber) throw py::value_error("a score is NaN");
-#ifdef D2K_CUDA
-    throw std::runtime_error("CUDA error " + std::to_string(status) + ": " + cuda_message(status));
-#else
-    throw std::runtime_error("unknown status " + std::to_string(status));
-#endif
-}
+    void give(int64_t value);
+    void give(bool value);
+    void give(PyObject* owned);  // null: Python's error is set
 
-template <class T>
-T* pointer(std::uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
+    // The result, which is the caller's now.
+    PyObject* take();
 
-// Whether a signal's handler has raised; Python runs them on its main thread alone.
-inline bool signalled() {
-    const py::gil_scoped_acquire acquire;
-    return PyErr_CheckSignals() != 0;
-}
+private:
+    PyObject* result_ = nullptr;
+};
 
-// Runs call() -> Status without the GIL; long loops on the CPU end where a signal's handler raises.
-template <class Call>
-void run(const Call& call) {
+// The module, as far as ops see it.
+class Module {
+public:
+    explicit Module(void* module) : module_(module) {}
+    void def(const char* name, void (*function)(Call&));
+
+private:
+    void* module_;
+};
+
+void check(Status status);
+
+// While it lives other Python threads run; long loops on the CPU end where a signal's handler raises.
+class WithoutPython {
+public:
+    WithoutPython();
+    ~WithoutPython();
+    WithoutPython(const WithoutPython&) = delete;
+    WithoutPython& operator=(const WithoutPython&) = delete;
+
+private:
+    PyThreadState* state_;
+};
+
+// Runs call() -> Status without the GIL.
+template <class Function>
+void run(const Function& call) {
     Status status;
     {
-        const py::gil_scoped_release release;
-        struct Interruptible {
-            Interruptible() { cpu::interrupted = signalled; }
-            ~Interruptible() { cpu::interrupted = nullptr; }
-        } const interruptible;
+        const WithoutPython released;
         status = call();
     }
     check(status);
 }
 
-void bind_attention_pool(py::module_& m);
-void bind_average_precision(py::module_& m);
-void bind_condition_number(py::module_& m);
-void bind_connected_components(py::module_& m);
-void bind_dropout(py::module_& m);
-void bind_foreground_score(py::module_& m);
-void bind_head(py::module_& m);
-void bind_localize(py::module_& m);
-void bind_losses(py::module_& m);
-void bind_lowest_attention(py::module_& m);
-void bind_nms(py::module_& m);
-void bind_pdmi(py::module_& m);
-void bind_step_record(py::module_& m);
-void bind_svd(py::module_& m);
-void bind_temporal_conv(py::module_& m);
-void bind_topk_pool(py::module_& m);
-void bind_winograd(py::module_& m);
+void bind_attention_pool(Module& m);
+void bind_average_precision(Module& m);
+void bind_condition_number(Module& m);
+void bind_connected_components(Module& m);
+void bind_dropout(Module& m);
+void bind_foreground_score(Module& m);
+void bind_head(Module& m);
+void bind_localize(Module& m);
+void bind_losses(Module& m);
+void bind_lowest_attention(Module& m);
+void bind_nms(Module& m);
+void bind_pdmi(Module& m);
+void bind_step_record(Module& m);
+void bind_svd(Module& m);
+void bind_temporal_conv(Module& m);
+void bind_topk_pool(Module& m);
+void bind_winograd(Module& m);
 
 }  // namespace d2k

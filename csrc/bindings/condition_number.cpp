@@ -1,7 +1,5 @@
 #include "d2kernels/condition_number.h"
 
-#include <tuple>
-
 #include "bindings/bindings.h"
 #include "bindings/dtype.h"
 
@@ -9,69 +7,71 @@ namespace d2k {
 namespace {
 
 // dtype, a, b, batch, rows, inner, columns, atol, rtol, log, value, slope_a, slope_b
-using Arguments = std::tuple<int, std::uintptr_t, std::uintptr_t, int64_t, int64_t, int64_t, int64_t, double, double,
-                             bool, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
-
-// The problem, with pointers that as_input and as_output make.
-template <class T, class Input, class Output>
-ConditionNumber<T> problem_of(const Arguments& arguments, const Input& as_input, const Output& as_output) {
-    const auto [dtype, a, b, batch, rows, inner, columns, atol, rtol, log, value, slope_a, slope_b] = arguments;
-    (void)dtype;
-    return {as_input(a), as_input(b), batch, rows, inner, columns, atol, rtol, log, as_output(value),
-            pointer<double>(slope_a), pointer<double>(slope_b)};
+template <class T>
+ConditionNumber<T> problem_of(Reader r) {
+    int dtype;
+    Address a, b, value;
+    int64_t batch, rows, inner, columns;
+    double atol, rtol, *slope_a, *slope_b;
+    bool log;
+    r.rest(dtype, a, b, batch, rows, inner, columns, atol, rtol, log, value, slope_a, slope_b);
+    return {floats_at<InputOf<T>>(a, dtype), floats_at<InputOf<T>>(b, dtype), batch, rows, inner, columns, atol, rtol,
+            log, floats_at<OutputOf<T>>(value, dtype), slope_a, slope_b};
 }
-
-#ifdef D2K_CUDA
-ConditionNumber<AnyFloat> problem_of_any(const py::tuple& arguments) {
-    const auto all = arguments.cast<Arguments>();
-    const auto floats = [&](std::uintptr_t address) { return Floats(pointer<void>(address), std::get<0>(all)); };
-    return problem_of<AnyFloat>(all, floats, floats);
-}
-#endif
 
 }  // namespace
 
-void bind_condition_number(py::module_& m) {
-    using Address = std::uintptr_t;
-    m.def("condition_number_cpu", [](const py::tuple& problem, int threads) {
-        const auto all = problem.cast<Arguments>();
-        with_dtype(std::get<0>(all), [&](auto zero) {
-            using T = decltype(zero);
-            const auto p = problem_of<T>(all, pointer<const T>, pointer<T>);
+void bind_condition_number(Module& m) {
+    m.def("condition_number_cpu", [](Call& c) {
+        Reader problem;
+        int threads;
+        c.rest(problem, threads);
+        with_dtype(problem.at<int>(0), [&](auto zero) {
+            const auto p = problem_of<decltype(zero)>(problem);
             run([&] { return cpu::condition_number(p, threads); });
         });
     });
-    m.def("scale_slopes_cpu", [](int dtype, Address grad, Address slope, int64_t batch, int64_t size, Address gradient,
-                                 int threads) {
-        with_dtype(dtype, [&](auto zero) {
+    m.def("scale_slopes_cpu", [](Call& c) {
+        with_dtype(c.next<int>(), [&](auto zero) {
             using T = decltype(zero);
-            run([&] {
-                return cpu::scale_slopes(pointer<const T>(grad), pointer<const double>(slope), batch, size,
-                                         pointer<T>(gradient), threads);
-            });
+            const T* grad;
+            const double* slope;
+            int64_t batch, size;
+            T* gradient;
+            int threads;
+            c.rest(grad, slope, batch, size, gradient, threads);
+            run([&] { return cpu::scale_slopes(grad, slope, batch, size, gradient, threads); });
         });
     });
 
 #ifdef D2K_CUDA
-    m.def("condition_number_workspace_cuda", [](const py::tuple& problem, int device) {
-        const auto p = problem_of_any(problem);
+    m.def("condition_number_workspace_cuda", [](Call& c) {
+        const auto p = problem_of<AnyFloat>(c.next<Reader>());
+        int device;
+        c.rest(device);
         size_t bytes = 0;
         run([&] { return cuda::condition_number_workspace(p, device, &bytes); });
-        return bytes;
+        c.give(static_cast<int64_t>(bytes));
     });
-    m.def("condition_number_cuda", [](const py::tuple& problem, Address workspace, size_t bytes, int device,
-                                      Address stream) {
-        const auto p = problem_of_any(problem);
-        run([&] { return cuda::condition_number(p, pointer<void>(workspace), bytes, device, pointer<void>(stream)); });
+    m.def("condition_number_cuda", [](Call& c) {
+        const auto p = problem_of<AnyFloat>(c.next<Reader>());
+        void *workspace, *stream;
+        size_t bytes;
+        int device;
+        c.rest(workspace, bytes, device, stream);
+        run([&] { return cuda::condition_number(p, workspace, bytes, device, stream); });
     });
-    m.def("scale_slopes_cuda", [](int dtype, Address grad, Address slope, int64_t batch, int64_t size,
-                                  Address gradient, int device, Address stream) {
-        with_dtype(dtype, [&](auto zero) {
+    m.def("scale_slopes_cuda", [](Call& c) {
+        with_dtype(c.next<int>(), [&](auto zero) {
             using T = decltype(zero);
-            run([&] {
-                return cuda::scale_slopes(pointer<const T>(grad), pointer<const double>(slope), batch, size,
-                                          pointer<T>(gradient), device, pointer<void>(stream));
-            });
+            const T* grad;
+            const double* slope;
+            int64_t batch, size;
+            T* gradient;
+            int device;
+            void* stream;
+            c.rest(grad, slope, batch, size, gradient, device, stream);
+            run([&] { return cuda::scale_slopes(grad, slope, batch, size, gradient, device, stream); });
         });
     });
 #endif

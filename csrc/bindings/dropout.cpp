@@ -5,9 +5,14 @@
 
 namespace d2k {
 
-void bind_dropout(py::module_& m) {
-    m.def("dropout_cpu", [](std::uintptr_t x, int dtype, int64_t rows, int64_t channels, int64_t seed, uint32_t threshold,
-                            double scale, std::uintptr_t y, int threads) {
+void bind_dropout(Module& m) {
+    m.def("dropout_cpu", [](Call& c) {
+        Address x, y;
+        int dtype, threads;
+        int64_t rows, channels, seed;
+        uint32_t threshold;
+        double scale;
+        c.rest(x, dtype, rows, channels, seed, threshold, scale, y, threads);
         with_dtype(dtype, [&](auto zero) {
             using T = decltype(zero);
             run([&] {

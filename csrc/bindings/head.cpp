@@ -1,7 +1,9 @@
 #include "d2kernels/head.h"
 
+#include <stdexcept>
+
+#include "bindings/bindings.h"
 #include "bindings/dtype.h"
-#include "bindings/reader.h"
 
 namespace d2k {
 namespace {
@@ -19,124 +21,116 @@ void with_device_dtype(int dtype, const Call& call) {
 
 // In the order of the fields; native.py makes the tuples.
 template <class T>
-Head<T> problem_of(const py::tuple& arguments) {
-    using V = ArithmeticOf<T>;
-    Reader r(arguments);
+Head<T> problem_of(Reader r) {
     Head<T> x{};
     x.sequences = r.sequences();
-    x.z = r.address<const T>();
-    x.logits = r.address<const T>();
-    for (int64_t* field : {&x.streams, &x.width, &x.classes}) *field = r.next<int64_t>();
-    x.labels = r.address<const bool>();
-    x.foreground_threshold = static_cast<V>(r.next<double>());
-    x.background_threshold = static_cast<V>(r.next<double>());
-    x.inclusive = r.next<bool>();
-    x.normalize = r.next<bool>();
+    double foreground_threshold, background_threshold;
+    r.rest(x.z, x.logits, x.streams, x.width, x.classes, x.labels, foreground_threshold, background_threshold,
+           x.inclusive, x.normalize);
+    x.foreground_threshold = static_cast<ArithmeticOf<T>>(foreground_threshold);
+    x.background_threshold = static_cast<ArithmeticOf<T>>(background_threshold);
     return x;
 }
 
 template <class T>
-HeadOut<T> out_of(const py::tuple& arguments) {
-    using V = ArithmeticOf<T>;
-    Reader r(arguments);
+HeadOut<T> out_of(Reader r) {
     HeadOut<T> x{};
-    for (V** field : {&x.activations, &x.attention, &x.own, &x.embedding, &x.mass, &x.lowest}) *field = r.address<V>();
+    r.rest(x.activations, x.attention, x.own, x.embedding, x.mass, x.lowest);
     return x;
 }
 
 template <class T>
-HeadGradients<T> gradients_of(const py::tuple& arguments) {
-    using V = ArithmeticOf<T>;
-    Reader r(arguments);
+HeadGradients<T> gradients_of(Reader r) {
     HeadGradients<T> x{};
-    for (const V** field : {&x.activations, &x.attention, &x.own, &x.embedding}) *field = r.address<const V>();
-    x.z = r.address<T>();
-    x.logits = r.address<T>();
+    r.rest(x.activations, x.attention, x.own, x.embedding, x.z, x.logits);
     return x;
 }
 
 template <class T>
-ReferenceScore<T> score_of(const py::tuple& arguments) {
-    using V = ArithmeticOf<T>;
-    Reader r(arguments);
+ReferenceScore<T> score_of(Reader r) {
     ReferenceScore<T> x{};
     x.sequences = r.sequences();
-    x.z = r.address<const T>();
-    for (int64_t* field : {&x.streams, &x.width, &x.classes}) *field = r.next<int64_t>();
-    x.reference = r.address<const V>();
-    x.candidate = r.address<const V>();
-    x.stride = r.next<int64_t>();
-    x.mass = r.address<const V>();
-    x.labels = r.address<const bool>();
-    x.min_snippets = r.next<int64_t>();
-    x.momentum = r.next<double>();
+    r.rest(x.z, x.streams, x.width, x.classes, x.reference, x.candidate, x.stride, x.mass, x.labels, x.min_snippets,
+           x.momentum);
     return x;
 }
 
 }  // namespace
 
-void bind_head(py::module_& m) {
-    m.def("head_cpu", [](int dtype, const py::tuple& problem, const py::tuple& out, int threads) {
-        with_dtype(dtype, [&](auto zero) {
+void bind_head(Module& m) {
+    m.def("head_cpu", [](Call& c) {
+        with_dtype(c.next<int>(), [&](auto zero) {
             using T = decltype(zero);
-            const auto p = problem_of<T>(problem);
-            const auto o = out_of<T>(out);
-            run([&] { return cpu::head(p, o, threads); });
+            const auto problem = problem_of<T>(c.next<Reader>());
+            const auto out = out_of<T>(c.next<Reader>());
+            int threads;
+            c.rest(threads);
+            run([&] { return cpu::head(problem, out, threads); });
         });
     });
-    m.def("head_backward_cpu", [](int dtype, const py::tuple& problem, const py::tuple& saved,
-                                  const py::tuple& gradients, int threads) {
-        with_dtype(dtype, [&](auto zero) {
+    m.def("head_backward_cpu", [](Call& c) {
+        with_dtype(c.next<int>(), [&](auto zero) {
             using T = decltype(zero);
-            const auto p = problem_of<T>(problem);
-            const auto s = out_of<T>(saved);
-            const auto g = gradients_of<T>(gradients);
-            run([&] { return cpu::head_backward(p, s, g, threads); });
+            const auto problem = problem_of<T>(c.next<Reader>());
+            const auto saved = out_of<T>(c.next<Reader>());
+            const auto gradients = gradients_of<T>(c.next<Reader>());
+            int threads;
+            c.rest(threads);
+            run([&] { return cpu::head_backward(problem, saved, gradients, threads); });
         });
     });
-    m.def("reference_score_cpu", [](int dtype, const py::tuple& problem, Address updated, Address score, int threads) {
-        with_dtype(dtype, [&](auto zero) {
+    m.def("reference_score_cpu", [](Call& c) {
+        with_dtype(c.next<int>(), [&](auto zero) {
             using T = decltype(zero);
-            using V = ArithmeticOf<T>;
-            const auto p = score_of<T>(problem);
-            run([&] { return cpu::reference_score(p, pointer<V>(updated), pointer<V>(score), threads); });
+            const auto problem = score_of<T>(c.next<Reader>());
+            ArithmeticOf<T> *updated, *score;
+            int threads;
+            c.rest(updated, score, threads);
+            run([&] { return cpu::reference_score(problem, updated, score, threads); });
         });
     });
 
 #ifdef D2K_CUDA
-    m.def("head_workspace_cuda", [](int dtype, const py::tuple& problem) {
+    m.def("head_workspace_cuda", [](Call& c) {
         size_t bytes = 0;
-        with_device_dtype(dtype, [&](auto zero) { bytes = cuda::head_workspace(problem_of<decltype(zero)>(problem)); });
-        return bytes;
+        with_device_dtype(c.next<int>(), [&](auto zero) {
+            bytes = cuda::head_workspace(problem_of<decltype(zero)>(c.next<Reader>()));
+        });
+        c.end();
+        c.give(static_cast<int64_t>(bytes));
     });
-    m.def("head_cuda", [](int dtype, const py::tuple& problem, const py::tuple& out, Address workspace, int device,
-                          Address stream) {
-        with_device_dtype(dtype, [&](auto zero) {
+    m.def("head_cuda", [](Call& c) {
+        with_device_dtype(c.next<int>(), [&](auto zero) {
             using T = decltype(zero);
-            const auto p = problem_of<T>(problem);
-            const auto o = out_of<T>(out);
-            run([&] { return cuda::head(p, o, pointer<void>(workspace), device, pointer<void>(stream)); });
+            const auto problem = problem_of<T>(c.next<Reader>());
+            const auto out = out_of<T>(c.next<Reader>());
+            void *workspace, *stream;
+            int device;
+            c.rest(workspace, device, stream);
+            run([&] { return cuda::head(problem, out, workspace, device, stream); });
         });
     });
-    m.def("head_backward_cuda", [](int dtype, const py::tuple& problem, const py::tuple& saved,
-                                   const py::tuple& gradients, Address workspace, int device, Address stream) {
-        with_device_dtype(dtype, [&](auto zero) {
+    m.def("head_backward_cuda", [](Call& c) {
+        with_device_dtype(c.next<int>(), [&](auto zero) {
             using T = decltype(zero);
-            const auto p = problem_of<T>(problem);
-            const auto s = out_of<T>(saved);
-            const auto g = gradients_of<T>(gradients);
-            run([&] { return cuda::head_backward(p, s, g, pointer<void>(workspace), device, pointer<void>(stream)); });
+            const auto problem = problem_of<T>(c.next<Reader>());
+            const auto saved = out_of<T>(c.next<Reader>());
+            const auto gradients = gradients_of<T>(c.next<Reader>());
+            void *workspace, *stream;
+            int device;
+            c.rest(workspace, device, stream);
+            run([&] { return cuda::head_backward(problem, saved, gradients, workspace, device, stream); });
         });
     });
-    m.def("reference_score_cuda", [](int dtype, const py::tuple& problem, Address updated, Address score, int device,
-                                     Address stream) {
-        with_device_dtype(dtype, [&](auto zero) {
+    m.def("reference_score_cuda", [](Call& c) {
+        with_device_dtype(c.next<int>(), [&](auto zero) {
             using T = decltype(zero);
-            using V = ArithmeticOf<T>;
-            const auto p = score_of<T>(problem);
-            run([&] {
-                return cuda::reference_score(p, pointer<V>(updated), pointer<V>(score), device, pointer<void>(stream));
-            });
+            const auto problem = score_of<T>(c.next<Reader>());
+            ArithmeticOf<T> *updated, *score;
+            int device;
+            void* stream;
+            c.rest(updated, score, device, stream);
+            run([&] { return cuda::reference_score(problem, updated, score, device, stream); });
         });
     });
 #endif

@@ -1,115 +1,118 @@
 #include "d2kernels/localize.h"
 
-#include <pybind11/stl.h>
-
-#include <memory>
-#include <optional>
-#include <tuple>
-
 #include "bindings/bindings.h"
 
 namespace d2k {
 namespace {
 
-// The arguments that describe a localize problem, the same for every entry point.
-using InputArguments = std::tuple<std::uintptr_t, bool, int64_t, int64_t, int64_t, int64_t, std::uintptr_t,
-                                  std::uintptr_t, int64_t, std::uintptr_t, int64_t, std::uintptr_t, std::uintptr_t>;
-using RuleArguments = std::tuple<double, bool, std::optional<double>, int64_t, double, bool, std::optional<double>,
-                                 std::optional<double>, bool, int64_t, int64_t, int>;
-
-LocalizeRules rules(const RuleArguments& a) {
-    const auto& [margin, pooled, min_score, min_length, iou_threshold, inclusive, sigma, keep_ratio, keep_per_class,
-                 upsample, smoothing, relative] = a;
-    return {margin,
-            pooled,
-            min_score.has_value(),
-            min_score.value_or(0),
-            min_length,
-            iou_threshold,
-            inclusive,
-            sigma.value_or(0),
-            keep_ratio.has_value(),
-            keep_ratio.value_or(0),
-            keep_per_class,
-            upsample,
-            smoothing,
-            static_cast<Relative>(relative)};
+LocalizeRules rules_of(Reader r) {
+    LocalizeRules x{};
+    r.read(x.margin, x.pooled);
+    x.has_min_score = r.next_or_none(&x.min_score);
+    r.read(x.min_length, x.iou_threshold, x.inclusive);
+    r.next_or_none(&x.sigma);
+    x.has_keep_ratio = r.next_or_none(&x.keep_ratio);
+    int relative;
+    r.rest(x.keep_per_class, x.upsample, x.smoothing, relative);
+    x.relative = static_cast<Relative>(relative);
+    return x;
 }
 
+// activations, whether they are double and not float, and so on, the same for every entry point.
 template <class T>
-Localization<T> localization(const InputArguments& a, const LocalizeRules& rules) {
-    const auto [activations, is_double, total, classes, row_stride, class_stride, offsets, lengths, sequences,
-                thresholds, levels, class_mask, class_score] = a;
-    return {{pointer<const int64_t>(offsets), pointer<const int64_t>(lengths), sequences, total},
-            pointer<const T>(activations),
-            row_stride,
-            class_stride,
-            classes,
-            pointer<const double>(thresholds),
-            levels,
-            pointer<const bool>(class_mask),
-            pointer<const double>(class_score),
-            rules};
+Localization<T> localization(Reader r, const LocalizeRules& rules) {
+    Localization<T> x{};
+    bool is_double;
+    r.rest(x.activations, is_double, x.sequences.total, x.classes, x.row_stride, x.class_stride, x.sequences.offsets,
+           x.sequences.lengths, x.sequences.count, x.thresholds, x.levels, x.class_mask, x.class_score);
+    x.rules = rules;
+    return x;
 }
 
-// Runs call(Localization<float> or Localization<double>) without the GIL.
-template <class Call>
-void with_localization(const py::tuple& input, const py::tuple& rule, const Call& call) {
-    const auto a = input.cast<InputArguments>();
-    const LocalizeRules r = rules(rule.cast<RuleArguments>());
-    run([&] { return std::get<1>(a) ? call(localization<double>(a, r)) : call(localization<float>(a, r)); });
+// Runs call(Localization<float> or Localization<double>) -> Status without the GIL.
+template <class Function>
+void with_localization(const Reader& input, const Reader& rules, const Function& call) {
+    const LocalizeRules r = rules_of(rules);
+    if (input.at<bool>(1)) run([&, x = localization<double>(input, r)] { return call(x); });
+    else run([&, x = localization<float>(input, r)] { return call(x); });
 }
 
-using ColumnArguments =
-    std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t>;
-
-DetectionColumns columns(const ColumnArguments& a) {
-    const auto [sequence, label, start, end, score] = a;
-    return {pointer<int64_t>(sequence), pointer<int64_t>(label), pointer<double>(start), pointer<double>(end),
-            pointer<double>(score)};
+DetectionColumns columns(Reader r) {
+    DetectionColumns x{};
+    r.rest(x.sequence, x.label, x.start, x.end, x.score);
+    return x;
 }
+
+// What localize_cpu found, in Python's hands.
+constexpr char kLocalized[] = "d2kernels.Localized";
+
+void forget(PyObject* capsule) { delete static_cast<cpu::Localized*>(PyCapsule_GetPointer(capsule, kLocalized)); }
 
 }  // namespace
 
-void bind_localize(py::module_& m) {
-    py::class_<cpu::Localized>(m, "Localized")
-        .def_property_readonly("size", &cpu::Localized::size)
-        .def("write", [](cpu::Localized& found, const ColumnArguments& out, int threads) {
-            run([&] { return found.write(columns(out), threads); });
-        });
-    m.def("localize_cpu", [](const py::tuple& input, const py::tuple& rule, std::uintptr_t counts, int threads) {
+void bind_localize(Module& m) {
+    m.def("localize_cpu", [](Call& c) {
+        Reader input, rules;
+        int64_t* counts;
+        int threads;
+        c.rest(input, rules, counts, threads);
         cpu::Localized* found = nullptr;
-        with_localization(input, rule, [&](const auto& problem) {
-            return cpu::localize(problem, pointer<int64_t>(counts), threads, &found);
+        with_localization(input, rules, [&](const auto& problem) {
+            return cpu::localize(problem, counts, threads, &found);
         });
-        return std::unique_ptr<cpu::Localized>(found);
+        PyObject* const capsule = PyCapsule_New(found, kLocalized, forget);
+        if (!capsule) delete found;
+        c.give(capsule);
     });
-    m.def("localize_as_block_cpu", [](const py::tuple& input, const py::tuple& rule, std::uintptr_t counts,
-                                      int64_t capacity, const ColumnArguments& out) {
-        with_localization(input, rule, [&](const auto& problem) {
-            return cpu::localize_as_block(problem, pointer<int64_t>(counts), capacity, columns(out));
+    m.def("localized_size", [](Call& c) {
+        cpu::Localized* const found = c.next_capsule<cpu::Localized>(kLocalized);
+        c.end();
+        c.give(found->size());
+    });
+    m.def("localized_write_cpu", [](Call& c) {
+        cpu::Localized* const found = c.next_capsule<cpu::Localized>(kLocalized);
+        const DetectionColumns out = columns(c.next<Reader>());
+        int threads;
+        c.rest(threads);
+        run([&] { return found->write(out, threads); });
+    });
+    m.def("localize_as_block_cpu", [](Call& c) {
+        Reader input, rules, out;
+        int64_t *counts, capacity;
+        c.rest(input, rules, counts, capacity, out);
+        const DetectionColumns to = columns(out);
+        with_localization(input, rules, [&](const auto& problem) {
+            return cpu::localize_as_block(problem, counts, capacity, to);
         });
     });
 
 #ifdef D2K_CUDA
-    m.def("localize_workspace_cuda", [](bool is_double, int64_t room, int64_t sequences, int64_t classes,
-                                        int64_t upsample) {
+    m.def("localize_workspace_cuda", [](Call& c) {
+        bool is_double;
+        int64_t room, sequences, classes, upsample;
+        c.rest(is_double, room, sequences, classes, upsample);
         const auto query = is_double ? cuda::localize_workspace<double> : cuda::localize_workspace<float>;
-        return query(room, sequences, classes, upsample);
+        c.give(static_cast<int64_t>(query(room, sequences, classes, upsample)));
     });
-    m.def("localize_find_cuda", [](const py::tuple& input, const py::tuple& rule, int64_t room, std::uintptr_t counts,
-                                   std::uintptr_t first, std::uintptr_t workspace, int device, std::uintptr_t stream) {
-        with_localization(input, rule, [&](const auto& problem) {
-            return cuda::localize_find(problem, room, pointer<int64_t>(counts), pointer<int64_t>(first),
-                                       pointer<void>(workspace), device, pointer<void>(stream));
+    m.def("localize_find_cuda", [](Call& c) {
+        Reader input, rules;
+        int64_t room, *counts, *first;
+        void *workspace, *stream;
+        int device;
+        c.rest(input, rules, room, counts, first, workspace, device, stream);
+        with_localization(input, rules, [&](const auto& problem) {
+            return cuda::localize_find(problem, room, counts, first, workspace, device, stream);
         });
     });
-    m.def("localize_write_cuda", [](const py::tuple& input, const py::tuple& rule, int64_t room, std::uintptr_t first,
-                                    int64_t capacity, const ColumnArguments& out, std::uintptr_t workspace,
-                                    int device, std::uintptr_t stream) {
-        with_localization(input, rule, [&](const auto& problem) {
-            return cuda::localize_write(problem, room, pointer<const int64_t>(first), capacity, columns(out),
-                                        pointer<void>(workspace), device, pointer<void>(stream));
+    m.def("localize_write_cuda", [](Call& c) {
+        Reader input, rules, out;
+        int64_t room, *first, capacity;
+        void *workspace, *stream;
+        int device;
+        c.rest(input, rules, room, first, capacity, out, workspace, device, stream);
+        const DetectionColumns to = columns(out);
+        with_localization(input, rules, [&](const auto& problem) {
+            return cuda::localize_write(problem, room, first, capacity, to, workspace, device, stream);
         });
     });
 #endif

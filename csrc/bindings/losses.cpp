@@ -1,59 +1,31 @@
 #include "d2kernels/losses.h"
 
+#include <stdexcept>
+
 #include "bindings/bindings.h"
-#include "bindings/reader.h"
 
 namespace d2k {
 namespace {
 
 // In the order of the fields; native.py makes the tuple.
 template <class T>
-Losses<T> problem_of(const py::tuple& arguments) {
-    Reader r(arguments);
+Losses<T> problem_of(Reader r) {
     Losses<T> x{};
     x.sequences = r.sequences();
-    for (const T** field : {&x.p, &x.embedding, &x.mass, &x.on, &x.off, &x.score}) *field = r.address<const T>();
-    x.labels = r.address<const bool>();
-    x.keys = r.address<const T>();
-    x.permutations = r.address<const int64_t>();
-    x.iteration = r.address<const int64_t>();
-    x.classes = r.next<int64_t>();
-    x.width = r.next<int64_t>();
-    x.min_snippets = r.next<int64_t>();
-    x.clamp = r.next<double>();
+    r.read(x.p, x.embedding, x.mass, x.on, x.off, x.score, x.labels, x.keys, x.permutations, x.iteration, x.classes,
+           x.width, x.min_snippets, x.clamp);
     x.pairs = static_cast<Pairs>(r.next<int>());
-    x.torch_cosine = r.next<bool>();
-    x.per_entry = r.next<bool>();
-    for (double* field : {&x.gamma, &x.beta, &x.pair_warmup, &x.denoising_start, &x.denoising_warmup})
-        *field = r.next<double>();
-    x.snippet = r.next<bool>();
-    x.video = r.next<bool>();
-    for (double* field : {&x.snippet_weight, &x.video_weight, &x.foreground_threshold, &x.background_threshold})
-        *field = r.next<double>();
-    x.joint = r.next<bool>();
-    x.floor = r.next<double>();
-    x.rtol = r.next<double>();
-    x.skip_one_sided = r.next<bool>();
-    x.forward_only = r.next<bool>();
-    x.floored = r.next<bool>();
-    x.relative_floor = r.next<double>();
-    x.normalize_rows = r.next<bool>();
-    x.per_class = r.next<bool>();
-    x.video_atol = r.next<double>();
-    x.video_rtol = r.next<double>();
+    r.rest(x.torch_cosine, x.per_entry, x.gamma, x.beta, x.pair_warmup, x.denoising_start, x.denoising_warmup,
+           x.snippet, x.video, x.snippet_weight, x.video_weight, x.foreground_threshold, x.background_threshold,
+           x.joint, x.floor, x.rtol, x.skip_one_sided, x.forward_only, x.floored, x.relative_floor, x.normalize_rows,
+           x.per_class, x.video_atol, x.video_rtol);
     return x;
 }
 
 template <class T>
-LossesOut<T> out_of(const py::tuple& arguments) {
-    Reader r(arguments);
+LossesOut<T> out_of(Reader r) {
     LossesOut<T> x{};
-    for (T** field : {&x.total, &x.classification, &x.ds, &x.dv}) *field = r.address<T>();
-    x.factors = r.address<double>();
-    x.by_p = r.address<T>();
-    x.video_by_p = r.address<double>();
-    x.by_embedding = r.address<T>();
-    x.snippet_by_row = r.address<double>();
+    r.rest(x.total, x.classification, x.ds, x.dv, x.factors, x.by_p, x.video_by_p, x.by_embedding, x.snippet_by_row);
     return x;
 }
 
@@ -67,23 +39,13 @@ struct Backward {
 };
 
 template <class T>
-Backward<T> backward_of(const py::tuple& arguments) {
-    Reader r(arguments);
+Backward<T> backward_of(Reader r) {
     Backward<T> x{};
     x.sequences = r.sequences();
-    for (const T** field : {&x.saved.total, &x.saved.classification, &x.saved.ds, &x.saved.dv})
-        *field = r.address<const T>();
-    x.saved.factors = r.address<const double>();
-    x.saved.by_p = r.address<const T>();
-    x.saved.video_by_p = r.address<const double>();
-    x.saved.by_embedding = r.address<const T>();
-    x.saved.snippet_by_row = r.address<const double>();
-    x.saved.score = r.address<const T>();
-    x.saved.foreground_threshold = r.next<double>();
-    x.saved.background_threshold = r.next<double>();
-    x.classes = r.next<int64_t>();
-    x.width = r.next<int64_t>();
-    for (T** field : {&x.to.p, &x.to.embedding, &x.to.on, &x.to.off}) *field = r.address<T>();
+    LossesSaved<T>& saved = x.saved;
+    r.rest(saved.total, saved.classification, saved.ds, saved.dv, saved.factors, saved.by_p, saved.video_by_p,
+           saved.by_embedding, saved.snippet_by_row, saved.score, saved.foreground_threshold,
+           saved.background_threshold, x.classes, x.width, x.to.p, x.to.embedding, x.to.on, x.to.off);
     return x;
 }
 
@@ -97,8 +59,11 @@ void with_real(int dtype, const Call& call) {
 
 }  // namespace
 
-void bind_losses(py::module_& m) {
-    m.def("losses_cpu", [](int dtype, const py::tuple& problem, const py::tuple& out) {
+void bind_losses(Module& m) {
+    m.def("losses_cpu", [](Call& c) {
+        const auto dtype = c.next<int>();
+        Reader problem, out;
+        c.rest(problem, out);
         with_real(dtype, [&](auto zero) {
             using T = decltype(zero);
             const auto p = problem_of<T>(problem);
@@ -106,7 +71,10 @@ void bind_losses(py::module_& m) {
             run([&] { return cpu::losses(p, o); });
         });
     });
-    m.def("losses_backward_cpu", [](int dtype, const py::tuple& arguments) {
+    m.def("losses_backward_cpu", [](Call& c) {
+        const auto dtype = c.next<int>();
+        Reader arguments;
+        c.rest(arguments);
         with_real(dtype, [&](auto zero) {
             const auto x = backward_of<decltype(zero)>(arguments);
             run([&] { return cpu::losses_backward(x.sequences, x.saved, x.classes, x.width, x.to); });
@@ -114,22 +82,30 @@ void bind_losses(py::module_& m) {
     });
 
 #ifdef D2K_CUDA
-    m.def("losses_workspace_cuda", [](const py::tuple& problem, int device) {
-        const auto p = problem_of<float>(problem);
+    m.def("losses_workspace_cuda", [](Call& c) {
+        const auto p = problem_of<float>(c.next<Reader>());
+        int device;
+        c.rest(device);
         size_t bytes = 0;
         run([&] { return cuda::losses_workspace(p, device, &bytes); });
-        return bytes;
+        c.give(static_cast<int64_t>(bytes));
     });
-    m.def("losses_cuda", [](const py::tuple& problem, const py::tuple& out, Address workspace, size_t bytes, int device,
-                            Address stream) {
-        const auto p = problem_of<float>(problem);
-        const auto o = out_of<float>(out);
-        run([&] { return cuda::losses(p, o, pointer<void>(workspace), bytes, device, pointer<void>(stream)); });
+    m.def("losses_cuda", [](Call& c) {
+        const auto p = problem_of<float>(c.next<Reader>());
+        const auto o = out_of<float>(c.next<Reader>());
+        void *workspace, *stream;
+        size_t bytes;
+        int device;
+        c.rest(workspace, bytes, device, stream);
+        run([&] { return cuda::losses(p, o, workspace, bytes, device, stream); });
     });
-    m.def("losses_backward_cuda", [](const py::tuple& arguments, int device, Address stream) {
-        const auto x = backward_of<float>(arguments);
+    m.def("losses_backward_cuda", [](Call& c) {
+        const auto x = backward_of<float>(c.next<Reader>());
+        int device;
+        void* stream;
+        c.rest(device, stream);
         run([&] {
-            return cuda::losses_backward(x.sequences, x.saved, x.classes, x.width, x.to, device, pointer<void>(stream));
+            return cuda::losses_backward(x.sequences, x.saved, x.classes, x.width, x.to, device, stream);
         });
     });
 #endif

@@ -5,15 +5,15 @@
 
 namespace d2k {
 
-void bind_lowest_attention(py::module_& m) {
-    m.def("lowest_attention_cpu", [](std::uintptr_t attention, int dtype, int64_t total, std::uintptr_t offsets,
-                                     std::uintptr_t lengths, int64_t sequences, std::uintptr_t place, int threads) {
-        const Sequences all{pointer<const int64_t>(offsets), pointer<const int64_t>(lengths), sequences, total};
+void bind_lowest_attention(Module& m) {
+    m.def("lowest_attention_cpu", [](Call& c) {
+        Sequences all{};
+        Address attention;
+        int64_t* place;
+        int dtype, threads;
+        c.rest(attention, dtype, all.total, all.offsets, all.lengths, all.count, place, threads);
         with_dtype(dtype, [&](auto zero) {
-            run([&] {
-                return cpu::lowest_attention(all, pointer<const decltype(zero)>(attention), pointer<int64_t>(place),
-                                             threads);
-            });
+            run([&] { return cpu::lowest_attention(all, pointer<const decltype(zero)>(attention), place, threads); });
         });
     });
 }

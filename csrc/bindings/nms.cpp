@@ -1,84 +1,100 @@
 #include "d2kernels/nms_block.h"
 
-#include <tuple>
-
 #include "bindings/bindings.h"
 
 namespace d2k {
 namespace {
 
 // (segments, whether they are int64 and not double, scores, groups, count)
-using ProblemArguments = std::tuple<std::uintptr_t, bool, std::uintptr_t, std::uintptr_t, int64_t>;
+template <class T>
+NmsProblem<T> problem_of(Reader r) {
+    NmsProblem<T> x{};
+    bool whole;
+    r.rest(x.segments, whole, x.scores, x.groups, x.count);
+    return x;
+}
+
 // (segments, whether they are int64 and not double, first, number, count)
-using ClusterArguments = std::tuple<std::uintptr_t, bool, std::uintptr_t, std::uintptr_t, int64_t>;
-
 template <class T>
-NmsProblem<T> problem_of(const ProblemArguments& a) {
-    const auto [segments, whole, scores, groups, count] = a;
-    return {pointer<const T>(segments), pointer<const double>(scores), pointer<const int64_t>(groups), count};
+NmsClustersOf<T> clusters_of(Reader r) {
+    NmsClustersOf<T> x{};
+    bool whole;
+    r.rest(x.segments, whole, x.first, x.number, x.count);
+    return x;
 }
 
-template <class T>
-NmsClustersOf<T> clusters_of(const ClusterArguments& a) {
-    const auto [segments, whole, first, number, count] = a;
-    return {pointer<const T>(segments), pointer<const int64_t>(first), pointer<const int64_t>(number), count};
+// Runs call(problem) -> Status on times of their type, without the GIL.
+template <class Function>
+void with_problem(const Reader& problem, const Function& call) {
+    if (problem.at<bool>(1)) run([&, p = problem_of<int64_t>(problem)] { return call(p); });
+    else run([&, p = problem_of<double>(problem)] { return call(p); });
 }
 
-// Runs call(problem) on times of their type, without the GIL.
-template <class Call>
-void with_problem(const py::tuple& problem, const Call& call) {
-    const auto a = problem.cast<ProblemArguments>();
-    run([&] { return std::get<1>(a) ? call(problem_of<int64_t>(a)) : call(problem_of<double>(a)); });
-}
-
-template <class Call>
-void with_clusters(const py::tuple& clusters, const Call& call) {
-    const auto a = clusters.cast<ClusterArguments>();
-    run([&] { return std::get<1>(a) ? call(clusters_of<int64_t>(a)) : call(clusters_of<double>(a)); });
+template <class Function>
+void with_clusters(const Reader& clusters, const Function& call) {
+    if (clusters.at<bool>(1)) run([&, c = clusters_of<int64_t>(clusters)] { return call(c); });
+    else run([&, c = clusters_of<double>(clusters)] { return call(c); });
 }
 
 }  // namespace
 
-void bind_nms(py::module_& m) {
-    m.def("nms_cpu", [](const py::tuple& problem, double iou_threshold, bool inclusive, std::uintptr_t kept) {
-        int64_t size = 0;
+void bind_nms(Module& m) {
+    m.def("nms_cpu", [](Call& c) {
+        Reader problem;
+        NmsRules rules;
+        int64_t *kept, size = 0;
+        c.rest(problem, rules.iou_threshold, rules.inclusive, kept);
         with_problem(problem, [&](const auto& p) {
-            return cpu::nms(p, iou_threshold, inclusive, pointer<int64_t>(kept), &size);
+            return cpu::nms(p, rules.iou_threshold, rules.inclusive, kept, &size);
         });
-        return size;
+        c.give(size);
     });
-    m.def("soft_nms_cpu", [](const py::tuple& problem, double sigma, double score_threshold, std::uintptr_t kept,
-                             std::uintptr_t decayed) {
-        int64_t size = 0;
+    m.def("soft_nms_cpu", [](Call& c) {
+        Reader problem;
+        double sigma, score_threshold, *decayed;
+        int64_t *kept, size = 0;
+        c.rest(problem, sigma, score_threshold, kept, decayed);
         with_problem(problem, [&](const auto& p) {
-            return cpu::soft_nms(p, sigma, score_threshold, pointer<int64_t>(kept), pointer<double>(decayed), &size);
+            return cpu::soft_nms(p, sigma, score_threshold, kept, decayed, &size);
         });
-        return size;
+        c.give(size);
     });
-    m.def("nms_as_block_cpu", [](const py::tuple& clusters, double iou_threshold, bool inclusive, std::uintptr_t left) {
-        with_clusters(clusters, [&](const auto& c) {
-            return cpu::nms_as_block(c, {iou_threshold, inclusive}, pointer<uint8_t>(left));
-        });
+    m.def("nms_as_block_cpu", [](Call& c) {
+        Reader clusters;
+        NmsRules rules;
+        uint8_t* left;
+        c.rest(clusters, rules.iou_threshold, rules.inclusive, left);
+        with_clusters(clusters, [&](const auto& of) { return cpu::nms_as_block(of, rules, left); });
     });
-    m.def("soft_nms_as_block_cpu", [](const py::tuple& clusters, double sigma, double score_threshold,
-                                      std::uintptr_t score, std::uintptr_t taken) {
-        with_clusters(clusters, [&](const auto& c) {
-            return cpu::soft_nms_as_block(c, sigma, score_threshold, pointer<double>(score), pointer<uint8_t>(taken));
+    m.def("soft_nms_as_block_cpu", [](Call& c) {
+        Reader clusters;
+        double sigma, score_threshold, *score;
+        uint8_t* taken;
+        c.rest(clusters, sigma, score_threshold, score, taken);
+        with_clusters(clusters, [&](const auto& of) {
+            return cpu::soft_nms_as_block(of, sigma, score_threshold, score, taken);
         });
     });
 
 #ifdef D2K_CUDA
-    m.def("nms_cuda", [](const py::tuple& clusters, double iou_threshold, bool inclusive, std::uintptr_t left,
-                         int device, std::uintptr_t stream) {
-        with_clusters(clusters, [&](const auto& c) {
-            return cuda::nms(c, {iou_threshold, inclusive}, pointer<uint8_t>(left), device, pointer<void>(stream));
-        });
+    m.def("nms_cuda", [](Call& c) {
+        Reader clusters;
+        NmsRules rules;
+        uint8_t* left;
+        int device;
+        void* stream;
+        c.rest(clusters, rules.iou_threshold, rules.inclusive, left, device, stream);
+        with_clusters(clusters, [&](const auto& of) { return cuda::nms(of, rules, left, device, stream); });
     });
-    m.def("soft_nms_cuda", [](const py::tuple& clusters, double sigma, double score_threshold, std::uintptr_t score,
-                              std::uintptr_t taken, int device, std::uintptr_t stream) {
-        with_clusters(clusters, [&](const auto& c) {
-            return cuda::soft_nms(c, sigma, score_threshold, pointer<double>(score), pointer<uint8_t>(taken), device,
-                                  pointer<void>(stream));
+    m.def("soft_nms_cuda", [](Call& c) {
+        Reader clusters;
+        double sigma, score_threshold, *score;
+        uint8_t* taken;
+        int device;
+        void* stream;
+        c.rest(clusters, sigma, score_threshold, score, taken, device, stream);
+        with_clusters(clusters, [&](const auto& of) {
+            return cuda::soft_nms(of, sigma, score_threshold, score, taken, device, stream);
         });
     });
 #endif

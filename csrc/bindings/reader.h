@@ -1,36 +1,89 @@
-// A tuple's elements, one after the other, into the fields of a problem.
+// A call's arguments, or a tuple's elements, one after the other, into the fields of a problem.
 #pragma once
 
-#include <cstdint>
+#include <Python.h>
 
-#include "bindings/bindings.h"
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
 #include "d2kernels/ragged.h"
 
 namespace d2k {
 
 using Address = std::uintptr_t;
 
+// Thrown where Python's error is set.
+struct PythonError {};
+
+template <class T>
+T* pointer(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// Missing, left over or of another type than what is read: a TypeError.
 class Reader {
 public:
-    explicit Reader(const py::tuple& values) : values_(values) {}
+    explicit Reader(PyObject* tuple = nullptr) : tuple_(tuple) {}
 
+    // An integer in T's range, a number, a bool, a pointer's address, or a tuple as a Reader.
     template <class T>
-    T next() { return values_[at_++].cast<T>(); }
+    T next() {
+        if constexpr (std::is_same_v<T, Reader>) return tuple();
+        else if constexpr (std::is_pointer_v<T>) return reinterpret_cast<T>(address());
+        else if constexpr (std::is_same_v<T, Address>) return address();
+        else if constexpr (std::is_same_v<T, bool>) return flag();
+        else if constexpr (std::is_floating_point_v<T>) return static_cast<T>(number());
+        else return static_cast<T>(integer(std::numeric_limits<T>::min(), std::numeric_limits<T>::max()));
+    }
 
+    // What may be None, in which case the value stays as it is.
+    bool next_or_none(double* value);
+
+    // What a PyCapsule of this name holds.
     template <class T>
-    T* address() { return pointer<T>(next<Address>()); }
+    T* next_capsule(const char* name) { return static_cast<T*>(capsule(name)); }
+
+    template <class... T>
+    void read(T&... to) { ((to = next<T>()), ...); }
+
+    // The same, and nothing is left.
+    template <class... T>
+    void rest(T&... to) {
+        read(to...);
+        end();
+    }
+
+    // The value at a place, wherever reading is.
+    template <class T>
+    T at(Py_ssize_t place) const {
+        Reader there = *this;
+        there.at_ = place;
+        return there.next<T>();
+    }
 
     // offsets, lengths, count, total
     Sequences sequences() {
-        const auto offsets = address<const int64_t>();
-        const auto lengths = address<const int64_t>();
+        const auto offsets = next<const int64_t*>();
+        const auto lengths = next<const int64_t*>();
         const auto count = next<int64_t>();
         return {offsets, lengths, count, next<int64_t>()};
     }
 
+    // Where anything is left, more was given than is taken.
+    void end() const;
+
 private:
-    const py::tuple& values_;
-    size_t at_ = 0;
+    PyObject* object();
+    Reader tuple();
+    void* capsule(const char* name);
+    Address address();
+    bool flag();
+    double number();
+    int64_t integer(int64_t least, int64_t most);
+
+    PyObject* tuple_;  // the caller's
+    Py_ssize_t at_ = 0;
 };
 
 }  // namespace d2k

@@ -1,71 +1,98 @@
 #include "d2kernels/temporal_conv.h"
 
-#include <optional>
-#include <tuple>
-
-#include <pybind11/stl.h>
-
 #include "bindings/bindings.h"
 
 namespace d2k {
-
 namespace {
 
-using Address = std::uintptr_t;
 // offsets, lengths, sequences, total, channels in and out per group, groups, taps, dilation
-using Shape = std::tuple<Address, Address, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
-using Dropout = std::tuple<int64_t, uint32_t, float>;  // seed, threshold, scale
-
-cpu::Convolution convolution(const Shape& shape) {
-    const auto& [offsets, lengths, count, total, c_in, c_out, groups, taps, dilation] = shape;
-    return {{pointer<const int64_t>(offsets), pointer<const int64_t>(lengths), count, total}, c_in, c_out, groups, taps,
-            dilation};
+cpu::Convolution convolution(Reader r) {
+    cpu::Convolution x{};
+    r.rest(x.sequences.offsets, x.sequences.lengths, x.sequences.count, x.sequences.total, x.c_in, x.c_out, x.groups,
+           x.taps, x.dilation);
+    return x;
 }
 
-cpu::Dropping dropping(const Dropout& dropout) {
-    const auto& [seed, threshold, scale] = dropout;
-    return {static_cast<uint64_t>(seed), threshold, scale};
+// seed, threshold, scale
+cpu::Dropping dropping(Reader r) {
+    cpu::Dropping x{};
+    int64_t seed;
+    r.rest(seed, x.threshold, x.scale);
+    x.seed = static_cast<uint64_t>(seed);
+    return x;
 }
 
-const float* or_null(const std::optional<float>& value) { return value ? &*value : nullptr; }
+// A number, or None for no activation.
+struct Slope {
+    float value = 0;
+    bool given;
+
+    explicit Slope(Reader& r) {
+        double number = 0;
+        given = r.next_or_none(&number);
+        value = static_cast<float>(number);
+    }
+    const float* or_null() const { return given ? &value : nullptr; }
+};
 
 }  // namespace
 
-void bind_temporal_conv(py::module_& m) {
-    m.def("convolves_cpu", &cpu::convolves);
-    m.def("temporal_conv_cpu", [](const Shape& shape, Address x, int64_t x_stride, Address weight, Address bias,
-                                  std::optional<float> slope, bool residual, const Dropout& dropout, Address out, Address sign,
-                                  int threads) {
+void bind_temporal_conv(Module& m) {
+    m.def("convolves_cpu", [](Call& c) { c.give(cpu::convolves()); });
+    m.def("temporal_conv_cpu", [](Call& c) {
+        const auto shape = convolution(c.next<Reader>());
+        const float *x, *weight, *bias;
+        int64_t x_stride;
+        c.read(x, x_stride, weight, bias);
+        const Slope slope(c);
+        const auto residual = c.next<bool>();
+        const auto drop = dropping(c.next<Reader>());
+        float* out;
+        uint8_t* sign;
+        int threads;
+        c.rest(out, sign, threads);
         run([&] {
-            return cpu::temporal_conv(convolution(shape), pointer<const float>(x), x_stride, pointer<const float>(weight),
-                                      pointer<const float>(bias), or_null(slope), residual, dropping(dropout),
-                                      pointer<float>(out), pointer<uint8_t>(sign), threads);
+            return cpu::temporal_conv(shape, x, x_stride, weight, bias, slope.or_null(), residual, drop, out, sign,
+                                      threads);
         });
     });
-    m.def("temporal_conv_inner_cpu", [](const Shape& shape, Address grad, int64_t grad_stride, Address out, Address sign,
-                                        std::optional<float> slope, const Dropout& dropout, Address inner,
-                                        Address dropped, Address bias_gradient, int threads) {
+    m.def("temporal_conv_inner_cpu", [](Call& c) {
+        const auto shape = convolution(c.next<Reader>());
+        const float *grad, *out;
+        int64_t grad_stride;
+        const uint8_t* sign;
+        c.read(grad, grad_stride, out, sign);
+        const Slope slope(c);
+        const auto drop = dropping(c.next<Reader>());
+        float *inner, *dropped, *bias_gradient;
+        int threads;
+        c.rest(inner, dropped, bias_gradient, threads);
         run([&] {
-            return cpu::temporal_conv_inner(convolution(shape), pointer<const float>(grad), grad_stride,
-                                            pointer<const float>(out), pointer<const uint8_t>(sign), or_null(slope),
-                                            dropping(dropout), pointer<float>(inner), pointer<float>(dropped),
-                                            pointer<float>(bias_gradient), threads);
+            return cpu::temporal_conv_inner(shape, grad, grad_stride, out, sign, slope.or_null(), drop, inner, dropped,
+                                            bias_gradient, threads);
         });
     });
-    m.def("temporal_conv_input_gradient_cpu", [](const Shape& shape, Address inner, int64_t inner_stride, Address weight,
-                                                 Address residual, int64_t residual_stride, Address grad_x,
-                                                 int threads) {
+    m.def("temporal_conv_input_gradient_cpu", [](Call& c) {
+        const auto shape = convolution(c.next<Reader>());
+        const float *inner, *weight, *residual;
+        int64_t inner_stride, residual_stride;
+        float* grad_x;
+        int threads;
+        c.rest(inner, inner_stride, weight, residual, residual_stride, grad_x, threads);
         run([&] {
-            return cpu::temporal_conv_input_gradient(convolution(shape), pointer<const float>(inner), inner_stride,
-                                                     pointer<const float>(weight), pointer<const float>(residual),
-                                                     residual_stride, pointer<float>(grad_x), threads);
+            return cpu::temporal_conv_input_gradient(shape, inner, inner_stride, weight, residual, residual_stride,
+                                                     grad_x, threads);
         });
     });
-    m.def("temporal_conv_weight_gradient_cpu", [](const Shape& shape, Address inner, int64_t inner_stride, Address x,
-                                                  int64_t x_stride, Address grad_weight, int threads) {
+    m.def("temporal_conv_weight_gradient_cpu", [](Call& c) {
+        const auto shape = convolution(c.next<Reader>());
+        const float *inner, *x;
+        int64_t inner_stride, x_stride;
+        float* grad_weight;
+        int threads;
+        c.rest(inner, inner_stride, x, x_stride, grad_weight, threads);
         run([&] {
-            return cpu::temporal_conv_weight_gradient(convolution(shape), pointer<const float>(inner), inner_stride,
-                                                      pointer<const float>(x), x_stride, pointer<float>(grad_weight), threads);
+            return cpu::temporal_conv_weight_gradient(shape, inner, inner_stride, x, x_stride, grad_weight, threads);
         });
     });
 }

@@ -1,53 +1,62 @@
 #include "d2kernels/winograd.h"
 
-#include <pybind11/stl.h>
-
-#include <array>
-
 #include "bindings/bindings.h"
 
 namespace d2k {
-
 namespace {
 
-using Address = std::uintptr_t;
-using Products = std::array<Address, cpu::kWinogradPoints>;
+struct Products {
+    const float* of_point[cpu::kWinogradPoints];
 
-std::array<const float*, cpu::kWinogradPoints> pointers(const Products& products) {
-    std::array<const float*, cpu::kWinogradPoints> found;
-    for (size_t p = 0; p < found.size(); ++p) found[p] = pointer<const float>(products[p]);
-    return found;
-}
+    explicit Products(Reader r) {
+        for (const float*& product : of_point) product = r.next<const float*>();
+        r.end();
+    }
+};
 
 }  // namespace
 
-void bind_winograd(py::module_& m) {
-    m.def("winograd_input_cpu", [](Address x, int64_t rows, int64_t channels, int64_t stride, int64_t tiles, Address v,
-                                   int threads) {
-        run([&] {
-            return cpu::winograd_input({pointer<float>(x), rows, channels, stride}, tiles, pointer<float>(v), threads);
-        });
+void bind_winograd(Module& m) {
+    m.def("winograd_input_cpu", [](Call& c) {
+        cpu::Rows x{};
+        int64_t tiles;
+        float* v;
+        int threads;
+        c.rest(x.data, x.rows, x.channels, x.stride, tiles, v, threads);
+        run([&] { return cpu::winograd_input(x, tiles, v, threads); });
     });
-    m.def("winograd_gradient_cpu", [](Address grad, int64_t rows, int64_t channels, int64_t stride, int64_t tiles, Address z,
-                                      int threads) {
-        run([&] {
-            return cpu::winograd_gradient({pointer<float>(grad), rows, channels, stride}, tiles, pointer<float>(z), threads);
-        });
+    m.def("winograd_gradient_cpu", [](Call& c) {
+        cpu::Rows grad{};
+        int64_t tiles;
+        float* z;
+        int threads;
+        c.rest(grad.data, grad.rows, grad.channels, grad.stride, tiles, z, threads);
+        run([&] { return cpu::winograd_gradient(grad, tiles, z, threads); });
     });
-    m.def("winograd_output_cpu", [](const Products& products, int64_t tiles, Address bias, Address y, int64_t rows,
-                                    int64_t channels, int64_t stride, int threads) {
-        const auto from = pointers(products);
-        run([&] {
-            return cpu::winograd_output(from.data(), tiles, pointer<const float>(bias),
-                                        {pointer<float>(y), rows, channels, stride}, threads);
-        });
+    m.def("winograd_output_cpu", [](Call& c) {
+        const Products products(c.next<Reader>());
+        int64_t tiles;
+        const float* bias;
+        cpu::Rows y{};
+        int threads;
+        c.rest(tiles, bias, y.data, y.rows, y.channels, y.stride, threads);
+        run([&] { return cpu::winograd_output(products.of_point, tiles, bias, y, threads); });
     });
-    m.def("winograd_weight_cpu", [](Address w, int64_t size, Address u, int threads) {
-        run([&] { return cpu::winograd_weight(pointer<const float>(w), size, pointer<float>(u), threads); });
+    m.def("winograd_weight_cpu", [](Call& c) {
+        const float* w;
+        int64_t size;
+        float* u;
+        int threads;
+        c.rest(w, size, u, threads);
+        run([&] { return cpu::winograd_weight(w, size, u, threads); });
     });
-    m.def("winograd_weight_gradient_cpu", [](const Products& products, int64_t size, Address grad, int threads) {
-        const auto from = pointers(products);
-        run([&] { return cpu::winograd_weight_gradient(from.data(), size, pointer<float>(grad), threads); });
+    m.def("winograd_weight_gradient_cpu", [](Call& c) {
+        const Products products(c.next<Reader>());
+        int64_t size;
+        float* grad;
+        int threads;
+        c.rest(size, grad, threads);
+        run([&] { return cpu::winograd_weight_gradient(products.of_point, size, grad, threads); });
     });
 }
 

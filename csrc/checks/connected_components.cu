@@ -51,10 +51,8 @@ void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Valu
     there.scores = there_scores.get();
     there.thresholds = there_levels.get();
     if (problem.class_mask) there.class_mask = checks::as_bool(there_mask.get());
-    size_t bytes = 0;
-    CHECK(d2k::cuda::connected_components_workspace(items, 0, &bytes));
-    const Device<char> workspace(bytes, checks::Holds::kNothing);
-    CHECK(d2k::cuda::connected_components_count(there, places.get(), workspace.get(), bytes, 0, nullptr));
+    const Device<char> workspace(d2k::cuda::connected_components_workspace(items), checks::Holds::kNothing);
+    CHECK(d2k::cuda::connected_components_count(there, places.get(), workspace.get(), 0, nullptr));
     CHECK(d2k::cuda::connected_components_fill(there, places.get(), d2k::Segments::in(found.get(), size), 0, nullptr));
     CHECK(cudaDeviceSynchronize());
     rows.resize(5 * size);
@@ -75,5 +73,6 @@ int check_connected_components() {
             }
     compare<double>(tally, checks::batches()[2], 20, Values::kUniform, 1);
     compare<float>(tally, {{0, 100000}, {100000}, 100000}, 1, Values::kTies, 1);
+    compare<float>(tally, {{0}, {3}, 3}, 720, Values::kUniform, 0);  // more items than one block adds up
     return tally.finish();
 }

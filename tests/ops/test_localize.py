@@ -207,7 +207,10 @@ class AsBlock:
         self.size = (out[0] != -7).sum().item()
         return self
 
-    def write(self, columns, threads):
+    def localized_size(self, found):
+        return found.size
+
+    def localized_write_cpu(self, found, columns, threads):
         for to, column in zip(columns, self.rows, strict=True):
             ctypes.memmove(to, column.data_ptr(), self.size * 8)
 
@@ -285,7 +288,7 @@ class AsGpu(AsBlock):
 
     def localize_write_cuda(self, given, rules, room, first, capacity, columns, workspace, device, stream):
         self.size = min(capacity, (self.rows[0] != -7).sum().item())
-        self.write(columns, 1)
+        self.localized_write_cpu(self, columns, 1)
 
 
 def on_gpu(x, monkeypatch, **kwargs):

@@ -127,10 +127,10 @@ Status connected_components_fill(const Components<T>& problem, const int64_t* po
 
 namespace cuda {
 // Bytes of device memory that the count works in.
-Status connected_components_workspace(int64_t items, int device, size_t* bytes);
+size_t connected_components_workspace(int64_t items);
 template <class T>
-Status connected_components_count(const Components<T>& problem, int64_t* positions, void* workspace, size_t bytes,
-                                  int device, void* stream);
+Status connected_components_count(const Components<T>& problem, int64_t* positions, void* workspace, int device,
+                                  void* stream);
 template <class T>
 Status connected_components_fill(const Components<T>& problem, const int64_t* positions, Segments out, int device,
                                  void* stream);

@@ -91,10 +91,8 @@ def connected_components_forward(
         return out
     device = scores.device.index
     stream = torch.cuda.current_stream(scores.device).cuda_stream
-    workspace = scores.new_empty(module.connected_components_workspace_cuda(items, device), dtype=torch.uint8)
-    module.connected_components_count_cuda(
-        problem, positions.data_ptr(), workspace.data_ptr(), workspace.numel(), device, stream
-    )
+    workspace = scores.new_empty(module.connected_components_workspace_cuda(items), dtype=torch.uint8)
+    module.connected_components_count_cuda(problem, positions.data_ptr(), workspace.data_ptr(), device, stream)
     out = offsets.new_empty((5, int(positions[-1])))  # the op's one synchronisation
     module.connected_components_fill_cuda(
         problem, positions.data_ptr(), out.data_ptr(), out.shape[1], device, stream

@@ -75,8 +75,8 @@ def localize_forward(
     if activations.device.type == "cpu":
         threads = torch.get_num_threads()
         found = _found(module, given, rules, count.data_ptr(), threads)
-        out = columns(found.size)
-        found.write(tuple(c.data_ptr() for c in out), threads)
+        out = columns(module.localized_size(found))
+        module.localized_write_cpu(found, tuple(c.data_ptr() for c in out), threads)
         return padded((*out, count), capacity)
     (total, classes), n, upsample = activations.shape, lengths.shape[0], rules[9]
     if total * upsample >= 2**31:
@@ -144,7 +144,9 @@ def localize_arrays(
         0 if class_mask is None else class_mask.ctypes.data,
         0 if class_score is None else class_score.ctypes.data,
     )
-    found = _found(_module(), given, rules, count.ctypes.data, 0)
-    columns = [np.empty(found.size, dtype) for dtype in (np.int64, np.int64, np.float64, np.float64, np.float64)]
-    found.write(tuple(c.ctypes.data for c in columns), 0)
+    module = _module()
+    found = _found(module, given, rules, count.ctypes.data, 0)
+    size = module.localized_size(found)
+    columns = [np.empty(size, dtype) for dtype in (np.int64, np.int64, np.float64, np.float64, np.float64)]
+    module.localized_write_cpu(found, tuple(c.ctypes.data for c in columns), 0)
     return (*columns, count)
