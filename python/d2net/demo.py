@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,22 +22,23 @@ from d2net.report.pictures import plot_video
 IOU = [i / 10 for i in range(1, 8)]
 
 
-def demo_config(iterations: int) -> Config:
+def demo_settings(iterations: int) -> dict[str, Any]:
     """The release recipe, shortened: a larger learning rate, and L_D entering halfway at a small weight."""
-    return make_config(
-        overrides={
-            "train.iterations": iterations,
-            "train.learning_rate": 1e-3,
-            "train.subsets": ["train"],
-            "train.checkpoint_every": iterations,
-            "loss.denoising_start": iterations // 2,
-            "loss.ds_weight": 0.01,
-            "loss.dv_weight": 0.01,
-            "timing.fps": 25.0,
-            "timing.stride": 16.0,
-            "timing.snippet_frames": 16.0,
-        }
-    )
+    return {
+        "train.iterations": iterations,
+        "train.learning_rate": 1e-3,
+        "train.subsets": ["train"],
+        "train.checkpoint_every": iterations,
+        "loss.denoising_start": iterations // 2,
+        "loss.ds_weight": 0.01,
+        "loss.dv_weight": 0.01,
+    }
+
+
+def demo_config(iterations: int) -> Config:
+    """With the timing of the made-up features."""
+    timing = {"timing.fps": 25.0, "timing.stride": 16.0, "timing.snippet_frames": 16.0}
+    return make_config(overrides=demo_settings(iterations) | timing)
 
 
 def random_detections(truth: Annotations, lengths: dict[str, float], seed: int = 0) -> Detections:
@@ -58,7 +60,7 @@ def run_demo(out: Path, iterations: int = 400, seed: int = 0) -> int:
         ValueError: `out` holds anything but an earlier demo, which is replaced.
     """
     began = time.perf_counter()
-    _check_folder(out)
+    check_folder(out)
     features_file, annotations_file = write_synthetic(out / "data", make_synthetic(seed=seed))
     print(f"data         {features_file} and {annotations_file}")
     store, annotations = open_features(features_file), load_annotations(annotations_file)
@@ -86,7 +88,8 @@ def run_demo(out: Path, iterations: int = 400, seed: int = 0) -> int:
     return 0 if good else 1
 
 
-def _check_folder(out: Path) -> None:
+def check_folder(out: Path) -> None:
+    """Raises ValueError where `out` holds anything but an earlier demo."""
     check_destination(out / "metrics.json")
     held = sorted(p.name for p in out.iterdir())
     ours = out / "data" / "annotations.json"

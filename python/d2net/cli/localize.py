@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from d2net.cli.localize_videos import videos_and_kinds
 from d2net.cli.options import (
     Crops,
     Device,
@@ -17,6 +18,7 @@ from d2net.cli.options import (
     SnippetFrames,
     SnippetSeconds,
     Stride,
+    Weights,
     say,
     timing_overrides,
 )
@@ -25,6 +27,21 @@ from d2net.cli.options import (
 def localize(
     checkpoint: Annotated[Path, typer.Option(help="A run's folder or a checkpoint file.")],
     out: Annotated[Path, typer.Option(help="Detections, ActivityNet results JSON.")],
+    more: Annotated[
+        list[Path] | None, typer.Argument(help="Further videos, as a shell makes of --video *.mp4.", show_default=False)
+    ] = None,
+    video: Annotated[
+        list[Path] | None,
+        typer.Option(help="A video or a folder of them, in place of features; --features then keeps theirs."),
+    ] = None,
+    render: Annotated[
+        str, typer.Option(help="Of each video also, as srt,mp4: srt, vtt (subtitles), png (picture), mp4 (burnt in).")
+    ] = "",
+    render_to: Annotated[Path | None, typer.Option(help="Folder of those; beside --out by default.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Of --video, where the model's features do not say: see d2net extract.")
+    ] = None,
+    weights: Weights = None,
     features: Annotated[Path | None, typer.Option(help="As for train.")] = None,
     activations: Annotated[
         Path | None, typer.Option(help="An .npz of activations (snippets, classes) by video, in place of features.")
@@ -50,6 +67,7 @@ def localize(
     """Find segments in videos, in seconds.
 
     Example: d2net localize --checkpoint run --features features.npz --out detections.json
+    Or: d2net localize --checkpoint run --video match.mp4 --render srt,mp4 --out detections.json
     """
     from d2net import api
     from d2net.config import from_dict, make_config, parse_assignments
@@ -63,11 +81,13 @@ def localize(
     from d2net.timing import Timing
     from d2net.training.folder import run_files
 
-    if (features is None) == (activations is None):
-        raise ValueError("give exactly one of --features and --activations")
+    if video is None and (features is None) == (activations is None):
+        raise ValueError("give exactly one of --features and --activations, or --video")
+    shown = videos_and_kinds(video, more, render, activations, (backbone, weights, render_to))
     if subset and annotations is None:
         raise ValueError("--subset names a subset of --annotations; give that file too")
-    inputs = [*run_files(checkpoint), features, activations, annotations, video_info, config]
+    given = features if video is None else None
+    inputs = [*run_files(checkpoint), given, activations, annotations, video_info, config, *shown.files]
     check_outputs([out, save_activations], inputs)
     model = api.load(checkpoint, device, config=config)
     tree = model.config.model_dump()
@@ -78,6 +98,8 @@ def localize(
     known = load_annotations(annotations) if annotations else None
     if known is not None and subset:
         known = known.subset(subset)
+    if shown.files or shown.failed:
+        features = shown.extract(model, features, backbone, weights or [], device, quiet)
     store = open_features(features, crops=crops) if features is not None else None  # type: ignore[arg-type]
     if store is not None and not quiet:
         say(f"features: {store.summary()}")
@@ -88,7 +110,7 @@ def localize(
         store if store is not None else load_activations(activations, classes=len(model.classes)),
         from_activations=activations is not None,
         annotations=known,
-        names=list(known.videos) if known is not None and subset else None,
+        names=list(known.videos) if known is not None and subset else shown.names,
         timing=Timing(**{k.removeprefix("timing."): v for k, v in timing.items()}) if timing else None,
         durations=info.durations if info else None,
         video_timings=info.timings if info else None,
@@ -100,7 +122,10 @@ def localize(
     save_detections(out, result.detections)
     if save_activations:
         write_activations(save_activations, result.activations)
+    if store is not None:
+        shown.render(result.detections, store.durations, render_to or out.parent)
     print(f"{len(result.detections)} detections in {len(result.detections.videos)} videos: {out}")
+    shown.end()
 
 
 def _flat(tree: dict) -> dict:

@@ -176,6 +176,12 @@ class VideoReader:
         with reading(self.path, "a video", VideoError):
             yield from self._resampled()
 
+    def timed(self) -> Iterator[tuple[Fraction, np.ndarray]]:
+        """(seconds since the start, frame) of every frame that there is, in place of resampled ones."""
+        with reading(self.path, "a video", VideoError):
+            for time, _, frame in self._timed():
+                yield time, self._image(frame)
+
     def _resampled(self) -> Iterator[np.ndarray]:
         held: Any = None
         image: np.ndarray | None = None
@@ -196,7 +202,7 @@ class VideoReader:
         if short > max(0.5, 0.01 * self.duration) and not self.partial:
             raise VideoError(
                 f"{self.path} is truncated: it says {self.stated:.2f} s and {self.duration:.2f} s decode; get it "
-                "again, or take what there is with --partial"
+                "again, or take what there is with d2net extract --partial"
             )
         for _ in range(max(math.floor(end * self.fps + half), 1) - slot):
             image = self._image(held) if image is None else image
