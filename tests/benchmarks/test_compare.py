@@ -16,7 +16,7 @@ import time
 def op():
     time.sleep({op})
 def same():
-    time.sleep(0.003)
+    time.sleep(0.03)
 """
 BENCH = """
 import planted
@@ -37,17 +37,17 @@ def tree(tmp_path):
     (root / "d2kernels/verify").mkdir(parents=True)  # what says whether an output is right comes with the benchmarks
     shutil.copy(ROOT / "d2kernels/verify/compare.py", root / "d2kernels/verify")
     (root / "benchmarks/bench_planted.py").write_text(BENCH)
-    (root / "planted.py").write_text(PACKAGE.format(op=0.003))
+    (root / "planted.py").write_text(PACKAGE.format(op=0.03))
     (root / "pytest.ini").write_text("[pytest]\n")
     git = ["git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "fast"]):
         subprocess.run([*git, *command], check=True)
-    (root / "planted.py").write_text(PACKAGE.format(op=0.009))
+    (root / "planted.py").write_text(PACKAGE.format(op=0.09))
     return root
 
 
 def test_a_planted_slow_down_is_named(tree):
-    text, slower = compare.compare(tree, "HEAD", 2, ["--budget=0.1", "--device=cpu"], tree / "benchmarks")
+    text, slower = compare.compare(tree, "HEAD", 2, ["--budget=0.3", "--device=cpu"], tree / "benchmarks")
     assert slower == ["op, w, forward, float32"], text
     (line,) = (line for line in text.splitlines() if "REGRESSED" in line)
     assert line.startswith("op, w") and "same, w" in text

@@ -89,9 +89,9 @@ def test_the_ratio_is_the_peers_time_over_ours():
 
         return run
 
-    row, _ = hold(Side("slow", sleeps(0.012)), ours=Side("native", sleeps(0.004)), budget=0.3)
+    row, _ = hold(Side("slow", sleeps(0.12)), ours=Side("native", sleeps(0.04)), budget=0.1)
     ratio = row["peers"][0]["ratio"]
-    assert 2 < ratio["median"] < 4 and ratio["q1"] <= ratio["median"] <= ratio["q3"] and ratio["rounds"] >= 5
+    assert 2 < ratio["median"] < 4 and ratio["q1"] <= ratio["median"] <= ratio["q3"] and ratio["rounds"] >= 3
 
 
 def test_a_yardstick_is_timed_unchecked():
@@ -118,7 +118,8 @@ def test_errors_of_each_kind():
     assert checking.error(a * 1.01, a) == pytest.approx(0.01)
     assert checking.error(np.array([1, 2]), np.array([1, 3])) == np.inf
     assert checking.error(a[:3], a) == checking.error((a, a), a) == np.inf
-    assert checking.error(a * np.nan, a) == checking.error(a, a * 0) == np.inf
+    assert checking.error(a * np.nan, a) == np.inf
+    assert checking.error(a, a * 0) == pytest.approx(np.linalg.norm(a))  # nothing to be relative to
     assert checking.bound("bfloat16", 0.01) > checking.bound("float32", 0.01) > 0.02
 
 
