@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
-_NOT_KERNELS = {"__init__", "reference", "schema", "_library"}  # modules that every backend shares
+_NOT_KERNELS = {"__init__", "schema", "_library"}  # modules that every backend shares
 Files = dict[str, str]  # path inside the tree, with slashes, to the SHA-256 of the contents
 
 
