@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from d2net.data.detections import Detections
 from d2net.data.features import FeatureStore, check_streams, open_features
 from d2net.data.files import check_outputs, some
 from d2net.data.names import aliases, hint, match, warn
-from d2net.data.stated import compare_lengths, stated_timing
+from d2net.data.stated import compare_lengths, durations_differ, overruled_videos, stated_timing
 from d2net.evaluation import classification_map, evaluate
 from d2net.evaluation.matching import parse_iou
 from d2net.evaluation.prepared import PROTOCOLS, rate_of, truth_spans
@@ -189,22 +190,35 @@ def training_timing(
         statements.append(Statement(f"preset {config.preset}", TIMINGS[config.preset]))
     found = resolve(statements)
     own = {} if found.explicit else data.videos
-    durations = {**store.durations, **{v: x.duration for v, x in annotations.videos.items() if x.duration is not None}}
-    _warn_of_timing(found, own, {v: store.lengths[v] for v in names}, durations, annotations, store.width)
+    annotated = {v: x.duration for v, x in annotations.videos.items() if x.duration is not None}
+    durations = {**store.durations, **annotated}
+    notes = [*data.notes, *durations_differ(annotated, annotations.source, store.durations, store.source)]
+    notes += overruled_videos(found, data.videos, annotations.source)
+    lengths = {v: store.lengths[v] for v in names}
+    _warn_of_timing(found, own, lambda v: annotations.source, notes, lengths, durations, annotations, store.width)
     return found, own
 
 
 def _warn_of_timing(
     found: Resolved,
     own: Mapping[str, Timing],
+    own_source: Callable[[str], str],
+    notes: Sequence[str],
     lengths: Mapping[str, int],
     durations: Mapping[str, float],
     annotations: Annotations | None,
     width: int | None = None,
 ) -> None:
     rates = {v: x.fps for v, x in annotations.videos.items() if x.fps is not None} if annotations else {}
-    odd = compare_lengths(lengths, durations, lambda v: own.get(v, found.timing), found.source, rates, width)
-    for text in [*found.contradictions, *odd]:
+    odd = compare_lengths(
+        lengths,
+        durations,
+        lambda v: own.get(v, found.timing),
+        lambda v: own_source(v) if v in own else found.source,
+        rates,
+        width,
+    )
+    for text in [*found.contradictions, *notes, *odd]:
         warnings.warn(text, TimingWarning, stacklevel=4)
 
 
@@ -595,18 +609,28 @@ def _videos(
     own = {**({} if resolved.explicit else data.videos), **of_videos.values}
     timing = resolved.timing
     if timing is None and not own:
+        why = "".join(f"; {text}" for text in [*resolved.contradictions, *data.notes])
         raise UnknownTiming(
             "localize: the model does not know when a snippet is; give --fps, --stride and --snippet-frames, "
-            "or --snippet-seconds, or --resized"
+            f"or --snippet-seconds, or --resized{why}"
         )
-    known = _durations(durations, annotations, videos, chosen)
+    notes = [*data.notes, *(overruled_videos(resolved, data.videos, annotations.source) if annotations else [])]
+    if resolved.source in {s.source for s in data.statements}:
+        notes += overruled_videos(resolved, of_videos.values, "the video info")
+    known, differ = _durations(durations, annotations, videos, chosen)
+    notes += differ
     if from_activations:
         lengths = [len(videos[v].classes) for v in chosen]
         activate = partial(_stored_activations, videos, reweight=reweight)
     else:
         lengths = _lengths(videos, chosen, model.network.width)
         activate = partial(_network_activations, model, videos)
-    _warn_of_timing(resolved, own, dict(zip(chosen, lengths, strict=True)), known, annotations)
+
+    def own_source(v: str) -> str:
+        return "the video info" if v in of_videos.values or annotations is None else annotations.source
+
+    lengths_by_name = dict(zip(chosen, lengths, strict=True))
+    _warn_of_timing(resolved, own, own_source, notes, lengths_by_name, known, annotations)
     return _Videos(chosen, lengths, activate, timing, own, known, annotations)
 
 
@@ -622,18 +646,23 @@ def _at_localization(timing: Timing | None, model: Model, data: list[Statement])
 
 def _durations(
     given: Mapping[str, float] | None, annotations: Annotations | None, videos: Collection[str], chosen: list[str]
-) -> dict[str, float]:
-    """Seconds of the chosen videos, as far as something says them: `given`, then annotations, then the features."""
-    known = dict(videos.durations) if isinstance(videos, FeatureStore) else {}
-    if annotations is not None:
-        known |= {v: x.duration for v, x in annotations.videos.items() if x.duration is not None}
+) -> tuple[dict[str, float], list[str]]:
+    """Seconds of the chosen videos, as far as something says them: `given`, then annotations, then the features; and
+    what is said where two differ."""
     own = match(given or {}, videos, "durations", "the features")
     warn(own.notes)
-    found = {**known, **own.values}
+    sources = [(own.values, "the given durations")]
+    if annotations is not None:
+        of = {v: x.duration for v, x in annotations.videos.items() if x.duration is not None}
+        sources.append((of, annotations.source))
+    if isinstance(videos, FeatureStore):
+        sources.append((dict(videos.durations), videos.source))
+    differ = [x for (a, of_a), (b, of_b) in combinations(sources, 2) for x in durations_differ(a, of_a, b, of_b)]
+    found = {v: d for durations, _ in reversed(sources) for v, d in durations.items()}
     missing = [v for v in chosen if v not in found]
     if found and missing:
         warn([f"{len(missing)} of {len(chosen)} videos have no duration to clip segments to ({some(missing)})"])
-    return found
+    return found, differ
 
 
 def _network_activations(model: Model, features: Mapping[str, np.ndarray], names: Sequence[str]) -> Activations:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal, DecimalException
+from typing import Any
+
+import numpy as np
 
 MOST = 10_000
 LONGEST = 1e15  # seconds; further out float64 does not tell eighths of a second apart, and products overflow
@@ -22,6 +25,21 @@ def decimal(text: str) -> float:
     if not _DECIMAL.fullmatch(text):
         raise ValueError(f"not a number: {text[:80]!r}")
     return float(text)
+
+
+def usable(value: Any) -> float | None:
+    """A positive number of at most LONGEST, as a number, its text or an array of one; None for anything else."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.item() if value.size == 1 else None
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = decimal(value) if isinstance(value, str) else float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 < number <= LONGEST else None
 
 
 def parse_values(text: str) -> list[float]:

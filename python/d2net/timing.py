@@ -141,26 +141,34 @@ class Resolved(NamedTuple):
     contradictions: list[str]
 
 
-def resolve(statements: Sequence[Statement]) -> Resolved:
-    """The first statement counts; later ones fill in fields of the same kind, as an fps beside another's stride.
+def _by_kind(statement: Statement) -> list[Statement]:
+    """One statement for each way of saying it, so that what a source says twice is compared like what two say."""
+    given = statement.given()
+    parts = [{name: given[name] for name in kind if name in given} for kind in _KINDS]
+    return [statement._replace(fields=part) for part in parts if part]
 
-    A later statement that says otherwise is a contradiction, unless what is overruled is a preset by the user.
+
+def resolve(statements: Sequence[Statement]) -> Resolved:
+    """The first whole statement counts; later ones fill in fields of the same kind, as an fps beside another's stride.
+
+    What is said otherwise, by another source or by the same one in other fields, is a contradiction, unless what is
+    overruled is a preset by the user; and so is a part of a timing that nothing completes.
 
     Raises:
-        ValueError: a timing that is incomplete or not positive; names its sources.
+        ValueError: what the user states is incomplete or conflicting, or something is not positive; names its sources.
     """
-    said = [s for s in statements if s.given()]
-    if not said:
-        return Resolved(None, "", False, [])
+    said = [s for whole in statements for s in ([whole] if whole.explicit else _by_kind(whole)) if s.given()]
     for place, leading in enumerate(said):
         try:
             timing = Timing(**_completed(leading, said[place + 1 :]))
         except ValueError as error:
-            if leading.explicit or place == len(said) - 1:
-                raise type(error)(f"{error} (by {' and '.join(s.source for s in said)})") from None
+            if leading.explicit:
+                sources = " and ".join(dict.fromkeys(s.source for s in said))
+                raise type(error)(f"{error} (by {sources})") from None
             continue  # a part of a timing that nothing completes
         return Resolved(timing, leading.source, leading.explicit, _contradictions(timing, leading, said))
-    raise AssertionError("the last statement returns or raises")
+    parts = [f"timing: {s.source} says {_fields(s.given())} and no more: it is not used" for s in said]
+    return Resolved(None, "", False, parts)
 
 
 def _completed(leading: Statement, others: Sequence[Statement]) -> dict[str, Any]:
@@ -173,15 +181,24 @@ def _completed(leading: Statement, others: Sequence[Statement]) -> dict[str, Any
     return merged
 
 
+def _fields(given: Mapping[str, Any]) -> str:
+    return " and ".join(f"{name} {value:.9g}" for name, value in given.items())
+
+
 def _contradictions(timing: Timing, leading: Statement, said: Sequence[Statement]) -> list[str]:
     found = []
     for other in said:
         if other is leading or (leading.explicit and other.source.startswith("preset ")):
             continue
+        given = other.given()
         try:
-            theirs = Timing(**other.given())
-        except ValueError:
-            continue
-        if not timing.same_as(theirs):
-            found.append(f"timing: {leading.source} says {timing}, and is followed; {other.source} says {theirs}")
+            theirs = Timing(**given)
+        except ValueError:  # a part
+            differ = {k: v for k, v in given.items() if getattr(timing, k) not in (None, v)}
+            words = _fields(differ)
+        else:
+            words = "" if timing.same_as(theirs) else str(theirs)
+        if words:
+            also = "it also says" if other.source == leading.source else f"{other.source} says"
+            found.append(f"timing: {leading.source} says {timing}, and is followed; {also} {words}")
     return found

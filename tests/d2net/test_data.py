@@ -514,9 +514,9 @@ def test_detections_of_every_dialect_read_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("video,start,end,score\nv,1,2,3\n", "line 2: no label; columns are video, start, end, label, score"),
+        ("video,start,end,score\nv,1,2,3\n", "no column `label`; a list of events has video, start"),
         ("video,start,end,label,score\nv,x,2,a,3\n", "line 2: start is 'x', which is not a number"),
-        ("video,start,end,label,score\n,1,2,a,3\n", "line 2: no video; columns are"),
+        ("video,start,end,label,score\n,1,2,a,3\n", "line 2: the cell of `video` is empty"),
         (pickle.dumps({"video-id": ["v"]}), "lacks t-start, t-end, label, score; a pickle of detections is a dict"),
         (pickle.dumps([1]), "is a list; a pickle of detections is a dict"),
         (pickle.dumps(detections), "nothing was executed"),

@@ -73,7 +73,7 @@ def test_shadows_of_macos_are_no_videos(tmp_path):
     assert open_features(tmp_path / "f.npz").names == ["v"]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".pkl"])
+@pytest.mark.parametrize("suffix", [".txt", ".pkl"])
 def test_a_folder_of_other_files_says_what_it_holds(tmp_path, suffix):
     for name in "ab":
         (tmp_path / f"{name}{suffix}").write_bytes(b"x")
@@ -369,3 +369,17 @@ def test_tensors_of_other_kinds_are_named(tmp_path, tensor, says):
     with pytest.raises(FeatureError, match=rf"v.* {says}") as error:
         open_features(tmp_path)
     assert "truncated" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "video"),
+    [
+        ("v7/c3d", "v7"), ("v7/c3d_features", "v7"), ("v7/features", "v7"), ("v7/I3D", "v7"), ("a/v7/data", "a/v7"),
+        ("features/v7", "features/v7"), ("v7", "v7"), ("c3d", "c3d"),
+    ],
+)  # fmt: skip
+def test_an_hdf5_of_one_video_is_named_as_one_of_many(tmp_path, place, video):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file[place] = np.ones((5, 4), np.float32)
+    assert list(open_features(tmp_path / "f.h5")) == [video]

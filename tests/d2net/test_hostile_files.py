@@ -26,7 +26,10 @@ from d2net.evaluation import load_ambiguous, load_fractions
 from d2net.parity.checks import Golden
 from d2net.timing import Timing
 
-pytestmark = pytest.mark.filterwarnings("ignore::d2net.data.annotations.AnnotationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::d2net.data.annotations.AnnotationWarning"),
+    pytest.mark.filterwarnings("ignore::d2net.data.detections.DetectionWarning"),
+]
 
 VIDEO = {"subset": "train", "duration_second": 9.5, "fps": 30, "annotations": [{"label": "run", "segment": [1, 2.5]}]}
 ANNOTATIONS = {
@@ -36,6 +39,21 @@ ANNOTATIONS = {
 DETECTIONS = {"version": "1.3", "results": {"v": [{"label": "run", "score": 0.5, "segment": [1, 2]}], "w": []}}
 INFO = {"v": {"fps": 30, "stride": 8, "snippet_frames": 16, "duration": 12}, "w": {"resized": 1, "duration": 3}}
 FRACTIONS = {"rows": [["v", "run", 0.1, 0.5], ["w", "jump", 0.25, 1.0]]}
+
+
+OPENTAD = {"version": "x", "database": {"v": {"subset": "training", "duration": 9.5, "fps": 30.0, "annotations": [
+    {"label": "run", "segment": [1, 2.5], "segment(frames)": [30, 75], "label_id": 0},
+    {"label": "jump", "segment": [3, 4.5], "segment(frames)": [90, 135], "label_id": 1}]}}}  # fmt: skip
+DCASE = "filename\tonset\toffset\tevent_label\na.wav\t0.5\t2.25\tSpeech\nb.wav\t\t\t\n"
+SED_EVAL = "a.wav\thome\t1.5\t2\trun\na.wav\thome\t3\t4\tjump\n"
+TRACK = "1.500000\t2.250000\trun\n\\\t100.0\t2000.0\n3.0\t4.0\tjump high\n"
+SCORED = "1.500000\t2.250000\trun [0.5]\n3.0\t4.0\tjump high [0.25]\n"
+
+
+def write_splits(path):
+    (path.parent / "gt.json").write_text(json.dumps({"database": {"v": VIDEO, "w": {"video_labels": ["run"]}}}))
+    (path.parent / "split_train.txt").write_text("v\n")
+    (path.parent / "split_test.txt").write_text("w\n")
 
 
 def arrays():
@@ -62,6 +80,22 @@ def write_hdf5(path):
     with h5py.File(path, "w") as file:
         for name, x in arrays().items():
             file.create_dataset(name, data=x, compression="gzip" if name == "w" else None)
+
+
+def write_safetensors(path):
+    pytest.importorskip("safetensors.numpy").save_file(arrays(), path, {"fps": "25"})
+
+
+def write_c3d(path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        for name, x in arrays().items():
+            file[f"{name}/c3d_features"] = x
+
+
+def write_text(path):
+    """As pandas writes it: a header of the columns' numbers."""
+    np.savetxt(path, arrays()["w"], "%.9g", ",", header="0,1,2,3", comments="")
 
 
 def write_npy(path):
@@ -122,9 +156,16 @@ READERS = {
     "npz": ("features.npz", write_npz, read_features),
     "compressed npz": ("features.npz", write_compressed, read_features),
     "hdf5": ("features.h5", write_hdf5, read_features),
+    "hdf5 of groups": ("features.h5", write_c3d, read_features),
+    "safetensors": ("features.safetensors", write_safetensors, read_features),
     "npy": ("only.npy", write_npy, read_npy),
+    "text": ("only.csv", write_text, read_npy),
     "npz of one": ("only.npz", lambda path: np.savez(path, arrays()["w"]), read_npy),
     "tensor": ("only.pt", lambda path: torch.save(torch.from_numpy(arrays()["w"]), path), read_npy),
+    "safetensors of one": (
+        "only.safetensors", lambda path: pytest.importorskip("safetensors.numpy").save_file({"x": arrays()["w"]}, path),
+        read_npy,
+    ),
     "activations": ("a.npz", write_activations, lambda path: load_activations(path, 4)),
     "golden outputs": ("forward_x.npz", write_golden, Golden),
     "annotations": ("a.json", as_json(ANNOTATIONS), load_annotations),
@@ -135,6 +176,13 @@ READERS = {
     "detections pickle": ("d.pkl", lambda path: path.write_bytes(pickle.dumps(PICKLED)), load_detections),
     "W-TALC": ("a-features.npy", write_wtalc, read_features),
     "W-TALC annotations": ("segments.npy", write_wtalc_annotations, lambda path: load_annotations(path.parent)),
+    "sed_eval": ("d.txt", lambda path: path.write_text(SED_EVAL), load_annotations),
+    "DCASE": ("d.tsv", lambda path: path.write_text(DCASE), load_annotations),
+    "label tracks": ("v.txt", lambda path: path.write_text(TRACK), lambda path: load_annotations(path.parent)),
+    "tracks of detections": ("v.txt", lambda path: path.write_text(SCORED), lambda path: load_detections(path.parent)),
+    "BaS-Net": ("gt.json", write_splits, lambda path: load_annotations(path.parent)),
+    "BaS-Net's split": ("split_train.txt", write_splits, lambda path: load_annotations(path.parent)),
+    "OpenTAD": ("o.json", as_json(OPENTAD), load_annotations),
     "video info": ("i.json", as_json(INFO), load_video_info),
     "video info table": (
         "i.csv", lambda path: path.write_text("video,fps,stride,snippet_frames\nv,30,8,16\n"), load_video_info,
@@ -232,7 +280,8 @@ HOSTILE = {
 def test_hostile_content(reader, kind):
     path, read = reader
     path.write_bytes(HOSTILE[kind])
-    assert refused(read, path) or (path.suffix, kind) in {(".txt", "empty"), (".yaml", "null"), (".toml", "empty")}
+    fine = {("x.txt", "empty"), ("c.yaml", "null"), ("c.toml", "empty"), ("only.csv", "not a tree"), ("v.txt", "empty")}
+    assert refused(read, path) or (path.name, kind) in fine
 
 
 def test_not_regular_files(reader, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 
 import numpy as np
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 
 from d2net import api
 from d2net.config import make_config, parse_assignments
-from d2net.data.annotations import load_annotations
+from d2net.data.annotations import AnnotationWarning, load_annotations
 from d2net.data.features import FeatureError, open_features
 from d2net.data.stated import compare_lengths, stated_timing
-from d2net.timing import Statement, Timing, TimingWarning, resolve
+from d2net.timing import Statement, Timing, TimingWarning, UnknownTiming, resolve
 
 NUMBER = st.sampled_from([0.2, 1.0, 4.0, 16.0, 25.0, 30.0])
 FRAMES = st.fixed_dictionaries({"fps": NUMBER, "stride": NUMBER, "snippet_frames": NUMBER})
@@ -191,16 +192,138 @@ def test_transposed_features_of_equal_length_are_refused(tmp_path):
 def test_rounding_and_a_cut_end_are_no_contradiction(durations, seconds, off):
     names = {f"v{i}": d for i, d in enumerate(durations)}
     lengths = {v: max(1, int(d / seconds) + off) for v, d in names.items()}
-    assert compare_lengths(lengths, names, lambda v: Timing(snippet_seconds=seconds), "x", {}) == []
+    assert compare_lengths(lengths, names, lambda v: Timing(snippet_seconds=seconds), str, {}) == []
     wrong = {v: 2 * s + 5 for v, s in lengths.items()}
     assert (
         "videos have other numbers"
-        in compare_lengths(wrong, names, lambda v: Timing(snippet_seconds=seconds), "x", {})[0]
+        in compare_lengths(wrong, names, lambda v: Timing(snippet_seconds=seconds), str, {})[0]
     )
 
 
 def test_equal_lengths_of_videos_that_differ_are_said():
     lengths, durations = {f"v{i}": 100 for i in range(4)}, {f"v{i}": 10.0 + 20 * i for i in range(4)}
-    says = compare_lengths(lengths, durations, lambda v: None, "", {})
+    says = compare_lengths(lengths, durations, lambda v: None, str, {})
     assert len(says) == 1 and "all 4 videos have 100 snippets, though they last 10 to 70 s: say --resized" in says[0]
-    assert compare_lengths(lengths, durations, lambda v: Timing(resized=True), "x", {}) == []
+    assert compare_lengths(lengths, durations, lambda v: Timing(resized=True), str, {}) == []
+
+
+def in_hdf5(folder, files, **attrs):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(folder / "f.h5", "w") as file, np.load(files[0]) as arrays:
+        for name in arrays.files:
+            file[name] = arrays[name]
+        file.attrs.update(attrs)
+    return folder / "f.h5", files[1]
+
+
+WHOLE_FRAMES = {"fps": 25, "stride": 5, "snippet_frames": 5}  # 0.2 s, as 50 rows of 10 s are
+
+
+@pytest.mark.parametrize(
+    ("attrs", "top", "entry", "preset", "wanted", "says"),
+    [
+        # A file that says it twice.
+        (
+            {**WHOLE_FRAMES, "snippet_seconds": 0.5}, {}, {}, None, Timing(fps=25.0, stride=5.0, snippet_frames=5.0),
+            [r"f\.h5 says .* every 5 at 25 fps, and is followed; it also says snippets of 0\.5 s"],
+        ),
+        ({**WHOLE_FRAMES, "snippet_seconds": 0.2}, {}, {}, None, Timing(fps=25.0, stride=5.0, snippet_frames=5.0), []),
+        (
+            {}, {**WHOLE_FRAMES, "snippet_seconds": 0.2, "stride": 6}, {}, None, Timing(snippet_seconds=0.2),
+            [r"a\.json says snippets of 0\.2 s, and is followed; it also says .* every 6 at 25 fps"],
+        ),
+        # Two files.
+        (
+            WHOLE_FRAMES, {"stride": 16}, {}, None, Timing(fps=25.0, stride=5.0, snippet_frames=5.0),
+            [r"f\.h5 says .* every 5 at 25 fps, and is followed; .*a\.json says stride 16$"],
+        ),
+        (
+            WHOLE_FRAMES, {}, {"fps": 30, "stride": 16, "snippet_frames": 16}, None,
+            Timing(fps=25.0, stride=5.0, snippet_frames=5.0),
+            [r"a\.json says .* every 16 at 30 fps of 'v0', but .* at 25 fps by .*f\.h5 is followed, so for 6 vid"],
+        ),
+        (
+            {"snippet_seconds": 0.2}, {}, WHOLE_FRAMES | {"stride": 6}, None, Timing(snippet_seconds=0.2),
+            [r"f\.h5 says snippets of 0\.2 s, and is followed; .*a\.json says .* every 6 at 25 fps"],
+        ),
+        # Parts.
+        ({"fps": 25}, {}, {}, None, None, [r"f\.h5 says fps 25 and no more: it is not used"]),
+        ({"stride": 4, "snippet_frames": 16}, {}, {}, None, None, [r"says stride 4 and snippet_frames 16 and no more"]),
+        ({"stride": 16, "snippet_frames": 16, "fps": 0}, {}, {}, None, None, [r"stride 16 and .* 16 and no more"]),
+        ({}, {"stride": 4}, {}, None, None, [r"a\.json says stride 4 and no more: it is not used"]),
+        ({}, {}, {"stride": 4}, None, None, [r"a\.json says stride 4 of 'v0' and no more, .* the like of 6 videos"]),
+        (
+            {"fps": 30}, {}, {}, "hapt", Timing(snippet_seconds=0.32),
+            [r"6 of 6 videos have other numbers"],  # a rate contradicts no seconds
+        ),
+        ({"snippet_seconds": "0.2"}, {}, {}, None, Timing(snippet_seconds=0.2), []),
+        ({"snippet_seconds": np.array([0.2, 0.3])}, {}, {}, None, None, []),
+        ({}, {}, {"snippet_seconds": 0.2}, None, Timing(snippet_seconds=0.2), []),
+    ],
+)  # fmt: skip
+def test_contradictions_and_parts_are_said_with_their_values(tmp_path, attrs, top, entry, preset, wanted, says):
+    files = write(tmp_path, top=top, entry=entry)
+    files = in_hdf5(tmp_path, files, **attrs) if attrs else files
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = train(tmp_path, files, preset)
+    assert model.timing == wanted
+    texts = [str(w.message) for w in caught if issubclass(w.category, TimingWarning)]
+    assert len(texts) == len(says), texts
+    for text, pattern in zip(texts, says, strict=True):
+        assert re.search(pattern, text), text
+
+
+def test_single_videos_that_contradict_the_rest_are_said(tmp_path):
+    files = write(tmp_path, top={"snippet_seconds": 0.2})
+    tree = json.loads(files[1].read_text())
+    tree["database"]["v3"] |= WHOLE_FRAMES | {"stride": 10}
+    files[1].write_text(json.dumps(tree))
+    with pytest.warns(TimingWarning, match=r"every 10 at 25 fps of 'v3', and is followed, so for 1 videos; .*0\.2"):
+        train(tmp_path, files)
+    with pytest.warns(TimingWarning, match=r"the configuration says .* 0\.2 s, and is followed; .*of 'v3', and"):
+        model = train(tmp_path, files, **{"timing.snippet_seconds": 0.2})
+    # A user's word on a video beside the data's word on all.
+    model.timing, model.explicit_timing = Timing(snippet_seconds=0.2), False
+    with pytest.warns(TimingWarning, match=r"the video info says .* 0\.5 s of 'v1', and is followed, so for 1"):
+        api.localize(
+            model, files[0], annotations=load_annotations(files[1]), video_timings={"v1": Timing(snippet_seconds=0.5)}
+        )
+
+
+def test_a_part_is_told_where_nothing_says_when_snippets_are(tmp_path):
+    files = in_hdf5(tmp_path, write(tmp_path), fps=25)
+    with pytest.warns(TimingWarning):
+        model = train(tmp_path, files)
+    with pytest.raises(UnknownTiming, match=r"give --fps.*; timing: .*f\.h5 says fps 25 and no more"):
+        api.localize(model, files[0])
+
+
+def test_durations_that_contradict_a_video_info_are_said(tmp_path):
+    files = write(tmp_path, top={"snippet_seconds": 0.2})
+    model = train(tmp_path, files)
+    own = {"v0": Timing(fps=30.0, stride=16.0, snippet_frames=16.0)}
+    with pytest.warns(TimingWarning, match=r"1 of 1 videos .*every 16 at 30 fps \(the video info\): 'v0' has"):
+        api.localize(model, files[0], video_timings=own, durations={"v0": 10.0})
+
+
+def test_two_durations_of_a_video_are_said_with_both_values(tmp_path):
+    files = write(tmp_path, seconds=10.0, entry={"duration": 12.5}, top={"snippet_seconds": 0.2})
+    with pytest.warns(AnnotationWarning, match=r"6 videos have .*'v0' lasts 10 s by duration_second and 12\.5 by dur"):
+        assert load_annotations(files[1]).videos["v0"].duration == 10.0
+    files = write(tmp_path, seconds=10.0, entry={"duration": 10.0004})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_annotations(files[1])
+
+
+def test_two_sources_of_durations_are_said_with_both_values(tmp_path):
+    files = write(tmp_path, top={"snippet_seconds": 0.2})
+    model, annotations = train(tmp_path, files), load_annotations(files[1])
+    says = r"of another duration in .*a\.json than in the given durations, .* 'v0' lasts 13 s there, and 10"
+    with pytest.warns(TimingWarning, match=says):
+        api.localize(model, files[0], annotations=annotations, durations={"v0": 13.0, "v1": 10.4})
+    store = open_features(files[0])
+    store.durations = {v: 10.1 for v in store} | {"v2": 20.0}
+    with pytest.warns(TimingWarning, match=r"duration in .*f\.npz than in .*a\.json, .*: 'v2' lasts 10 s"):
+        train(tmp_path, (store, files[1]))

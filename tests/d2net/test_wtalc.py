@@ -97,7 +97,7 @@ def test_what_is_refused(wtalc, tmp_path):
     (wtalc[1] / "videoname.npy").unlink()
     with pytest.raises(FeatureError, match=r"no file .*videoname\.npy"):
         open_features(wtalc[0])
-    with pytest.raises(DataError, match=r"is a folder without videoname\.npy"):
+    with pytest.raises(DataError, match=r"is a folder without videoname\.npy, gt\.json or label tracks"):
         load_annotations(wtalc[1])
     np.save(tmp_path / "one.npy", np.ones((3, 4), np.float32))
     with pytest.raises(FeatureError, match=r"is one array of float32 \(3, 4\); name the folder"):

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from d2net.cli.ablate import ablate
+from d2net.cli.convert import convert
 from d2net.cli.demo import demo
 from d2net.cli.evaluate import evaluate
 from d2net.cli.export import export
@@ -35,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for command in (extract, inspect, train, localize, evaluate, tune, ablate, export, parity, demo):
+for command in (extract, inspect, convert, train, localize, evaluate, tune, ablate, export, parity, demo):
     app.command(cls=optional_value("--errors"))(command)
 
 

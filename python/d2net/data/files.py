@@ -155,6 +155,21 @@ def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[
         taken[real] = "another output"
 
 
+def check_file_names(names: Iterable[str], suffix: str, folder: str | os.PathLike) -> None:
+    """Raises DataError unless `<name><suffix>` can be files of one folder, on any system."""
+    seen: dict[str, str] = {}
+    for name in names:
+        reason = ""
+        if any(c in name for c in "/\\\0:") or name.startswith(".") or name != name.strip():
+            reason = "has characters that a file's name cannot have"
+        elif len(os.fsencode(name + suffix)) > 250:
+            reason = "is too long for a file's name"
+        elif (other := seen.setdefault(name.casefold(), name)) != name:
+            reason = f"differs from {other!r} in capitals alone, which not all systems tell apart"
+        if reason:
+            raise DataError(f"{folder}: video {name!r:.200} {reason}; rename it, or write a format of one file")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it replaces `path` if the block ends well, and goes away if not.

@@ -18,6 +18,11 @@ _SUFFIX = re.compile(rf"\.(?:{_MEDIA})$")
 _KIND = re.compile(r"[-_](?:i3d|c3d|tsn|tsp|slowfast|resnet|rgb|flow|joint|jointfeatures|features?|feats?)$")
 
 
+def names_a_kind(name: str) -> bool:
+    """Whether a name is that of a kind of feature, as `c3d` or `i3d_features`, and not a video's."""
+    return _KIND.search(f"-{name.lower()}") is not None or name.lower() in ("data", "x", "array")
+
+
 class NameWarning(UserWarning):
     """Names in one file that another does not have."""
 

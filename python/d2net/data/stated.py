@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from d2net.data.annotations.model import Annotations, Video
 from d2net.data.features import FeatureError, FeatureStore
 from d2net.data.files import some
-from d2net.timing import Statement, Timing
+from d2net.ranges import usable
+from d2net.timing import Resolved, Statement, Timing
 
 FRAMES = ("fps", "stride", "snippet_frames")
 
 
 class Stated(NamedTuple):
-    """statements: of all videos alike, the features' first. videos: of single videos, where they differ."""
+    """statements: of all videos alike, the features' first. videos: of single videos, where they differ. notes: what is
+    contradicted within, or incomplete."""
 
     statements: list[Statement]
     videos: dict[str, Timing]
+    notes: list[str]
 
 
 def stated_timing(annotations: Annotations | None, store: FeatureStore | None, names: Sequence[str]) -> Stated:
@@ -26,40 +29,99 @@ def stated_timing(annotations: Annotations | None, store: FeatureStore | None, n
     An annotation's `fps` is the video's rate: it counts only beside a stride and snippet_frames that the annotations
     or the features' file state.
     """
-    statements = []
     of_store = dict(store.stated) if store is not None else {}
-    if of_store and store is not None:
-        statements.append(Statement(store.source, of_store))
+    statements = [Statement(store.source, of_store)] if of_store and store is not None else []
     if annotations is None:
-        return Stated(statements, {})
+        return Stated(statements, {}, [])
     source = annotations.source
     if annotations.snippet_seconds is not None:
         statements.append(Statement(source, {"snippet_seconds": annotations.snippet_seconds}))
-    shared = {k: v for k, v in {**annotations.frames, **of_store}.items() if k in FRAMES}
-    own = {v: _own(annotations.videos[v], shared, of_store) for v in names if v in annotations.videos}
-    each = {v: timing for v, timing in own.items() if timing is not None}
+    frames = {k: v for k, v in of_store.items() if k in FRAMES}
+    videos = [annotations.videos[v] for v in names if v in annotations.videos]
+    own = {v.name: {**annotations.frames, **_fields(v)} for v in videos}
+    each = {v: timing for v, fields in own.items() if (timing := _timing({**fields, **frames})) is not None}
+    notes = _partial(source, videos, each) + _overruled(source, statements, own, each)
+    parts = {k: v for k, v in annotations.frames.items() if k != "fps"}
+    if parts and not any(map(_timing, own.values())):
+        statements.append(Statement(source, parts))
     if len(each) == len(own) and len(set(each.values())) == 1:
         statements.append(Statement(source, next(iter(each.values())).to_dict()))
         each = {}
-    return Stated(statements, each)
+    return Stated(statements, each, notes)
 
 
-def _own(video: Video, shared: Mapping[str, float], of_store: Mapping[str, float]) -> Timing | None:
-    fields = dict(shared)
-    for name, value in {"fps": video.fps, **{k: _number(video.info.get(k)) for k in FRAMES[1:]}}.items():
-        if value is not None and name not in of_store:
-            fields[name] = value
+def _fields(video: Video) -> dict[str, float]:
+    """What the video's entry states, as far as it can be used."""
+    given = {"fps": video.fps, **{k: video.info.get(k) for k in (*FRAMES[1:], "snippet_seconds")}}
+    return {name: number for name, value in given.items() if (number := usable(value)) is not None}
+
+
+def _timing(fields: Mapping[str, float]) -> Timing | None:
+    """Frames where they are whole, else snippet_seconds."""
+    frames = {k: fields[k] for k in FRAMES if k in fields}
+    seconds = {k: fields[k] for k in ("snippet_seconds",) if k in fields}
     try:
-        return Timing(**fields) if all(name in fields for name in FRAMES) else None
+        return Timing(**(frames if len(frames) == len(FRAMES) else seconds))
     except ValueError:
         return None
 
 
-def _number(value: Any) -> float | None:
-    try:
-        return None if isinstance(value, bool) or value is None else float(value)
-    except (ValueError, OverflowError):
-        return None
+def _partial(source: str, videos: Sequence[Video], each: Mapping[str, Timing]) -> list[str]:
+    parts = {v.name: said for v in videos if v.name not in each and (said := _fields(v)).keys() - {"fps"}}
+    if not parts:
+        return []
+    first, said = next(iter(parts.items()))
+    return [
+        f"timing: {source} says {_words(said)} of {first!r} and no more, so that it is not used, and the like of "
+        f"{len(parts)} videos"
+    ]
+
+
+def _words(fields: Mapping[str, float]) -> str:
+    return " and ".join(f"{name} {value:.9g}" for name, value in fields.items())
+
+
+def _overruled(
+    source: str, statements: Sequence[Statement], own: Mapping[str, Mapping[str, float]], each: Mapping[str, Timing]
+) -> list[str]:
+    """Videos whose entries say otherwise than what is taken of them, in whole or in other fields."""
+    found = []
+    for v, timing in each.items():
+        seconds = own[v].get("snippet_seconds", timing.snippet_seconds)
+        others = [_timing({k: own[v][k] for k in FRAMES if k in own[v]}), seconds and Timing(snippet_seconds=seconds)]
+        found += [(v, timing, other) for other in others if other and not timing.same_as(other)]
+    if not found:
+        return []
+    v, timing, other = found[0]
+    names = [v for v, _, _ in found]
+    by = f" by {statements[0].source}" if statements else ""
+    count = len(dict.fromkeys(names))
+    return [f"timing: {source} says {other} of {v!r}, but {timing}{by} is followed, so for {count} videos"]
+
+
+def overruled_videos(found: Resolved, videos: Mapping[str, Timing], source: str) -> list[str]:
+    """What is said where single videos' timings, out of `source`, and the one for all contradict each other."""
+    if found.timing is None:
+        return []
+    differ = [v for v, timing in videos.items() if not timing.same_as(found.timing)]
+    if not differ:
+        return []
+    all_say, own = f"{found.source} says {found.timing}", f"{source} says {videos[differ[0]]} of {differ[0]!r}"
+    if found.explicit:
+        return [f"timing: {all_say}, and is followed; {own}, and otherwise of {len(differ)} videos in all"]
+    return [f"timing: {own}, and is followed, so for {len(differ)} videos; {all_say}"]
+
+
+def durations_differ(kept: Mapping[str, float], source: str, others: Mapping[str, float], of: str) -> list[str]:
+    """What is said where two sources give videos other durations, beyond what containers differ by."""
+    differ = [v for v in kept if v in others and abs(kept[v] - others[v]) > max(1.0, 0.02 * kept[v])]
+    if not differ:
+        return []
+    v = differ[0]
+    return [
+        f"{len(differ)} videos are of another duration in {of} than in {source}, which is followed: {v!r} lasts "
+        f"{kept[v]:g} s there, and {others[v]:g}"
+    ]
 
 
 def fits(snippets: float, expected: float) -> bool:
@@ -71,7 +133,7 @@ def compare_lengths(
     lengths: Mapping[str, int],
     durations: Mapping[str, float],
     timing: Callable[[str], Timing | None],
-    source: str,
+    source: Callable[[str], str],
     rates: Mapping[str, float],
     width: int | None = None,
 ) -> list[str]:
@@ -105,7 +167,7 @@ def compare_lengths(
         when, wanted = expected[v]
         found.append(
             f"{len(odd)} of {len(expected)} videos have other numbers of snippets than their durations make with "
-            f"{when} ({source}): {v!r} has {lengths[v]}, {durations[v]:g} s make {wanted:.1f}"
+            f"{when} ({source(v)}): {v!r} has {lengths[v]}, {durations[v]:g} s make {wanted:.1f}"
             + _remedy(odd, expected, lengths, rates)
         )
     elif not expected:
@@ -126,15 +188,19 @@ def _any_resized(names: Iterable[str], timing: Callable[[str], Timing | None]) -
 
 
 def _other_rates(
-    names: Iterable[str], timing: Callable[[str], Timing | None], source: str, rates: Mapping[str, float]
+    names: Iterable[str],
+    timing: Callable[[str], Timing | None],
+    source: Callable[[str], str],
+    rates: Mapping[str, float],
 ) -> list[str]:
     """What is said where only rates can be compared."""
     differ = [v for v in names if v in rates and (when := timing(v)) and when.fps and when.fps != rates[v]]
     if not differ:
         return []
+    v = differ[0]
     return [
-        f"{len(differ)} videos are of another fps in the annotations than in the timing, {timing(differ[0])} "
-        f"({source}): {differ[0]!r} is of {rates[differ[0]]:g}; no duration says which is right, so the timing counts"
+        f"{len(differ)} videos are of another fps in the annotations than in the timing, {timing(v)} ({source(v)}): "
+        f"{v!r} is of {rates[v]:g}; no duration says which is right, so the timing counts"
     ]
 
 

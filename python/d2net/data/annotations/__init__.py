@@ -5,34 +5,59 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from d2net.data.annotations.activitynet import from_tree
+from d2net.data.annotations.events import events_tree
 from d2net.data.annotations.model import ROUNDING as ROUNDING
 from d2net.data.annotations.model import Annotations as Annotations
 from d2net.data.annotations.model import AnnotationWarning as AnnotationWarning
 from d2net.data.annotations.model import Segment as Segment
 from d2net.data.annotations.model import Video as Video
+from d2net.data.annotations.splits import is_split_folder, split_tree
 from d2net.data.annotations.wtalc import is_wtalc, wtalc_tree
-from d2net.data.files import DataError, read_json, reading
+from d2net.data.events import is_events, read_events, read_tracks, track_files
+from d2net.data.files import DataError, check_regular, read_json, reading
 
 
 def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None = None) -> Annotations:
-    """Reads ActivityNet JSON (`database` → subset, duration_second, annotations), also BaS-Net's and ActionFormer's.
+    """Reads annotations in one of these dialects, told apart by content.
 
-    Of a folder: W-TALC's arrays, in the order of its videoname.npy. Video-level labels are `video_labels` and the
-    labels of the annotations, so weak-only files work.
+    - ActivityNet's JSON (`database` → subset, duration_second, annotations); also BaS-Net's, and ActionFormer's and
+      OpenTAD's, whose `label_id` decides the order of the classes
+    - W-TALC's folder of arrays in the order of its videoname.npy
+    - BaS-Net's, CoLA's and ASM-Loc's folder of gt.json and split_<subset>.txt
+    - a table as DCASE and sed_eval have it (filename, onset, offset, event_label; or video, start, end, label), with
+      a header or without
+    - a folder of Audacity's label tracks, <video>.txt
+
+    Video-level labels are those given for whole videos and the labels of the segments, so weak-only files work.
 
     Args:
-        classes: the class list; the file's `classes`, else the sorted labels found, by default.
+        classes: the class list; the file's `classes`, else the labels found, by label_id or sorted, by default.
 
     Raises:
-        DataError: not JSON, no `database`, a label outside the class list, a segment that is not two finite
-            numbers or ends before it starts; names file, video and value.
+        DataError: none of these, a label outside the class list, a segment that is not two finite numbers or ends
+            before it starts; names file, video and value.
     """
-    with reading(path, "ActivityNet's annotation JSON, or W-TALC's folder"):
-        folder = Path(path)
-        if folder.is_dir():
-            if not is_wtalc(folder):
-                raise DataError(f"{path} is a folder without videoname.npy; give a JSON, or W-TALC's annotation folder")
-            return from_tree(path, wtalc_tree(folder), classes)
-        return from_tree(path, read_json(path), classes)
+    with reading(path, "annotations"):
+        place = Path(path)
+        return from_tree(path, _folder_tree(place) if place.is_dir() else _file_tree(place), classes)
+
+
+def _folder_tree(folder: Path) -> Any:
+    if is_wtalc(folder):
+        return wtalc_tree(folder)
+    if is_split_folder(folder):
+        return split_tree(folder)
+    if track_files(folder):
+        return events_tree(folder, read_tracks(folder))
+    raise DataError(
+        f"{folder} is a folder without videoname.npy, gt.json or label tracks; give a JSON or a table, W-TALC's or "
+        "BaS-Net's annotation folder, or a folder of <video>.txt"
+    )
+
+
+def _file_tree(path: Path) -> Any:
+    check_regular(path)
+    return events_tree(path, read_events(path)) if is_events(path) else read_json(path)

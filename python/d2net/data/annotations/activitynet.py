@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from d2net.data.annotations.label_ids import classes_by_id
 from d2net.data.annotations.model import ROUNDING, Annotations, AnnotationWarning, Segment, Video
 from d2net.data.files import DataError, shown, some
-from d2net.ranges import LONGEST, are_times, decimal
+from d2net.ranges import are_times, usable
 
 
 def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None = None) -> Annotations:
@@ -26,6 +27,8 @@ def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None 
         raise DataError(f"{path}: classes must be a list of names, got {shown(given)}")
     videos = {name: _video(path, name, entry) for name, entry in tree["database"].items()}
     found = sorted({c for v in videos.values() for c in v.labels})
+    if given is None and (numbered := classes_by_id(tree["database"])) and set(found) <= set(numbered):
+        given = numbered
     known = tuple(given) if given is not None else tuple(found)
     if len(set(known)) != len(known):
         raise DataError(f"{path}: a class is listed twice in {shown(list(known))}")
@@ -40,10 +43,10 @@ def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None 
     if odd:
         text = f"{path}: {' and '.join(odd)} segments are kept, such as {' and '.join(_examples(videos))}"
         warnings.warn(text, AnnotationWarning, stacklevel=3)
-    for text in _mixed_dialects(tree["database"]):
+    for text in [*_mixed_dialects(tree["database"]), *_two_durations(tree["database"])]:
         warnings.warn(f"{path}: {text}", AnnotationWarning, stacklevel=3)
     seconds = _positive(path, tree, "snippet_seconds")
-    frames = {k: v for k in ("fps", "stride", "snippet_frames") if (v := _usable(tree.get(k))) is not None}
+    frames = {k: v for k in ("fps", "stride", "snippet_frames") if (v := usable(tree.get(k))) is not None}
     return Annotations(known, videos, tree.get("streams"), seconds, str(path), report, frames)
 
 
@@ -62,13 +65,13 @@ def _video(path: str | os.PathLike, name: str, entry: Any) -> Video:
     duration = _positive(path, entry, "duration_second", name) or _positive(path, entry, "duration", name)
     taken = ("subset", "duration_second", "duration", "fps", "video_labels", "annotations")
     info = {k: v for k, v in entry.items() if k not in taken and isinstance(v, (str, int, float, bool))}
-    fps = _usable(entry.get("fps"))
+    fps = usable(entry.get("fps"))
     return Video(name, None if subset is None else str(subset), duration, fps, tuple(labels), segments, info)
 
 
 def _segment(path: str | os.PathLike, name: str, entry: Any) -> Segment:
     try:
-        label, (start, end) = entry["label"], entry["segment"]
+        label, (start, end) = entry["label"] if "label" in entry else entry["label_id"], entry["segment"]
         start, end = float(start), float(end)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
@@ -89,20 +92,9 @@ def _label(path: str | os.PathLike, name: str, value: Any) -> str:
     return str(value)
 
 
-def _usable(value: Any) -> float | None:
-    """A positive number, as a number or its text, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = decimal(value) if isinstance(value, str) else float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if 0 < number <= LONGEST else None
-
-
 def _positive(path: str | os.PathLike, entry: dict, key: str, video: str | None = None) -> float | None:
     value = entry.get(key)
-    if value is None or (number := _usable(value)) is not None:
+    if value is None or (number := usable(value)) is not None:
         return None if value is None else number
     where = f"video {video!r}: " if video else ""
     raise DataError(f"{path}: {where}{key} must be a positive number, got {shown(value)}")
@@ -128,7 +120,10 @@ def _mixed_dialects(database: dict[str, Any]) -> Iterator[str]:
         for key in ("duration_second", "duration"):
             if entry.get(key) is not None:
                 ways[key].append(name)
-        labels = [*(entry.get("video_labels") or []), *(a["label"] for a in entry.get("annotations") or [])]
+        labels = [
+            *(entry.get("video_labels") or []),
+            *(a.get("label", a.get("label_id")) for a in entry.get("annotations") or []),
+        ]
         for key, is_so in (("numbers", all), ("names", lambda found: not any(found))):
             if labels and is_so([isinstance(c, int) for c in labels]):
                 ways[key].append(name)
@@ -139,6 +134,17 @@ def _mixed_dialects(database: dict[str, Any]) -> Iterator[str]:
                 f"two dialects are mixed: {len(ways[many])} videos give {what} {many}, {len(ways[few])} as {few}: "
                 f"{some(ways[few])}; both are read"
             )
+
+
+def _two_durations(database: dict[str, Any]) -> Iterator[str]:
+    """What is said where `duration_second`, which counts, and `duration` of a video differ."""
+    both = {v: (usable(x.get("duration_second")), usable(x.get("duration"))) for v, x in database.items()}
+    if differ := {v: (a, b) for v, (a, b) in both.items() if a and b and abs(a - b) > ROUNDING}:
+        v, (a, b) = next(iter(differ.items()))
+        yield (
+            f"{len(differ)} videos have another duration than duration_second, which is followed: {v!r} lasts "
+            f"{a:.9g} s by duration_second and {b:.9g} by duration"
+        )
 
 
 def _report(videos: Iterable[Video]) -> dict[str, int]:

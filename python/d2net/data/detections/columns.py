@@ -1,4 +1,4 @@
-"""Detections as columns: ActionFormer's and OpenTAD's result pickles, and tables."""
+"""Detections as pickled columns: ActionFormer's and OpenTAD's results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from d2net.data.detections.model import Detections
 from d2net.data.files import DataError, shown
 from d2net.data.pickles import load_pickle
-from d2net.data.tables import read_table
 
 _PICKLED = ("video-id", "t-start", "t-end", "label", "score")
 
@@ -33,21 +32,6 @@ def _values(path: str | os.PathLike, name: str, column: Any) -> Sequence[Any]:
     if not isinstance(values, list):
         raise DataError(f"{path}: {name} must be a column, got {shown(column)}")
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
-
-
-def from_table(path: str | os.PathLike) -> Detections:
-    """A CSV or TSV with the columns video, start, end (seconds), label and score."""
-
-    def rows() -> Iterable[tuple[Any, ...]]:
-        for row in read_table(path, "video"):
-            start, end, score = (row.number(name) for name in ("start", "end", "score"))
-            values = row.cells.get("video"), start, end, row.cells.get("label"), score
-            if None in values:
-                name = ("video", "start", "end", "label", "score")[values.index(None)]
-                raise DataError(f"{row.where}: no {name}; columns are video, start, end, label, score")
-            yield values
-
-    return _detections(path, rows())
 
 
 def _detections(path: str | os.PathLike, rows: Iterable[tuple[Any, ...]]) -> Detections:

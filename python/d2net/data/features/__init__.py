@@ -15,6 +15,7 @@ from d2net.data.features.store import Crops, LayoutWarning
 from d2net.data.features.store import FeatureError as FeatureError
 from d2net.data.features.store import FeatureStore as FeatureStore
 from d2net.data.features.store import check_streams as check_streams
+from d2net.data.features.tensors import SafetensorsFeatures as SafetensorsFeatures
 from d2net.data.features.wtalc import WtalcFeatures as WtalcFeatures
 from d2net.data.files import check_regular, reading
 
@@ -22,11 +23,11 @@ from d2net.data.files import check_regular, reading
 def open_features(path: str | os.PathLike, *, crops: Crops = "mean") -> FeatureStore:
     """Opens features by their layout.
 
-    What ``d2net extract`` wrote; one ``.npz`` keyed by video; ``.h5``/``.hdf5`` with a dataset per video; a folder of
-    ``<video>.npy`` (or ``.npz``, ``.pt``), of ``<video>_rgb.npy`` and ``<video>_flow.npy``, or of
-    ``{train,test}/{rgb,flow}/<video>.npy``; W-TALC's one ``.npy`` beside its ``*-Annotations`` folder. Arrays are
-    (snippets, width); a batch axis of 1 is dropped, ten crops (snippets, 10, width) are one, (width, snippets) is
-    turned where it is the only reading; both are said.
+    What ``d2net extract`` wrote; one ``.npz`` or ``.safetensors`` keyed by video; ``.h5``/``.hdf5`` with a dataset per
+    video; a folder of ``<video>.npy`` (or ``.npz``, ``.pt``, ``.safetensors``, BMN's ``.csv``), of ``<video>_rgb.npy``
+    and ``<video>_flow.npy``, or of ``{train,test}/{rgb,flow}/<video>.npy``; W-TALC's one ``.npy`` beside its
+    ``*-Annotations`` folder. Arrays are (snippets, width); a batch axis of 1 is dropped, ten crops
+    (snippets, 10, width) are one, (width, snippets) is turned where it is the only reading; both are said.
 
     Args:
         crops: what is made of ten crops: their mean, or the first (the centre, in most extractors).
@@ -56,6 +57,9 @@ def _opened(path: Path) -> FeatureStore:
         return Hdf5Features(path)
     if kind == ".npz":
         return NpzFeatures(path)
+    if kind == ".safetensors":
+        return SafetensorsFeatures(path)
     if kind == ".npy":
         return WtalcFeatures(path)
-    raise FeatureError(f"{path}: features are an .npz, an .h5 or a folder of .npy files, not {kind or 'this'}")
+    what = "an .npz, .h5 or .safetensors, or a folder of .npy files"
+    raise FeatureError(f"{path}: features are {what}, not {kind or 'this'}")

@@ -1,4 +1,4 @@
-"""One video's array in a file of its own: .npy, .npz with one array, or a tensor saved by torch."""
+"""One video's array in a file of its own: .npy, .npz or safetensors with one array, torch's tensor, or text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from d2net.data.features.store import FeatureError, header
+from d2net.data.features.tensors import Tensor, read_tensor, tensor_headers
+from d2net.data.features.text import read_text_array, text_header
 from d2net.data.files import check_regular, reading, some
 
-KINDS = (".npy", ".npz", ".pt", ".pth")
+KINDS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
+TEXT = (".csv",)
 # What the array is called where a file holds other things too.
 _CALLED = ("feats", "features", "feat", "feature", "data", "x")
 
@@ -34,6 +37,11 @@ def array_header(path: Path) -> Shape:
                 info = archive.getinfo(_entry(path, archive))
                 with archive.open(info) as entry:
                     return header(entry, info.file_size)
+        if kind in TEXT:
+            return text_header(path)
+        if kind == ".safetensors":
+            own = _safetensor(path)
+            return own.shape, own.dtype
         tensor = _tensor(path)
         return tuple(tensor.shape), _dtype(tensor)
 
@@ -44,6 +52,10 @@ def read_array(path: Path) -> np.ndarray:
         if kind == ".npy":
             with open(path, "rb") as file:
                 return np.lib.format.read_array(file, allow_pickle=False)
+        if kind in TEXT:
+            return read_text_array(path)
+        if kind == ".safetensors":
+            return read_tensor(path, _safetensor(path))
         with zipfile.ZipFile(path) as archive:
             if kind == ".npz":
                 with archive.open(_entry(path, archive)) as entry:
@@ -58,6 +70,10 @@ def read_array(path: Path) -> np.ndarray:
 def _entry(path: Path, archive: zipfile.ZipFile) -> str:
     names = [n for n in archive.namelist() if n.endswith(".npy") and not n.rpartition("/")[2].startswith(".")]
     return _one(path, {n.removesuffix(".npy"): n for n in names})
+
+
+def _safetensor(path: Path) -> Tensor:
+    return _one(path, tensor_headers(path).tensors)
 
 
 def _tensor(path: Path) -> Any:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from d2net.data.features.files import KINDS, array_header, read_array
+from d2net.data.features.files import KINDS, TEXT, array_header, read_array
 from d2net.data.features.index import LEAST, Index, folder_state
 from d2net.data.features.store import FeatureError, FeatureStore
-from d2net.data.files import reading, some
+from d2net.data.features.timing import FILE, stated_timing
+from d2net.data.files import read_json, reading, some
 
 
 class FolderFeatures(FeatureStore):
@@ -36,13 +37,19 @@ class FolderFeatures(FeatureStore):
                     f"{p.relative_to(path)} has {shape[0]}" for p, (shape, _) in zip(parts, headers, strict=True)
                 )
                 raise FeatureError(f"{path}: the streams of {name!r} differ in rows: {rows}")
-            kind = next((dtype for _, dtype in headers if dtype.kind != "f"), headers[0][1])
+            kinds = [dtype for _, dtype in headers]
+            kind = next((dtype for dtype in kinds if dtype.kind != "f"), None) or np.result_type(*kinds)
             shapes[name] = ((headers[0][0][0], sum(shape[1] for shape, _ in headers)), kind)
         super().__init__(str(path), shapes)
         if index:
             index.save()
+        if (path / FILE).exists():
+            self.stated = stated_timing(path / FILE, read_json(path / FILE))
         pairs = sum(len(parts) > 1 for parts in files.values())
         self.layout = "a folder, " + ("a file a video" if not pairs else "a file a stream, joined along the width")
+
+    def sources(self) -> list[Path]:
+        return [part for parts in self.files.values() for part in parts]
 
     def _read(self, name: str) -> np.ndarray:
         parts = [read_array(p) for p in self.files[name]]
@@ -50,14 +57,16 @@ class FolderFeatures(FeatureStore):
 
 
 def _arrays(folder: Path) -> dict[str, Path]:
-    """The arrays of a folder by name, without hidden ones, such as macOS leaves beside copies (`._v.npy`)."""
+    """The arrays of a folder by name, without hidden ones, such as macOS leaves beside copies (`._v.npy`).
+
+    Text counts only where there is nothing else: beside arrays it is a list or a table.
+    """
     if not folder.is_dir():
         return {}
     found: dict[str, Path] = {}
-    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-        path = Path(entry.path)
-        if path.suffix.lower() not in KINDS or entry.name.startswith("."):
-            continue
+    held = [Path(e.path) for e in os.scandir(folder) if not e.name.startswith(".")]
+    arrays = [p for p in held if p.suffix.lower() in KINDS] or [p for p in held if p.suffix.lower() in TEXT]
+    for path in sorted(arrays):
         if path.stem in found:
             raise FeatureError(f"{folder}: video {path.stem!r} is there as {found[path.stem].name} and as {path.name}")
         found[path.stem] = path
@@ -67,12 +76,16 @@ def _arrays(folder: Path) -> dict[str, Path]:
 def open_folder(path: Path) -> FolderFeatures:
     """Opens `<video>.npy`, `<video>_rgb.npy` with `<video>_flow.npy`, `{rgb,flow}/` or `{train,test}/{rgb,flow}/`.
 
+    The last may lie in a folder `features`, beside which BaS-Net, CoLA and ASM-Loc have their annotations.
+
     Raises:
         FeatureError: a stream is missing, a video is there twice, or two of these layouts are mixed.
     """
     with reading(path, "a folder of features", FeatureError):
-        places = [p for p in (path, path / "train", path / "test") if (p / "rgb").is_dir() or (p / "flow").is_dir()]
-        flat = _arrays(path)
+        places, flat = _places(path), _arrays(path)
+        if not places and not flat and (path / "features").is_dir():
+            path = path / "features"
+            places, flat = _places(path), _arrays(path)
         if not places:
             return FolderFeatures(path, _flat(path, flat))
         if flat:
@@ -90,6 +103,10 @@ def open_folder(path: Path) -> FolderFeatures:
         return FolderFeatures(path, files)
 
 
+def _places(path: Path) -> list[Path]:
+    return [p for p in (path, path / "train", path / "test") if (p / "rgb").is_dir() or (p / "flow").is_dir()]
+
+
 def _part(path: Path, name: str, found: Path | None, wanted: Path) -> Path:
     if found is None:
         raise FeatureError(f"{path}: video {name!r} lacks its stream {wanted.relative_to(path)}")
@@ -101,7 +118,7 @@ def _flat(path: Path, arrays: dict[str, Path]) -> dict[str, tuple[Path, ...]]:
     if not arrays:
         kinds = Counter(Path(e.name).suffix.lower() for e in os.scandir(path) if not e.name.startswith("."))
         held = ", ".join(f"{count} {kind or 'without extension or folders'}" for kind, count in kinds.most_common(3))
-        what = f"it holds {held}; save each video's as .npy, .npz or .pt" if held else "it is empty"
+        what = f"it holds {held}; save each video's as .npy, .npz, .pt, .safetensors or .csv" if held else "it is empty"
         raise FeatureError(f"{path}: no feature arrays in it: {what}")
     pairs = [n for n in arrays if n.endswith(("_rgb", "_flow"))]
     stems = sorted({n.removesuffix("_rgb").removesuffix("_flow") for n in pairs})

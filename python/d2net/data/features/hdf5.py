@@ -11,6 +11,8 @@ import numpy as np
 from d2net.data.features.index import Index, file_state
 from d2net.data.features.store import FeatureError, FeatureStore
 from d2net.data.files import check_regular, reading
+from d2net.data.names import names_a_kind
+from d2net.ranges import usable
 
 MOST_NESTED = 16
 
@@ -77,12 +79,11 @@ def _datasets(
 
 
 def _stated(file: Any) -> dict[str, float]:
-    """The file's attributes that state its timing."""
+    """The file's attributes that state its timing; numbers, or their text."""
     found: dict[str, float] = {}
     for name in ("fps", "stride", "snippet_frames", "snippet_seconds"):
-        value = np.asarray(file.attrs[name]) if name in file.attrs else np.empty(0)
-        if value.size == 1 and value.dtype.kind in "fiu" and 0 < value.item() < float("inf"):
-            found[name] = float(value.item())
+        if name in file.attrs and (value := usable(file.attrs[name])) is not None:
+            found[name] = value
     return found
 
 
@@ -98,6 +99,8 @@ def _by_video(places: list[str]) -> dict[str, str]:
     """{video: dataset}: `v_1/c3d_features`, `v_2/c3d_features` are videos v_1 and v_2."""
     parts = [place.rpartition("/") for place in places]
     leaves = {leaf for _, _, leaf in parts}
-    if places and len(leaves) == 1 and all(group for group, _, _ in parts) and len(places) > 1:
+    # Of one video alone only its name can tell.
+    one_each = len(leaves) == 1 and (len(places) > 1 or names_a_kind(*leaves))
+    if one_each and all(group for group, _, _ in parts):
         return {group: place for (group, _, _), place in zip(parts, places, strict=True)}
     return {place: place for place in places}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -10,11 +11,12 @@ import numpy as np
 
 from d2net.data.features.index import Index, file_state
 from d2net.data.features.store import FeatureError, FeatureStore, header
+from d2net.data.features.timing import FILE, stated_timing
 from d2net.data.files import check_regular, reading
 
 
 class NpzFeatures(FeatureStore):
-    """One .npz keyed by video."""
+    """One .npz keyed by video; a timing.json in it may state when a snippet is."""
 
     layout = "an .npz keyed by video"
 
@@ -28,8 +30,15 @@ class NpzFeatures(FeatureStore):
             if index.keys() is None:
                 self._index(index)
                 index.save()
+            self.stated = self._stated()
             self.entries = {entry.removesuffix(".npy"): entry for entry in index.known}
         super().__init__(str(path), {name: index.known[entry] for name, entry in self.entries.items()})
+
+    def _stated(self) -> dict[str, float]:
+        with zipfile.ZipFile(self.path) as archive:
+            if FILE not in archive.namelist():
+                return {}
+            return stated_timing(f"{self.path}: {FILE}", json.loads(archive.read(FILE)))
 
     def _index(self, index: Index) -> None:
         """Reads each array's header."""

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Literal, NamedTuple
 
@@ -67,6 +68,7 @@ class FeatureStore(ABC):
     stated: what the file says of its timing: fps, stride, snippet_frames or snippet_seconds.
     durations: seconds by video, of those that the file states. streams: rows of [first, end, name], or None.
     identity: the backbone and settings that `d2net extract` made them with, or None.
+    precision: bfloat16 where all arrays are, which are read as float32.
     """
 
     stated: Mapping[str, float] = MappingProxyType({})
@@ -74,6 +76,7 @@ class FeatureStore(ABC):
     streams: list[list[Any]] | None = None
     identity: dict[str, Any] | None = None
     layout = "arrays by video"
+    precision: str | None = None
 
     def __init__(self, source: str, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]]):
         self.source = source
@@ -83,6 +86,7 @@ class FeatureStore(ABC):
             raise FeatureError(f"{source}: {nameless!r} is no name of a video")
         self.names = sorted(shapes)
         self.held = {name: shape for name, (shape, _) in shapes.items()}
+        self.dtypes = {name: dtype for name, (_, dtype) in shapes.items()}
         rows = _rows(self.held)
         self.turned = rows.turned
         self.crops: Crops = "mean"
@@ -142,6 +146,16 @@ class FeatureStore(ABC):
                 with np.errstate(over="ignore"):
                     array = array.astype(np.float32)
         return array
+
+    def dtype(self, name: str) -> np.dtype:
+        """Of `self[name]`, known without reading the data."""
+        averaged = len(self.held[name]) == 3 and self.held[name][0] != 1 and self.crops == "mean"
+        half = self.dtypes[name] == np.float16 and not averaged
+        return np.dtype(np.float16 if half else np.float32)
+
+    def sources(self) -> list[Path]:
+        """The files that are read."""
+        return [Path(self.source)]
 
     def _one_crop(self, array: np.ndarray) -> np.ndarray:
         return array.mean(1, dtype=np.float32) if self.crops == "mean" else array[:, 0]

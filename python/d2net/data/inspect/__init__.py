@@ -21,7 +21,7 @@ from d2net.data.inspect.recommend import command, recommend
 from d2net.data.inspect.report import Inspection
 from d2net.data.inspect.segments import segment_findings
 from d2net.data.inspect.steps import Fit, fit_steps
-from d2net.data.stated import compare_lengths, stated_timing
+from d2net.data.stated import compare_lengths, overruled_videos, stated_timing
 from d2net.timing import Resolved, Statement, Timing, resolve
 
 Step = Callable[[int, int], object]
@@ -130,12 +130,19 @@ def _compare_timing(
         "agrees": agrees,
     }
     try:
-        odd = compare_lengths(lengths, durations, lambda v: own.get(v, found.timing), found.source, rates, store.width)
+        odd = compare_lengths(
+            lengths,
+            durations,
+            lambda v: own.get(v, found.timing),
+            lambda v: known.source if v in own else found.source,
+            rates,
+            store.width,
+        )
     except DataError as error:
         done.findings.append(Finding("error", "transposed", str(error)))
         done.timing["agrees"] = False
         return None
-    for text in found.contradictions:
+    for text in [*found.contradictions, *stated.notes, *overruled_videos(found, stated.videos, known.source)]:
         done.findings.append(Finding("warning", "timing contradicts", text))
     for text in odd:
         done.findings.append(Finding("warning", "timing against durations", text))

@@ -28,12 +28,16 @@ class Finding:
         return {**asdict(self), "names": list(self.names)}
 
 
-def listed(level: Level, kind: str, what: str, names: Sequence[str], remedy: str = "") -> list[Finding]:
-    """`N WHAT: 'a', 'b' and 3 more; REMEDY`, or nothing where there are no names."""
+def listed(
+    level: Level, kind: str, what: str, names: Sequence[str], remedy: str = "", count: int | None = None
+) -> list[Finding]:
+    """`N WHAT: 'a', 'b' and 3 more; REMEDY`, or nothing where there are no names. count: N, where names are a part."""
     if not names:
         return []
-    text = f"{len(names)} {what}: {some(names)}" + (f"; {remedy}" if remedy else "")
-    return [Finding(level, kind, text, len(names), tuple(names[:LISTED]))]
+    count = len(names) if count is None else count
+    more = f" and {count - len(names[:3])} more" if count > len(names[:3]) else ""
+    text = f"{count} {what}: {some(names[:3])}{more}" + (f"; {remedy}" if remedy else "")
+    return [Finding(level, kind, text, count, tuple(names[:LISTED]))]
 
 
 def spread(values: Sequence[float] | np.ndarray) -> dict[str, float] | None:

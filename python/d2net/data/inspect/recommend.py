@@ -43,7 +43,7 @@ def _subsets(facts: Facts) -> Iterator[Choice]:
 
 def _network(facts: Facts) -> Iterator[Choice]:
     size, why = _window(facts)
-    yield Choice("model.classifier_kernel_size", min(size, 5), f"the classifier sees {why}")
+    yield Choice("model.classifier_kernel_size", size, f"the classifier sees {why}")
     lengths = np.array(facts.lengths or (1,))
     shortest = int(np.percentile(lengths, 5))
     least = max(1, min(5, shortest))
@@ -56,12 +56,14 @@ def _network(facts: Facts) -> Iterator[Choice]:
 
 
 def _window(facts: Facts) -> tuple[int, str]:
-    """Odd number of snippets that make about a second, and what they are in words."""
+    """Odd number of snippets, up to 5, that make about a second, and what they are in words."""
     if facts.step is not None:
-        size = max(1, 2 * int(0.5 / facts.step) + 1)
-        return size, f"{size} snippets at once: one is {facts.step:.3g} s, and a second says what a moment does not"
+        size = min(5, 2 * int(0.5 / facts.step) + 1)
+        if size == 1:
+            return 1, f"one snippet, which is {facts.step:.3g} s and says enough"
+        return size, f"{size} snippets, {size * facts.step:.3g} s: a second says what a moment does not"
     if facts.persistence is not None and facts.persistence >= 4:
-        return 3, f"3 snippets at once: rows stay alike for {facts.persistence:.3g}"
+        return 3, f"3 snippets: rows stay alike for {facts.persistence:.3g}"
     return 1, "one snippet: nothing says how long it is"
 
 
@@ -109,8 +111,8 @@ def _decoding(facts: Facts) -> Iterator[Choice]:
         least = int(np.clip(facts.shortest / facts.step / 2, 1, 50))
         why = f"half of the shortest class's short instances, {facts.shortest:.3g} s of {facts.step:.3g} s snippets"
     elif facts.step is not None:
-        least = int(np.clip(round(0.5 / facts.step), 2, 50))
-        why = "half a second, at least two snippets: a single one is noise"
+        least = int(np.clip(round(0.3 / facts.step), 2, 50))
+        why = "0.3 s, at least two snippets: a single one is noise"
     else:
         least, why = 2, "a single snippet is noise"
     yield Choice("localize.min_length", least, why)

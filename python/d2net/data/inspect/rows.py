@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from d2net.data.features.store import FeatureError, FeatureStore
-from d2net.data.inspect.findings import Finding, Level, listed, spread
+from d2net.data.inspect.findings import LISTED, Finding, Level, listed, spread
 
 LAGS = (1, 2, 4, 8, 16, 32, 64, 128)
 _COLUMNS = 64  # that persistence is measured on
 _ROWS = 65_536  # a chunk's
-_MOST_NAMES = 1000
 
 
 class RowFacts:
@@ -24,13 +23,14 @@ class RowFacts:
         self.width, self.videos, self.snippets = width, 0, 0
         self.finite = 0  # rows
         self.odd: dict[str, int] = dict.fromkeys(_KINDS, 0)
+        self.holding: dict[str, int] = dict.fromkeys(_KINDS, 0)  # videos
         self.where: dict[str, list[str]] = {kind: [] for kind in _KINDS}
         self.total = self.squares = 0.0
         self.largest = 0.0
         self.least, self.most = np.full(width, np.inf, np.float32), np.full(width, -np.inf, np.float32)
         self.products = np.zeros(len(LAGS) + 1)
         self.seen: dict[bytes, str] = {}
-        self.copies: list[str] = []
+        self.copied, self.copies = 0, list[str]()
         self.damaged: list[str] = []
 
     def add(self, name: str, array: np.ndarray) -> None:
@@ -48,12 +48,15 @@ class RowFacts:
             previous = part[-1:]
         for kind, n in counts.items():
             self.odd[kind] += n
-            if n and len(self.where[kind]) < _MOST_NAMES:
+            self.holding[kind] += n > 0
+            if n and len(self.where[kind]) < LISTED:
                 self.where[kind].append(name)
         key = digest.digest() + str(array.shape).encode()
         first_name = self.seen.setdefault(key, name)
         if first_name != name:
-            self.copies.append(f"{name} = {first_name}")
+            self.copied += 1
+            if len(self.copies) < LISTED:
+                self.copies.append(f"{name} = {first_name}")
         self._persistence(array)
 
     def _chunk(self, part: np.ndarray, previous: np.ndarray | None) -> dict[str, int]:
@@ -125,16 +128,17 @@ class RowFacts:
             "constant_columns": self.constant_columns(),
             "persistence_snippets": self.persistence(),
             "rows": dict(self.odd),
-            "copies": len(self.copies),
+            "copies": self.copied,
         }
 
     def findings(self) -> list[Finding]:
         found = listed("error", "damaged", "videos cannot be read", self.damaged)
         for kind, (level, what, remedy) in _KINDS.items():
             if n := self.odd[kind]:
-                lines = listed(level, f"{kind} rows", f"videos hold {n} {what}", self.where[kind], remedy)
-                found += lines
-        found += listed("warning", "copies", "videos have the same features as another", self.copies)
+                what = f"videos hold {n} {what}"
+                found += listed(level, f"{kind} rows", what, self.where[kind], remedy, self.holding[kind])
+        what = "videos have the same features as another"
+        found += listed("warning", "copies", what, self.copies, count=self.copied)
         if (dead := self.constant_columns()) and self.finite > 1:
             text = f"{dead} of {self.width} columns have one value in all rows; they say nothing"
             found.append(Finding("warning", "constant columns", text, dead))

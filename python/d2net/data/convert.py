@@ -1,0 +1,82 @@
+"""Features, annotations and detections from any format that is read into any that is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from d2net.data.annotations import load_annotations
+from d2net.data.annotations.saving import save_annotations
+from d2net.data.detections import load_detections
+from d2net.data.detections.saving import named_classes, save_detections_as
+from d2net.data.features import open_features
+from d2net.data.features.store import Crops
+from d2net.data.features.writing import write_features
+from d2net.data.files import DataError, check_outputs
+from d2net.data.kinds import KINDS, Kind, kind_of
+
+
+def convert(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    kind: Kind | None = None,
+    dtype: str | None = None,
+    crops: Crops = "mean",
+    timing: Mapping[str, float] | None = None,
+    classes: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> list[str]:
+    """Writes what is in `source` to `out`, whose name decides the format.
+
+    Features: .npz, .h5, .safetensors, or a folder of .npy. Annotations and detections: .json, .csv, .tsv, or a folder
+    of label tracks. Written in one step; features in bounded memory, and a stopped run goes on when called alike.
+
+    Args:
+        kind: of `source`; told by its content by default.
+        dtype, crops, timing: of features; timing replaces what they state.
+        classes: annotations whose classes are the names of detections' numbers.
+
+    Returns:
+        What was written and what was changed, in lines.
+
+    Raises:
+        DataError: `source` cannot be read; `out` is what is read, is there (without overwrite) or cannot hold what is
+            in `source`; an argument is for another kind of data.
+    """
+    if kind is not None and kind not in KINDS:
+        raise DataError(f"kind must be {', '.join(KINDS)}, got {kind!r}")
+    what = kind or kind_of(source)
+    _check_arguments(what, dtype=dtype, crops=crops if crops != "mean" else None, timing=timing, classes=classes)
+    out = Path(out)
+    if what == "features":
+        store = open_features(source, crops=crops)
+        written = write_features(out, store, dtype=dtype, timing=timing, overwrite=overwrite, progress=progress)
+        lines = [f"read {store.summary()}"]
+        if written.resumed:
+            lines.append(f"{written.resumed} of {written.videos} videos were there from an earlier run")
+        if timing is not None and store.stated and dict(timing) != dict(store.stated):
+            lines.append(f"timing: {dict(timing)} replaces {dict(store.stated)}, which the features state")
+        return lines + written.notes
+    check_outputs([out if out.suffix else out.with_name(f"{out.name}.txt")], [source, classes])
+    if out.resolve() == Path(source).resolve():
+        raise DataError(f"{out} is what is read; give another name to write to")
+    if out.is_file() and not overwrite:
+        raise DataError(f"{out} is there; say --overwrite to replace it, or give another name")
+    if what == "annotations":
+        known = load_annotations(source)
+        return [f"read {known.summary()}", *(f"not in {out.name}: {lost}" for lost in save_annotations(out, known))]
+    found = load_detections(source)
+    if classes is not None:
+        found = named_classes(found, load_annotations(classes).classes)
+    save_detections_as(out, found)
+    return [f"read {len(found)} detections in {len(found.videos)} videos, {len(found.classes)} classes"]
+
+
+def _check_arguments(kind: Kind, **given: object) -> None:
+    fits = {"dtype": "features", "crops": "features", "timing": "features", "classes": "detections"}
+    for name, value in given.items():
+        if value is not None and fits[name] != kind:
+            raise DataError(f"{name} is for {fits[name]}, and these are {kind}")
