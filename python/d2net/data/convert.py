@@ -59,6 +59,8 @@ def convert(
             lines.append(f"{written.resumed} of {written.videos} videos were there from an earlier run")
         if timing is not None and store.stated and dict(timing) != dict(store.stated):
             lines.append(f"timing: {dict(timing)} replaces {dict(store.stated)}, which the features state")
+        if lost := [name for name in ("durations", "streams", "identity") if getattr(store, name)]:
+            lines.append(f"not in {out.name}: {', '.join(lost)} that {store.source} states")
         return lines + written.notes
     check_outputs([out if out.suffix else out.with_name(f"{out.name}.txt")], [source, classes])
     if out.resolve() == Path(source).resolve():

@@ -21,7 +21,7 @@ class Synthetic(NamedTuple):
     annotations: dict[str, Any]
 
 
-def _smooth(x: np.ndarray, width: int) -> np.ndarray:
+def smooth(x: np.ndarray, width: int) -> np.ndarray:
     """Moving average along time that keeps the variance of white noise."""
     sums = np.cumsum(np.pad(x, ((width, 0), (0, 0))), axis=0)
     return (sums[width:] - sums[:-width]) / np.sqrt(width)
@@ -57,7 +57,7 @@ def make_synthetic(
     for v in range(videos):
         s = int(rng.integers(40, 200))
         x = backgrounds[np.repeat(rng.integers(4, size=-(-s // 10)), 10)[:s]] * 0.7
-        x = x + noise * _smooth(rng.standard_normal((s, width)), 3)
+        x = x + noise * smooth(rng.standard_normal((s, width)), 3)
         segments = _segments(rng, s, classes)
         for c, a, b in segments:
             x[a:b] += patterns[c]
