@@ -50,7 +50,8 @@ def make(folder: Path, videos: int, snippets: int, width: int) -> int:
 def measure(source: Path, out: Path) -> tuple[int, float]:
     """(peak KiB, seconds) of one conversion."""
     command = [sys.executable, "-c", MEASURED, source, out]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "XDG_CACHE_HOME": str(out.parent)})
+    own_cache = {**os.environ, "XDG_CACHE_HOME": str(out.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=own_cache)
     if done.returncode:
         raise RuntimeError(done.stderr)
     peak, seconds = done.stdout.split()
