@@ -162,8 +162,8 @@ def test_some_scores_are_none(tmp_path):
     (tmp_path / "x").write_text("a\t1\t2\trun\t0.5\na\t1\t2\trun\n")
     with pytest.raises(DataError, match=r"line 2: no score, but .*line 1 has one"):
         load_detections(tmp_path / "x")
-    (tmp_path / "z").write_text("video,start,end,label,Score\na,1,2,run,0.5\n")
-    with pytest.raises(DataError, match="no column `score` beside Score"):
+    (tmp_path / "z").write_text("video,start,end,label,points\na,1,2,run,0.5\n")
+    with pytest.raises(DataError, match="no column `score` beside points"):
         load_detections(tmp_path / "z")
     (tmp_path / "y").write_text("video,label,score\na,run,0.5\n")
     with pytest.raises(DataError, match="line 2: a detection needs start, end, label and score"):
