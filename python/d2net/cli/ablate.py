@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from d2net.cli.options import Device, Features, Set, say, stoppable
+from d2net.cli.reading import Data, Layout
 
 
 def ablate(
@@ -20,24 +21,25 @@ def ablate(
     seeds: Annotated[int, typer.Option(help="Seeds 0 .. N-1.", min=1)] = 3,
     assignments: Set = None,
     device: Device = "auto",
+    layout: Layout = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's runs.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder's runs.")] = False,
 ) -> None:
     """Train and score the rows of the paper's Table 3, over seeds, with the preset's and the recipe's decoder."""
     from d2net.auto import auto_config, wants_auto
     from d2net.config import make_config, parse_assignments
-    from d2net.data.annotations import load_annotations
-    from d2net.data.features import open_features
     from d2net.training.ablation import run_ablation
 
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     overrides = parse_assignments(assignments or [])
-    if wants_auto(preset, overrides, None):
-        config, said = auto_config(open_features(features), load_annotations(annotations), recipe, overrides)
+    auto = wants_auto(preset, overrides, None)
+    config = None if auto else make_config(preset, recipe, overrides)
+    data = Data(layout, ("features", "annotations"))
+    store, known = data.features(features), data.annotations(annotations)
+    if config is None:
+        config, said = auto_config(store, known, recipe, overrides)
         say("\n".join(f"auto: {choice}" for choice in said))
-    else:
-        config = make_config(preset, recipe, overrides)
     names = [row.strip() for row in rows.split(",")]
     with stoppable():
-        print(run_ablation(features, annotations, out, config, names, seeds, device, resume, overwrite))
+        print(run_ablation(store, known, out, config, names, seeds, device, resume, overwrite))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from d2net.cli.options import Crops, Fps, SnippetFrames, SnippetSeconds, Stride, say, stoppable
+from d2net.cli.reading import Data, Layout
 
 
 def convert(
@@ -20,6 +21,7 @@ def convert(
         str | None, typer.Option(help="Of features: float16, bfloat16 (.safetensors) or float32; as is by default.")
     ] = None,
     crops: Crops = "mean",
+    layout: Layout = None,
     fps: Fps = None,
     stride: Stride = None,
     snippet_frames: SnippetFrames = None,
@@ -48,6 +50,7 @@ def convert(
     timing = {k: v for k, v in given.items() if v is not None} or None
     if timing is not None:
         Timing(**timing)  # whole, and of one kind
+    layouts = Data(layout, ("features", "annotations", "detections")).layouts
     with stoppable():
         lines = run(
             source,
@@ -55,6 +58,7 @@ def convert(
             kind=kind,  # type: ignore[arg-type]
             dtype=dtype,
             crops=crops,  # type: ignore[arg-type]
+            layouts=layouts,
             timing=timing,
             classes=classes,
             overwrite=overwrite,

@@ -9,6 +9,7 @@ import typer
 
 from d2net.cli.optional_value import PRINTED
 from d2net.cli.options import Fps, SnippetSeconds, Stride, say
+from d2net.cli.reading import Data, Layout
 
 if TYPE_CHECKING:
     from d2net.timing import Timing
@@ -57,6 +58,7 @@ def evaluate(
         float, typer.Option(help="Of --events: share of an event's length that its offset may be off.")
     ] = 0.5,
     onset_only: Annotated[bool, typer.Option("--onset-only", help="Of --events: offsets do not count.")] = False,
+    layout: Layout = None,
     out: Annotated[Path | None, typer.Option(help="Metrics as JSON.")] = None,
 ) -> None:
     """Score detections against a ground truth.
@@ -64,8 +66,6 @@ def evaluate(
     Example: d2net evaluate --predictions detections.json --ground-truth annotations.json --subset test
     """
     from d2net.config import load_config
-    from d2net.data.annotations import load_annotations
-    from d2net.data.detections import load_detections
     from d2net.data.files import check_outputs
     from d2net.evaluation import analyse_errors, evaluate_all, event_scores, load_ambiguous
     from d2net.evaluation import evaluate as run
@@ -79,8 +79,9 @@ def evaluate(
         raise ValueError("several --ground-truth make a grid; add --all-protocols, or give one")
     errors_file = None if errors in (None, PRINTED) else errors
     check_outputs([out, errors_file], [predictions, *ground_truth, ambiguous, config])
-    found = load_detections(predictions)
-    truths = [load_annotations(path) for path in ground_truth]
+    data = Data(layout, ("detections", "annotations"))
+    found = data.detections(predictions)
+    truths = [data.annotations(path, "ground truth") for path in ground_truth]
     given: dict[str, Any] = {
         "iou": iou, "subset": subset, "ambiguous": load_ambiguous(ambiguous) if ambiguous else None, "timing": timing,
     }  # fmt: skip

@@ -19,6 +19,7 @@ from d2net.cli.options import (
     say,
     timing_overrides,
 )
+from d2net.cli.reading import Data, Layout
 
 
 def inspect(
@@ -40,6 +41,7 @@ def inspect(
     snippet_seconds: SnippetSeconds = None,
     resized: Resized = False,
     crops: Crops = "mean",
+    layout: Layout = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Look data over before training: what they hold, what is odd, and the command to train with.
@@ -57,6 +59,7 @@ def inspect(
     from d2net.data.inspect import inspect_data
     from d2net.timing import Timing
 
+    data = Data(layout, ("features", "annotations"), quiet=True)
     features, annotations, others = _told_apart(paths)
     given = timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
     timing = Timing(**{k.removeprefix("timing."): v for k, v in given.items()}) if given else None  # type: ignore[arg-type]
@@ -77,7 +80,8 @@ def inspect(
             annotations,
             others,
             timing=timing,
-            crops=crops,  # type: ignore[arg-type]
+            open_features=lambda path: data.features(path, crops),
+            load_annotations=data.annotations,
             subsets=[train_subset] if train_subset else None,
             labels_only=labels_only,
             defaults=defaults,
@@ -93,9 +97,17 @@ def inspect(
 
 def _told_apart(paths: list[Path]) -> tuple[Path | None, Path | None, list[Path]]:
     """(features, annotations, further annotations); a single path is annotations if it looks like them."""
+    from d2net.data.files import DataError
+    from d2net.data.kinds import kind_of
+
     if len(paths) > 1:
         return paths[0], paths[1], paths[2:]
-    text = paths[0].suffix.lower() in (".json", ".csv", ".tsv", ".txt")
-    if text or (paths[0] / "videoname.npy").exists():
-        return None, paths[0], []
-    return paths[0], None, []
+    try:
+        kind = kind_of(paths[0])
+    except DataError:
+        kind = "features" if paths[0].is_dir() else "annotations"  # whose reader says what is wrong
+    if kind == "detections":
+        raise DataError(
+            f"{paths[0]} holds detections; d2net evaluate scores them, inspect takes features and annotations"
+        )
+    return (paths[0], None, []) if kind == "features" else (None, paths[0], [])

@@ -19,9 +19,9 @@ from d2net.cli.options import (
     SnippetSeconds,
     Stride,
     Weights,
-    say,
     timing_overrides,
 )
+from d2net.cli.reading import Data, Layout
 
 
 def localize(
@@ -62,6 +62,7 @@ def localize(
     device: Device = "auto",
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",
+    layout: Layout = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Find segments in videos, in seconds.
@@ -73,9 +74,7 @@ def localize(
     from d2net.config import from_dict, make_config, parse_assignments
     from d2net.data.activations import load_activations
     from d2net.data.activations import save_activations as write_activations
-    from d2net.data.annotations import load_annotations
     from d2net.data.detections import save_detections
-    from d2net.data.features import open_features
     from d2net.data.files import check_outputs
     from d2net.data.video_info import load_video_info
     from d2net.timing import Timing
@@ -95,14 +94,13 @@ def localize(
     if wrong := [name for name in decoder if not name.startswith("localize.")]:
         raise ValueError(f"--set {wrong[0]}: only fields of localize can be changed after training")
     chosen = make_config(overrides=_flat(tree) | decoder).localize if decoder else from_dict(tree).localize
-    known = load_annotations(annotations) if annotations else None
+    data = Data(layout, ("features", "annotations"), quiet)
+    known = data.annotations(annotations) if annotations else None
     if known is not None and subset:
         known = known.subset(subset)
     if shown.files or shown.failed:
         features = shown.extract(model, features, backbone, weights or [], device, quiet)
-    store = open_features(features, crops=crops) if features is not None else None  # type: ignore[arg-type]
-    if store is not None and not quiet:
-        say(f"features: {store.summary()}")
+    store = data.features(features, crops) if features is not None else None
     info = load_video_info(video_info) if video_info else None
     timing = timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
     result = api.localize(

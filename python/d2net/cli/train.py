@@ -22,6 +22,7 @@ from d2net.cli.options import (
     stoppable,
     timing_overrides,
 )
+from d2net.cli.reading import Data, Layout
 
 
 def train(
@@ -59,6 +60,7 @@ def train(
     ] = "contrast",
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",
+    layout: Layout = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train on pre-extracted features with video-level labels.
@@ -68,8 +70,6 @@ def train(
     from d2net import api
     from d2net.auto import auto_config, wants_auto
     from d2net.config import make_config, parse_assignments
-    from d2net.data.annotations import load_annotations
-    from d2net.data.features import open_features
 
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
@@ -78,9 +78,8 @@ def train(
     overrides |= {k: v for k, v in {"model.streams": streams, "train.seed": seed}.items() if v is not None}
     auto = wants_auto(preset, overrides, config)
     full = None if auto else make_config(preset, recipe, overrides, config)
-    store, known = open_features(features, crops=crops), load_annotations(annotations)  # type: ignore[arg-type]
-    if not quiet:
-        say(f"features: {store.summary()}\nannotations: {known.summary()}")
+    data = Data(layout, ("features", "annotations"), quiet)
+    store, known = data.features(features, crops), data.annotations(annotations)
     if full is None:
         full, said = auto_config(store, known, recipe, overrides, config)
         say("\n".join(f"auto: {choice}" for choice in said))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from d2net.cli.options import Crops, Device, Features, SkipMissing, say
+from d2net.cli.reading import Data, Layout
 
 
 def tune(
@@ -32,6 +33,7 @@ def tune(
     device: Device = "auto",
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",
+    layout: Layout = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Fit the decoder to annotated videos that were not trained on: thousands of settings in a minute.
@@ -42,15 +44,13 @@ def tune(
     Example: d2net tune run --features features.npz --annotations annotations.json --out tuned.yaml
     """
     from d2net import api
-    from d2net.data.annotations import load_annotations
-    from d2net.data.features import open_features
     from d2net.data.files import check_outputs
     from d2net.training.folder import run_files
 
     check_outputs([out], [*run_files(run), features, annotations, config])
     model = api.load(run, device, config=config)
-    known = load_annotations(annotations)
-    store = open_features(features, crops=crops)  # type: ignore[arg-type]
+    data = Data(layout, ("features", "annotations"), quiet)
+    store, known = data.features(features, crops), data.annotations(annotations)
     found = api.tune(
         model,
         store,

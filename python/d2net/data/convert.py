@@ -15,6 +15,7 @@ from d2net.data.features.store import Crops
 from d2net.data.features.writing import write_features
 from d2net.data.files import DataError, check_outputs
 from d2net.data.kinds import KINDS, Kind, kind_of
+from d2net.data.layouts import CONTENT, Layouts
 
 
 def convert(
@@ -24,6 +25,7 @@ def convert(
     kind: Kind | None = None,
     dtype: str | None = None,
     crops: Crops = "mean",
+    layouts: Layouts = CONTENT,
     timing: Mapping[str, float] | None = None,
     classes: str | os.PathLike | None = None,
     overwrite: bool = False,
@@ -37,6 +39,7 @@ def convert(
     Args:
         kind: of `source`; told by its content by default.
         dtype, crops, timing: of features; timing replaces what they state.
+        layouts: of the source, in place of what its content tells.
         classes: annotations whose classes are the names of detections' numbers.
 
     Returns:
@@ -48,11 +51,12 @@ def convert(
     """
     if kind is not None and kind not in KINDS:
         raise DataError(f"kind must be {', '.join(KINDS)}, got {kind!r}")
-    what = kind or kind_of(source)
+    named = [k for k in KINDS if getattr(layouts, k) is not None]
+    what = kind or (named[0] if len(named) == 1 else kind_of(source))
     _check_arguments(what, dtype=dtype, crops=crops if crops != "mean" else None, timing=timing, classes=classes)
     out = Path(out)
     if what == "features":
-        store = open_features(source, crops=crops)
+        store = open_features(source, crops=crops, layout=layouts.features, axis=layouts.axis)  # type: ignore[arg-type]
         written = write_features(out, store, dtype=dtype, timing=timing, overwrite=overwrite, progress=progress)
         lines = [f"read {store.summary()}"]
         if written.resumed:
@@ -68,13 +72,13 @@ def convert(
     if out.is_file() and not overwrite:
         raise DataError(f"{out} is there; say --overwrite to replace it, or give another name")
     if what == "annotations":
-        known = load_annotations(source)
+        known = load_annotations(source, layout=layouts.annotations)
         return [f"read {known.summary()}", *(f"not in {out.name}: {lost}" for lost in save_annotations(out, known))]
-    found = load_detections(source)
+    found = load_detections(source, layout=layouts.detections)
     if classes is not None:
         found = named_classes(found, load_annotations(classes).classes)
     save_detections_as(out, found)
-    return [f"read {len(found)} detections in {len(found.videos)} videos, {len(found.classes)} classes"]
+    return [f"read {found.summary()}"]
 
 
 def _check_arguments(kind: Kind, **given: object) -> None:

@@ -10,8 +10,8 @@ from statistics import mean, pstdev
 
 from d2net import api
 from d2net.config import Config, LocalizeConfig, make_config
-from d2net.data.annotations import load_annotations
-from d2net.data.features import open_features
+from d2net.data.annotations import Annotations, load_annotations
+from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import write_text
 from d2net.evaluation import evaluate
 from d2net.training.checkpoint import FILE
@@ -34,8 +34,8 @@ def _with(config: Config, changes: dict[str, object]) -> Config:
 
 
 def run_ablation(
-    features: str | os.PathLike,
-    annotations: str | os.PathLike,
+    features: FeatureStore | str | os.PathLike,
+    annotations: Annotations | str | os.PathLike,
     out: str | os.PathLike,
     config: Config,
     rows: Sequence[str],
@@ -57,7 +57,8 @@ def run_ablation(
     """
     if unknown := [r for r in rows if r not in ROWS]:
         raise ValueError(f"rows: unknown row {unknown[0]!r}; there are {', '.join(ROWS)}")
-    store, known = open_features(features), load_annotations(annotations)
+    store = features if isinstance(features, FeatureStore) else open_features(features)
+    known = annotations if isinstance(annotations, Annotations) else load_annotations(annotations)
     truth = known.subset(config.localize.subsets)
     decoders = {"preset": config.localize, config.recipe: make_config(recipe=config.recipe).localize}
     out = Path(out)

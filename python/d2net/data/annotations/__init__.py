@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from d2net.data.annotations.activitynet import from_tree
 from d2net.data.annotations.events import events_tree
@@ -18,9 +19,43 @@ from d2net.data.annotations.splits import is_split_folder, split_tree
 from d2net.data.annotations.wtalc import is_wtalc, wtalc_tree
 from d2net.data.events import is_events, read_events, read_tracks, track_files
 from d2net.data.files import DataError, check_regular, read_json, reading
+from d2net.data.layouts import named_reader
 
 
-def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None = None) -> Annotations:
+class Dialect(NamedTuple):
+    """tree: what reads it as ActivityNet's tree; words: what it is."""
+
+    tree: Callable[[Path], Any]
+    words: str
+
+
+def _activitynet(path: Path) -> Any:
+    check_regular(path)
+    return read_json(path)
+
+
+def _events(path: Path) -> Any:
+    check_regular(path)
+    return events_tree(path, read_events(path))
+
+
+def _tracks(path: Path) -> Any:
+    return events_tree(path, read_tracks(path))
+
+
+# By name, to read what the content does not tell as the user says: the tree of each, and what it is in words.
+LAYOUTS: dict[str, Dialect] = {
+    "activitynet": Dialect(_activitynet, "ActivityNet's JSON"),
+    "wtalc": Dialect(wtalc_tree, "W-TALC's arrays"),
+    "splits": Dialect(split_tree, "gt.json with split files"),
+    "events": Dialect(_events, "a list of events"),
+    "tracks": Dialect(_tracks, "label tracks"),
+}
+
+
+def load_annotations(
+    path: str | os.PathLike, *, classes: Sequence[str] | None = None, layout: str | None = None
+) -> Annotations:
     """Reads annotations in one of these dialects, told apart by content.
 
     - ActivityNet's JSON (`database` → subset, duration_second, annotations); also BaS-Net's, and ActionFormer's and
@@ -35,6 +70,7 @@ def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None =
 
     Args:
         classes: the class list; the file's `classes`, else the labels found, by label_id or sorted, by default.
+        layout: one of LAYOUTS, in place of what the content tells.
 
     Raises:
         DataError: none of these, a label outside the class list, a segment that is not two finite numbers or ends
@@ -42,22 +78,24 @@ def load_annotations(path: str | os.PathLike, *, classes: Sequence[str] | None =
     """
     with reading(path, "annotations"):
         place = Path(path)
-        return from_tree(path, _folder_tree(place) if place.is_dir() else _file_tree(place), classes)
+        name = layout if layout is not None else _of_folder(place) if place.is_dir() else _of_file(place)
+        dialect = named_reader("annotations", path, name, LAYOUTS)
+        return replace(from_tree(path, dialect.tree(place), classes), layout=dialect.words)
 
 
-def _folder_tree(folder: Path) -> Any:
+def _of_folder(folder: Path) -> str:
     if is_wtalc(folder):
-        return wtalc_tree(folder)
+        return "wtalc"
     if is_split_folder(folder):
-        return split_tree(folder)
+        return "splits"
     if track_files(folder):
-        return events_tree(folder, read_tracks(folder))
+        return "tracks"
     raise DataError(
         f"{folder} is a folder without videoname.npy, gt.json or label tracks; give a JSON or a table, W-TALC's or "
         "BaS-Net's annotation folder, or a folder of <video>.txt"
     )
 
 
-def _file_tree(path: Path) -> Any:
+def _of_file(path: Path) -> str:
     check_regular(path)
-    return events_tree(path, read_events(path)) if is_events(path) else read_json(path)
+    return "events" if is_events(path) else "activitynet"

@@ -39,4 +39,3 @@ def events_tree(path: str | os.PathLike, events: Iterable[Event]) -> dict[str, A
     if not database:
         raise DataError(f"{path}: no events in it")
     return {"database": database}
-

@@ -45,6 +45,7 @@ class Annotations:
     """Videos by name, in file order. report counts degenerate (end = start) and overrunning segments.
 
     streams: rows of [first, end, name] as the file has them; who uses them checks them (`check_streams`).
+    layout: in words.
     """
 
     classes: tuple[str, ...]
@@ -54,13 +55,16 @@ class Annotations:
     source: str = "annotations"
     report: dict[str, int] = field(default_factory=dict)
     frames: dict[str, float] = field(default_factory=dict)
+    layout: str = field(default="annotations", compare=False)
 
     def summary(self) -> str:
         """What was understood, in one line."""
         subsets = Counter(v.subset or "none" for v in self.videos.values())
         segments = sum(len(v.segments) for v in self.videos.values())
         by_subset = ", ".join(f"{count} {name}" for name, count in subsets.most_common(6))
-        return f"{len(self.videos)} videos ({by_subset}), {len(self.classes)} classes, {segments} segments"
+        return (
+            f"{self.layout}: {len(self.videos)} videos ({by_subset}), {len(self.classes)} classes, {segments} segments"
+        )
 
     def subset(self, names: str | Sequence[str]) -> Annotations:
         """The videos of these subsets, names compared without case.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from d2net.data.detections.activitynet import from_tree
@@ -13,26 +15,68 @@ from d2net.data.detections.events import from_events
 from d2net.data.detections.model import Detections as Detections
 from d2net.data.events import is_events, read_events, read_tracks
 from d2net.data.files import check_regular, read_json, reading
+from d2net.data.layouts import named_reader
 
 
-def load_detections(path: str | os.PathLike) -> Detections:
+def _activitynet(path: Path) -> Detections:
+    check_regular(path)
+    return from_tree(path, read_json(path))
+
+
+def _columns(path: Path) -> Detections:
+    check_regular(path)
+    with open(path, "rb") as file:
+        return from_pickle(path, file)
+
+
+def _events(path: Path) -> Detections:
+    check_regular(path)
+    return from_events(path, read_events(path))
+
+
+def _tracks(path: Path) -> Detections:
+    return from_events(path, read_tracks(path))
+
+
+# By name, to read what the content does not tell as the user says.
+LAYOUTS: dict[str, Callable[[Path], Detections]] = {
+    "activitynet": _activitynet,
+    "columns": _columns,
+    "events": _events,
+    "tracks": _tracks,
+}
+_WORDS = {
+    "activitynet": "ActivityNet's results",
+    "columns": "a pickle of columns",
+    "events": "a table",
+    "tracks": "label tracks",
+}
+
+
+def load_detections(path: str | os.PathLike, *, layout: str | None = None) -> Detections:
     """Reads detections in file order; none is valid. By its first bytes, the file is one of
 
     ActivityNet's results JSON (`results` → video → label, score, segment), a pickle of columns as ActionFormer and
     OpenTAD write (video-id, t-start, t-end, label, score), or a table (video, start, end, label, score, or DCASE's
     names, or none). A folder holds label tracks, <video>.txt, whose labels end in their score, as `run [0.5]`.
 
+    Args:
+        layout: one of LAYOUTS, in place of what the content tells.
+
     Raises:
         DataError: names file, video and row.
     """
     with reading(path, "detections"):
-        if Path(path).is_dir():
-            return from_events(path, read_tracks(path))
-        check_regular(path)
-        with open(path, "rb") as file:
-            if file.read(1) == b"\x80":
-                file.seek(0)
-                return from_pickle(path, file)
-        if is_events(path):
-            return from_events(path, read_events(path))
-        return from_tree(path, read_json(path))
+        name = layout if layout is not None else _of(Path(path))
+        found = named_reader("detections", path, name, LAYOUTS)(Path(path))
+        return replace(found, layout=_WORDS[name])
+
+
+def _of(path: Path) -> str:
+    if path.is_dir():
+        return "tracks"
+    check_regular(path)
+    with open(path, "rb") as file:
+        if file.read(1) == b"\x80":
+            return "columns"
+    return "events" if is_events(path) else "activitynet"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ class Detections:
     """Columns of m detections.
 
     video, label: (m,) int64 indices into videos and classes; start, end: (m,) float64 seconds; score: (m,) float64.
+    layout: in words.
     """
 
     videos: list[str]
@@ -25,6 +26,7 @@ class Detections:
     start: np.ndarray
     end: np.ndarray
     score: np.ndarray
+    layout: str = field(default="detections", compare=False)
 
     @classmethod
     def from_arrays(
@@ -60,15 +62,19 @@ class Detections:
                 f"detections: row {row} of video {videos[ints[0][i]]!r}: segment [{values[0]}, {values[1]}], score "
                 f"{values[2]}; all must be finite, times of at most {LONGEST:g} s, and the end not before the start"
             )
-        return cls(list(videos), tuple(classes), *ints, *floats)
+        return cls(list(videos), tuple(classes), ints[0], ints[1], floats[0], floats[1], floats[2])
+
+    def summary(self) -> str:
+        """What was understood, in one line."""
+        return f"{self.layout}: {len(self)} detections in {len(self.videos)} videos, {len(self.classes)} classes"
 
     def __len__(self) -> int:
         return len(self.score)
 
     def __getitem__(self, rows: np.ndarray | slice) -> Detections:
         """These rows; videos and classes stay."""
-        columns = (c[rows] for c in (self.video, self.label, self.start, self.end, self.score))
-        return Detections(self.videos, self.classes, *columns)
+        columns = {c: getattr(self, c)[rows] for c in ("video", "label", "start", "end", "score")}
+        return replace(self, **columns)
 
     def for_video(self, name: str) -> Detections:
         """The rows of one video."""

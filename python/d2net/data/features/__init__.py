@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from d2net.data.features.extracted import LOG, ExtractedFeatures
@@ -11,16 +13,30 @@ from d2net.data.features.folder import FolderFeatures as FolderFeatures
 from d2net.data.features.folder import open_folder
 from d2net.data.features.hdf5 import Hdf5Features as Hdf5Features
 from d2net.data.features.npz import NpzFeatures as NpzFeatures
-from d2net.data.features.store import Crops, LayoutWarning
+from d2net.data.features.store import Axis, Crops, LayoutWarning, taken_as
 from d2net.data.features.store import FeatureError as FeatureError
 from d2net.data.features.store import FeatureStore as FeatureStore
 from d2net.data.features.store import check_streams as check_streams
 from d2net.data.features.tensors import SafetensorsFeatures as SafetensorsFeatures
 from d2net.data.features.wtalc import WtalcFeatures as WtalcFeatures
 from d2net.data.files import check_regular, reading
+from d2net.data.layouts import named_reader
+
+# By name, to read what the content does not tell as the user says.
+LAYOUTS: dict[str, Callable[[Path], FeatureStore]] = {
+    "npz": NpzFeatures,
+    "hdf5": Hdf5Features,
+    "safetensors": SafetensorsFeatures,
+    "wtalc": WtalcFeatures,
+    "folder": partial(open_folder, pairs=False),
+    "streams": partial(open_folder, pairs=True),
+    "extracted": ExtractedFeatures,
+}
 
 
-def open_features(path: str | os.PathLike, *, crops: Crops = "mean") -> FeatureStore:
+def open_features(
+    path: str | os.PathLike, *, crops: Crops = "mean", layout: str | None = None, axis: Axis | None = None
+) -> FeatureStore:
     """Opens features by their layout.
 
     What ``d2net extract`` wrote; one ``.npz`` or ``.safetensors`` keyed by video; ``.h5``/``.hdf5`` with a dataset per
@@ -31,13 +47,18 @@ def open_features(path: str | os.PathLike, *, crops: Crops = "mean") -> FeatureS
 
     Args:
         crops: what is made of ten crops: their mean, or the first (the centre, in most extractors).
+        layout: one of LAYOUTS, whatever the path is called; `folder` takes every file for a video, `streams` joins
+            `_rgb` and `_flow`. axis: `rows`, never turned, or `transposed`, all arrays are (width, snippets).
 
     Raises:
         FeatureError: not there, truncated, pickled, empty, or of unequal widths.
     """
     if crops not in ("mean", "first"):
         raise FeatureError(f"crops must be mean or first, got {crops!r}")
-    store = _opened(Path(path))
+    if axis not in (None, "rows", "transposed"):
+        raise FeatureError(f"axis must be rows or transposed, got {axis!r}")
+    with taken_as(axis):
+        store = _opened(Path(path), layout)
     store.crops = crops
     for note in store.notes:
         used = f"; of each ten the {crops} is used" if "crops" in note else ""
@@ -45,13 +66,16 @@ def open_features(path: str | os.PathLike, *, crops: Crops = "mean") -> FeatureS
     return store
 
 
-def _opened(path: Path) -> FeatureStore:
+def _opened(path: Path, layout: str | None) -> FeatureStore:
     with reading(path, "features", FeatureError):
-        if path.is_dir():
-            return ExtractedFeatures(path) if (path / LOG).exists() else open_folder(path)
         if not path.exists():
             raise FeatureError(f"no features at {path}")
-        check_regular(path, FeatureError)
+        if not path.is_dir():
+            check_regular(path, FeatureError)
+        if layout is not None:
+            return named_reader("features", path, layout, LAYOUTS)(path)
+        if path.is_dir():
+            return ExtractedFeatures(path) if (path / LOG).exists() else open_folder(path)
     kind = path.suffix.lower()
     if kind in (".h5", ".hdf5"):
         return Hdf5Features(path)
@@ -62,4 +86,4 @@ def _opened(path: Path) -> FeatureStore:
     if kind == ".npy":
         return WtalcFeatures(path)
     what = "an .npz, .h5 or .safetensors, or a folder of .npy files"
-    raise FeatureError(f"{path}: features are {what}, not {kind or 'this'}")
+    raise FeatureError(f"{path}: features are {what}, not {kind or 'this'}; say --layout if it is one of them")

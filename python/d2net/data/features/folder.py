@@ -73,26 +73,36 @@ def _arrays(folder: Path) -> dict[str, Path]:
     return found
 
 
-def open_folder(path: Path) -> FolderFeatures:
+def open_folder(path: Path, pairs: bool | None = None) -> FolderFeatures:
     """Opens `<video>.npy`, `<video>_rgb.npy` with `<video>_flow.npy`, `{rgb,flow}/` or `{train,test}/{rgb,flow}/`.
 
     The last may lie in a folder `features`, beside which BaS-Net, CoLA and ASM-Loc have their annotations.
+
+    Args:
+        pairs: whether `_rgb` and `_flow` are streams of a video; True where there must be such, None where there may.
 
     Raises:
         FeatureError: a stream is missing, a video is there twice, or two of these layouts are mixed.
     """
     with reading(path, "a folder of features", FeatureError):
         places, flat = _places(path), _arrays(path)
+        if pairs is False:
+            if not flat:
+                _flat(path, flat)  # raises, with what there is
+            return FolderFeatures(path, {name: (file,) for name, file in flat.items()})
         if not places and not flat and (path / "features").is_dir():
             path = path / "features"
             places, flat = _places(path), _arrays(path)
         if not places:
-            return FolderFeatures(path, _flat(path, flat))
+            files = _flat(path, flat)
+            if pairs and (alone := [name for name, parts in files.items() if len(parts) == 1]):
+                raise FeatureError(f"{path}: layout streams, but {some(alone)} are no pairs of _rgb and _flow")
+            return FolderFeatures(path, files)
         if flat:
             raise FeatureError(
                 f"{path} holds {len(flat)} arrays ({some(list(flat))}) beside the folders; keep one layout"
             )
-        files: dict[str, tuple[Path, ...]] = {}
+        files = {}
         for place in places:
             streams = {kind: _arrays(place / kind) for kind in ("rgb", "flow")}
             for name in sorted({*streams["rgb"], *streams["flow"]}):

@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Literal, NamedTuple
@@ -28,6 +30,7 @@ class LayoutWarning(UserWarning):
 
 CROPS = 10
 Crops = Literal["mean", "first"]
+Axis = Literal["rows", "transposed"]
 
 
 class _Rows(NamedTuple):
@@ -38,11 +41,27 @@ class _Rows(NamedTuple):
     notes: list[str]
 
 
-def _rows(held: Mapping[str, tuple[int, ...]]) -> _Rows:
-    """Batch axes (1, s, d) and ten crops (s, 10, d) as (s, d); (d, s) where that is the only reading.
+# What arrays are taken for while a store is made; None: told from their shapes.
+_axis: ContextVar[Axis | None] = ContextVar("axis", default=None)
 
-    Arrays are turned only where their rows are equally many and their widths vary, which no network could take.
+
+@contextmanager
+def taken_as(axis: Axis | None) -> Iterator[None]:
+    """Stores made in the block take arrays for (snippets, width), `rows`, or (width, snippets), `transposed`."""
+    token = _axis.set(axis)
+    try:
+        yield
+    finally:
+        _axis.reset(token)
+
+
+def _rows(held: Mapping[str, tuple[int, ...]]) -> _Rows:
+    """Batch axes (1, s, d) and ten crops (s, 10, d) as (s, d); (d, s) where that is said or the only reading.
+
+    Unless said, arrays are turned only where their rows are equally many and their widths vary, which no network could
+    take.
     """
+    axis = _axis.get()
     shapes: dict[str, tuple[int, ...]] = {}
     notes = []
     batch = [n for n, shape in held.items() if len(shape) == 3 and shape[0] == 1]
@@ -53,7 +72,18 @@ def _rows(held: Mapping[str, tuple[int, ...]]) -> _Rows:
     flat = [shape for shape in shapes.values() if len(shape) == 2]
     widths = Counter(shape[1] for shape in flat)
     varied = len(held) > 1 and max(widths.values(), default=0) <= len(held) / 2
-    turned = varied and len(flat) == len(held) and len({shape[0] for shape in flat}) == 1 and not batch and not crops
+    turned = (
+        axis is None
+        and varied
+        and len(flat) == len(held)
+        and len({shape[0] for shape in flat}) == 1
+        and not batch
+        and not crops
+    )
+    if axis == "transposed":
+        if crops:
+            raise FeatureError(f"layout transposed: {crops[0]!r} is {held[crops[0]]}, ten crops; transpose it first")
+        return _Rows({n: shape[::-1] for n, shape in shapes.items()}, True, notes)
     if turned:
         shapes = {n: shape[::-1] for n, shape in shapes.items()}
         notes.append(f"all {len(held)} arrays have {flat[0][0]} rows and differ in width: read as (width, snippets)")
@@ -140,7 +170,7 @@ class FeatureStore(ABC):
                 )
             if array.ndim == 3:
                 array = array[0] if len(array) == 1 else self._one_crop(array)
-            elif self.turned:
+            if self.turned:
                 array = np.ascontiguousarray(array.T)
             if array.dtype not in (np.float16, np.float32):
                 with np.errstate(over="ignore"):

@@ -7,15 +7,15 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from d2net.data.annotations import Annotations, Video, load_annotations
 from d2net.data.features import FeatureStore, open_features
-from d2net.data.features.store import Crops
 from d2net.data.files import DataError
 from d2net.data.inspect import labels, rows
 from d2net.data.inspect.coverage import coverage_findings, matched
-from d2net.data.inspect.facts import gather
+from d2net.data.inspect.facts import durations_of, gather
 from d2net.data.inspect.findings import Finding
 from d2net.data.inspect.recommend import command, recommend
 from d2net.data.inspect.report import Inspection
@@ -24,6 +24,7 @@ from d2net.data.inspect.steps import Fit, fit_steps
 from d2net.data.stated import compare_lengths, overruled_videos, stated_timing
 from d2net.timing import Resolved, Statement, Timing, resolve
 
+T = TypeVar("T")
 Step = Callable[[int, int], object]
 
 
@@ -33,11 +34,12 @@ def inspect_data(
     others: Sequence[str | os.PathLike] = (),
     *,
     timing: Timing | None = None,
-    crops: Crops = "mean",
     subsets: Sequence[str] | None = None,
     labels_only: bool = False,
     defaults: Mapping[str, Any] | None = None,
     step: Step | None = None,
+    open_features: Callable[[Path], FeatureStore] = open_features,
+    load_annotations: Callable[[Path], Annotations] = load_annotations,
 ) -> Inspection:
     """Reads the features once, a video at a time, and the annotations.
 
@@ -47,13 +49,14 @@ def inspect_data(
         subsets: those trained on, told from their names by default.
         labels_only: recommend without looking at segments.
         defaults: the recipe's fields, which the command need not repeat.
+        open_features, load_annotations: in place of the usual ones, such as with a layout that the user names.
         step: called with the number of videos read and of all.
 
     Returns:
         what was found; a file that cannot be read is a finding too, an error.
     """
     done = Inspection()
-    store = _opened(done, features, lambda path: open_features(path, crops=crops))
+    store = _opened(done, features, open_features)
     known = _opened(done, annotations, load_annotations)
     facts = None
     if store is not None:
@@ -85,13 +88,13 @@ def _counted(step: Step, total: int) -> Callable[[], object]:
     return lambda: step(next(at), total)
 
 
-def _opened(done: Inspection, path: Any, load: Callable[[Any], Any]) -> Any:
+def _opened(done: Inspection, path: str | os.PathLike | None, load: Callable[[Path], T]) -> T | None:
     """What `load` gives of a path; an error or warning of it is a finding."""
     if path is None:
         return None
     try:
         with _heard(done):
-            return load(path)
+            return load(Path(path))
     except DataError as error:
         done.findings.append(Finding("error", "unreadable", str(error)))
         return None
@@ -116,7 +119,7 @@ def _compare_timing(
     explicit = [Statement("the command line", timing.to_dict(), explicit=True)] if timing is not None else []
     found = _resolved(done, [*explicit, *stated.statements])
     own = {} if found.explicit else stated.videos
-    durations = {name: v.duration for name, v in both.items() if v.duration is not None}
+    durations = durations_of(store, both)
     rates = {name: v.fps for name, v in both.items() if v.fps is not None}
     lengths = {name: store.lengths[name] for name in both}
     fit = fit_steps(lengths, durations, rates)

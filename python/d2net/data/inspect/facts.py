@@ -87,9 +87,15 @@ def gather(
 
 
 def _streams(store: FeatureStore, annotations: Annotations) -> int | None:
-    if annotations.streams:
-        return len(annotations.streams)
+    if declared := store.streams or annotations.streams:
+        return len(declared)
     return 2 if "a file a stream" in store.layout else None
+
+
+def durations_of(store: FeatureStore, videos: Mapping[str, Video]) -> dict[str, float]:
+    """Seconds by video, as the annotations have them, else the features."""
+    own = {name: seconds for name, seconds in store.durations.items() if name in videos}
+    return own | {name: v.duration for name, v in videos.items() if v.duration is not None}
 
 
 def _step(
@@ -101,7 +107,7 @@ def _step(
     stated = timing or resolve(stated_timing(renamed, store, list(videos)).statements).timing
     if stated is not None and not stated.resized:
         return stated.steps(None, None)[0]
-    durations = {name: v.duration for name, v in videos.items() if v.duration is not None}
+    durations = durations_of(store, videos)
     if stated is not None and durations:
         return float(np.median([seconds / store.lengths[name] for name, seconds in durations.items()]))
     fit = fit_steps({n: store.lengths[n] for n in videos}, durations, {})

@@ -79,7 +79,6 @@ def _pooling(facts: Facts) -> Iterator[Choice]:
             "(no segments were looked at)"
         )
     yield Choice("loss.pool_divisor", divisor, f"k = s / {divisor}: {why}")
-    yield Choice("localize.class_pool_divisor", divisor, "as loss.pool_divisor")
 
 
 def _optimisation(facts: Facts) -> Iterator[Choice]:
