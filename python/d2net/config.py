@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from d2net.data.files import DataError, shown, write_text
 from d2net.evaluation.matching import parse_iou
@@ -36,6 +36,15 @@ class Section(BaseModel):
     @classmethod
     def _names(cls, value: Any) -> Any:
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag(cls, value: Any, info: ValidationInfo) -> Any:
+        """true is no 1: a flag in place of a number, or in a list of them, is a mistake."""
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(v, bool) for v in values) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -355,6 +364,15 @@ def given_fields(overrides: dict[str, Any] | None = None, file: str | os.PathLik
     return (_from_file(file) if file is not None else {}) | _flatten(overrides or {})
 
 
+def _once(
+    kind: str, argument: str | None, given: dict[str, Any], from_file: dict[str, Any], default: str | None = None
+) -> Any:
+    """The argument, else what the overrides say, else the file; the first two may not differ."""
+    if argument is not None and given.get(kind, argument) != argument:
+        raise ConfigError(f"{kind} is given twice, as {shown(argument)} and as {shown(given[kind])}; keep one")
+    return next((v for v in (argument, given.get(kind), from_file.get(kind)) if v is not None), default)
+
+
 def make_config(
     preset: str | None = None,
     recipe: str | None = None,
@@ -375,8 +393,8 @@ def make_config(
 
     from_file = _from_file(file) if file is not None else {}
     given = _flatten(overrides or {})
-    recipe = recipe or given.get("recipe") or from_file.get("recipe") or "release"
-    preset = preset or given.get("preset") or from_file.get("preset")
+    recipe = _once("recipe", recipe, given, from_file, "release")
+    preset = _once("preset", preset, given, from_file)
     if chosen is not None:
         preset = None
     elif preset == AUTO:

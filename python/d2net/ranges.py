@@ -27,6 +27,21 @@ def decimal(text: str) -> float:
     return float(text)
 
 
+def number(value: Any) -> float:
+    """A number or its text as a float; TypeError or ValueError for anything else, true and false included."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, np.generic)):
+        raise TypeError(f"not a number: {value!r:.80}")
+    return decimal(value) if isinstance(value, str) else float(value)
+
+
+def seconds(segment: Any) -> tuple[float, float]:
+    """[start, end] as floats; TypeError or ValueError for anything but two numbers in a list."""
+    if not isinstance(segment, (list, tuple, np.ndarray)):
+        raise TypeError(f"not [start, end]: {segment!r:.80}")
+    start, end = segment
+    return number(start), number(end)
+
+
 def usable(value: Any) -> float | None:
     """A positive number of at most LONGEST, as a number, its text or an array of one; None for anything else."""
     if isinstance(value, (np.ndarray, np.generic)):

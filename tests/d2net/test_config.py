@@ -172,3 +172,29 @@ def test_a_field_given_twice_in_two_spellings_is_refused(tmp_path):
     (tmp_path / "c.yaml").write_text("seed: 3\ntrain: {seed: 4}\n")
     with pytest.raises(ConfigError, match=r"train.seed.*twice"):
         load_config(tmp_path / "c.yaml")
+
+
+FLAGS = {"residual", "inclusive", "normalize_embeddings", "ds_skip_one_sided", "dv_normalize_rows", "reweight",
+         "foreground_rescale", "resized"}  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", [True, False, [True], [0.1, False]])
+def test_true_and_false_are_no_numbers(flag):
+    for field in field_names():
+        name = field.rpartition(".")[2]
+        if name in FLAGS and isinstance(flag, bool):
+            make_config(overrides={field: flag})
+            continue
+        with pytest.raises(ConfigError, match=rf"{name}\b") as error:
+            make_config(overrides={field: flag})
+        assert "\n" not in str(error.value)
+        assert "True" in str(error.value) or "False" in str(error.value)
+
+
+def test_a_preset_that_is_given_twice(tmp_path):
+    for kind, one, other in (("preset", "hapt", "thumos14"), ("recipe", "paper", "release"), ("preset", "hapt", 3)):
+        with pytest.raises(ConfigError, match=f"{kind} is given twice, as '{one}' and as"):
+            make_config(**{kind: one}, overrides={kind: other})
+        assert getattr(make_config(**{kind: one}, overrides={kind: one}), kind) == one
+    with pytest.raises(ConfigError, match=r"unknown recipe \[\]"):
+        make_config(overrides={"recipe": []})

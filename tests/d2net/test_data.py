@@ -526,3 +526,38 @@ def test_detections_of_other_dialects_that_are_refused(tmp_path, content, says):
     (tmp_path / "d").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(DataError, match=says):
         load_detections(tmp_path / "d")
+
+
+ODD = ["12", [1], [1, 2, 3], {"a": 1, "b": 2}, [True, 2], [[1], [2]], None, 5, ["1_0", 2], ["x", 2], ["nan", "inf"]]
+
+
+@pytest.mark.parametrize("segment", ODD)
+def test_segments_that_are_not_two_numbers(tmp_path, segment):
+    says = r"video 'v'.*expected label.* segment \[start, end\], got"
+    with pytest.raises(DataError, match=says):
+        load_annotations(write_json(tmp_path, annotation(annotations=[{"label": "a", "segment": segment}])))
+    with pytest.raises(DataError, match=says):
+        row = {"label": "a", "score": 1, "segment": segment}
+        load_detections(write_json(tmp_path, {"results": {"v": [row]}}))
+    for score in (True, [1], "high", None):
+        with pytest.raises(DataError, match="expected label, score and segment"):
+            row = {"label": "a", "score": score, "segment": [1, 2]}
+            load_detections(write_json(tmp_path, {"results": {"v": [row]}}))
+
+
+@pytest.mark.parametrize("label", ["", " ", "\t"])
+def test_labels_without_a_name(tmp_path, label):
+    rows = [{"label": label, "segment": [1, 2], "score": 1}]
+    for entry in ({"video_labels": [label]}, {"annotations": rows}):
+        with pytest.raises(DataError, match="video 'v': a label is empty; name its class"):
+            load_annotations(write_json(tmp_path, annotation(**entry)))
+    with pytest.raises(DataError, match="a class without a name is listed"):
+        load_annotations(write_json(tmp_path, {"classes": ["a", label], **annotation(video_labels=["a"])}))
+    with pytest.raises(DataError, match="video 'v', row 0"):
+        load_detections(write_json(tmp_path, {"results": {"v": rows}}))
+
+
+def test_features_of_no_width(tmp_path):
+    np.savez(tmp_path / "f.npz", v=np.zeros((5, 0), np.float32), w=np.zeros((5, 0), np.float32))
+    with pytest.raises(FeatureError, match="'v' has width 0; extract it again"):
+        open_features(tmp_path / "f.npz")

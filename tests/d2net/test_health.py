@@ -57,6 +57,13 @@ def train(folder, data, resume=False, **settings):
         ({}, {"train.weight_decay": 1e30}, r"not finite at iteration 4: .*nothing was saved"),
         ({}, {"model.init_std": 1e3}, r"activations are saturated.*lower model.init_std \(1000\)"),
         ({"scale": 1e37}, {}, r"activations are saturated"),
+        ({"scale": 0.0}, {}, r"features of all 4 videos read are of at most 0; scale them to about unit size"),
+        ({"scale": 1e-30}, {}, r"features of all 4 videos read are of at most \d\S*e-30; scale them"),
+        ({}, {"train.learning_rate": 1e-30}, r"nothing was learned: weights changed by 0 .* 4 steps: raise train.l"),
+        ({}, {"train.learning_rate": 1e-15, "train.weight_decay": 0}, r"raise train.learning_rate \(1e-15\); nothing"),
+        ({}, {"train.gradient_clip": 1e-40}, r"gradient was 1e-40 in the mean .*: raise train.gradient_clip \(1e-40\)"),
+        ({}, {"train.gradient_clip": 1e-9}, r"gradient was 1e-09 in the mean .*: raise train.gradient_clip"),
+        ({}, {"loss.beta": 1000}, r"was 0 in each .*: lower loss.beta \(1000\), a power of 1 - p, or else see"),
         (
             {},
             {"model.init_std": 0.5, "loss.clamp": 0.49999, "loss.classification": "CE"},
@@ -156,7 +163,9 @@ def test_names_in_two_spellings(tmp_path):
 
 
 def test_features_that_never_change_are_named(tmp_path):
-    files = write(tmp_path, scale=0.0)
+    files = write(tmp_path)
+    with np.load(files[0]) as held:
+        np.savez(files[0], **{v: np.repeat(held[v][:1], len(held[v]), 0) for v in held.files})
     with pytest.warns(TrainingWarning, match=r"of 4 of 4 videos read are the same in every row.*'v0', 'v1'"):
         train(tmp_path, files)
 
@@ -186,3 +195,26 @@ def test_mixed_dialects_are_counted_and_named(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_annotations(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "says"),
+    [
+        ({"scale": 1e-5}, {}, r"features of 4 of 4 videos read are of at most \S+e-05, and little is .*: 'v0', 'v1'"),
+        ({}, {"train.learning_rate": 2e-8}, r"weights changed by \S+ of their size in the first 4 steps: raise"),
+        ({}, {"train.gradient_clip": 3e-8}, r"is lost beside weight decay's, \S+: raise train.gradient_clip \(3e-08\)"),
+        ({}, {"train.weight_decay": 1e6}, r"is lost beside weight decay's, \S+: lower train.weight_decay \(1e\+06\)"),
+    ],
+)
+def test_little_is_learned_and_said(tmp_path, data, settings, says):
+    with pytest.warns(TrainingWarning, match=says):
+        train(tmp_path, write(tmp_path, **data), **settings)
+    assert read_checkpoint(tmp_path / "run")["iteration"] == 8
+
+
+def test_a_video_of_small_features_among_others_is_named(tmp_path):
+    files = write(tmp_path)
+    with np.load(files[0]) as held:
+        np.savez(files[0], **{v: held[v] * np.float32(1e-20 if v == "v2" else 1) for v in held.files})
+    with pytest.warns(TrainingWarning, match=r"features of 1 of 4 videos read are of at most \S+e-20, .*: 'v2'; scale"):
+        train(tmp_path, files)

@@ -95,7 +95,7 @@ class Run:
         write_holdout(self.out, self.meta["held_out"])
         clear_temporaries(self.out)
         self.steps = self.saved = state.iteration
-        self.health = Health(self.config, learned=state.iteration > 0)
+        self.health = Health(self.config, state)
         return state
 
     def _fingerprints(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from d2net.config import Config, from_dict
 from d2net.data.files import some
 from d2net.timing import Timing
 from d2net.training.checkpoint import CheckpointError
-from d2net.training.health import TrainingWarning
+from d2net.training.health import TrainingError, TrainingWarning
 
 if TYPE_CHECKING:
     from d2net.data.annotations import Video
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WHOLE = 2**20  # bytes of an array that are all part of its fingerprint; of larger ones, some rows are
 ROWS = 16
+VANISHING, TINY = 1e-12, 1e-3  # largest features that no training, and hardly any, can use
 FREE = ("iterations", "checkpoint_every", "workers", "cache_gigabytes", "log_every")  # fields of train
 AGAIN = "make it as it was, or pass --overwrite to start again"
 
@@ -55,8 +56,9 @@ def features_fingerprint(
         FeatureError: a video that is read is damaged.
     """
     lengths = {v: int(store.lengths[v]) for v in names}
-    digests, constant = {}, []
+    digests, constant, largest = {}, [], {}
     for v, array in arrays:
+        largest[v] = float(max(array.max(), -array.min()))
         digests[v] = _digest(array)
         if len(array) > 1 and (array == array[0]).all():
             constant.append(v)
@@ -67,7 +69,27 @@ def features_fingerprint(
             TrainingWarning,
             stacklevel=5,
         )
+    _check_sizes(largest)
     return {"lengths": lengths, "digests": digests}
+
+
+def _check_sizes(largest: Mapping[str, float]) -> None:
+    """Raises TrainingError where all features vanish in any network's arithmetic, and warns of small ones."""
+    highest = max(largest.values(), default=1.0)
+    if highest < VANISHING:
+        raise TrainingError(
+            f"nothing could be trained: features of all {len(largest)} videos read are of at most {highest:.3g}; scale "
+            "them to about unit size, or extract them again"
+        )
+    small = [v for v, most in largest.items() if 0 < most < TINY]
+    if small:
+        most = max(largest[v] for v in small)
+        warnings.warn(
+            f"features of {len(small)} of {len(largest)} videos read are of at most {most:.3g}, and little is learned "
+            f"from them: {some(small)}; scale all to about unit size",
+            TrainingWarning,
+            stacklevel=6,
+        )
 
 
 def _digest(array: np.ndarray) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from d2net.data.annotations.label_ids import classes_by_id
 from d2net.data.annotations.model import ROUNDING, Annotations, AnnotationWarning, Segment, Video
 from d2net.data.files import DataError, shown, some
-from d2net.ranges import are_times, usable
+from d2net.ranges import are_times, seconds, usable
 
 
 def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None = None) -> Annotations:
@@ -30,6 +30,8 @@ def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None 
     if given is None and (numbered := classes_by_id(tree["database"])) and set(found) <= set(numbered):
         given = numbered
     known = tuple(given) if given is not None else tuple(found)
+    if any(not c.strip() for c in known):
+        raise DataError(f"{path}: a class without a name is listed in {shown(list(known))}")
     if len(set(known)) != len(known):
         raise DataError(f"{path}: a class is listed twice in {shown(list(known))}")
     if outside := [c for c in found if c not in set(known)]:
@@ -71,8 +73,8 @@ def _video(path: str | os.PathLike, name: str, entry: Any) -> Video:
 
 def _segment(path: str | os.PathLike, name: str, entry: Any) -> Segment:
     try:
-        label, (start, end) = entry["label"] if "label" in entry else entry["label_id"], entry["segment"]
-        start, end = float(start), float(end)
+        label = entry["label"] if "label" in entry else entry["label_id"]
+        start, end = seconds(entry["segment"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{path}: video {name!r}: expected label and segment [start, end], got {shown(entry)}"
@@ -89,6 +91,8 @@ def _segment(path: str | os.PathLike, name: str, entry: Any) -> Segment:
 def _label(path: str | os.PathLike, name: str, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise DataError(f"{path}: video {name!r}: a label must be the name of a class, got {shown(value)}")
+    if not str(value).strip():
+        raise DataError(f"{path}: video {name!r}: a label is empty; name its class, or remove it")
     return str(value)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from d2net.data.detections.model import Detections
 from d2net.data.files import DataError, shown, write_atomically
+from d2net.ranges import number, seconds
 
 
 def from_tree(path: str | os.PathLike, tree: Any) -> Detections:
@@ -25,11 +26,13 @@ def from_tree(path: str | os.PathLike, tree: Any) -> Detections:
             raise DataError(f"{path}: video {name!r}: expected a list of detections, got {shown(results[name])}")
         for i, entry in enumerate(results[name] or []):
             try:
-                start, end = entry["segment"]
+                start, end = seconds(entry["segment"])
                 if isinstance(entry["label"], bool) or not isinstance(entry["label"], (str, int)):
                     raise TypeError("a label is a name")
+                if not str(entry["label"]).strip():
+                    raise TypeError("a label is a name")
                 label = index.setdefault(str(entry["label"]), len(index))
-                rows.append((v, label, float(start), float(end), float(entry["score"])))
+                rows.append((v, label, start, end, number(entry["score"])))
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise DataError(
                     f"{path}: video {name!r}, row {i}: expected label, score and segment [start, end], got "

@@ -41,6 +41,8 @@ def _detections(path: str | os.PathLike, rows: Iterable[tuple[Any, ...]]) -> Det
     for i, (video, start, end, label, score) in enumerate(rows):
         if not isinstance(video, str) or isinstance(label, (bool, float)) or not isinstance(label, (str, int)):
             raise DataError(f"{path}: detection {i}: video and label must be names, got {shown((video, label))}")
+        if not str(label).strip() or not video.strip():
+            raise DataError(f"{path}: detection {i}: a video or label without a name: {shown((video, label))}")
         v, c = videos.setdefault(video, len(videos)), classes.setdefault(str(label), len(classes))
         found.append((v, c, float(start), float(end), float(score)))
     columns = np.array(found, np.float64).reshape(-1, 5).T

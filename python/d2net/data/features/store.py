@@ -130,6 +130,8 @@ class FeatureStore(ABC):
                 raise FeatureError(f"{source}: {name!r} must be float (snippets, width), got {dtype} {shape}")
             if shape[0] < 1:
                 raise FeatureError(f"{source}: {name!r} has no rows; extract it again or drop the video")
+            if shape[1] < 1:
+                raise FeatureError(f"{source}: {name!r} has width 0; extract it again or drop the video")
             if shape[1] != (width := rows.shapes[first][1]):
                 raise FeatureError(f"{source}: {name!r} has width {shape[1]}, but {first!r} has {width}")
         self.lengths = {name: rows.shapes[name][0] for name in self.names}
