@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
 import shutil
 import time
+import zipfile
 from unittest import mock
 
 import numpy as np
@@ -47,6 +49,8 @@ def write_streams(path):
 
 def write_npz(path):
     np.savez(path, **{f"v{i}": rows(3 + i) for i in range(6)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("timing.json", json.dumps({"snippet_seconds": 0.5}))
 
 
 def write_hdf5(path):
@@ -237,6 +241,7 @@ def test_any_names_and_shapes_come_back(tmp_path_factory, arrays):
     index = Index(path, file_state(path))
     for key, (shape, kind) in arrays.items():
         index.add(key, (tuple(shape), np.dtype(kind)))
+    index.stated = {"fps": 25.0}
     index.save()
     again = Index(path, file_state(path))
-    assert again.known == index.known and again.keys() is not None
+    assert again.stated == index.stated and again.known == index.known and again.keys() is not None

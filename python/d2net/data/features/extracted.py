@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +101,9 @@ class ExtractedFeatures(FolderFeatures):
         log = read_log(path / LOG)
         if not log.videos:
             raise FeatureError(f"{path}: no video is extracted yet; run d2net extract to its end")
-        missing = [e.file for e in log.videos.values() if not (path / e.file).is_file()]
+        with os.scandir(path) as entries:
+            held = {entry.name for entry in entries}
+        missing = [e.file for e in log.videos.values() if e.file not in held and not (path / e.file).is_file()]
         if missing:
             raise FeatureError(f"{path}: {len(missing)} files of its log are gone ({some(missing)}); extract again")
         super().__init__(path, {name: (path / entry.file,) for name, entry in log.videos.items()})

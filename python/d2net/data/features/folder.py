@@ -64,12 +64,16 @@ def _arrays(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     found: dict[str, Path] = {}
-    held = [Path(e.path) for e in os.scandir(folder) if not e.name.startswith(".")]
-    arrays = [p for p in held if p.suffix.lower() in KINDS] or [p for p in held if p.suffix.lower() in TEXT]
-    for path in sorted(arrays):
-        if path.stem in found:
-            raise FeatureError(f"{folder}: video {path.stem!r} is there as {found[path.stem].name} and as {path.name}")
-        found[path.stem] = path
+    held = sorted(e.name for e in os.scandir(folder) if not e.name.startswith("."))
+    split = [os.path.splitext(name) for name in held]
+    kinds = {kind.lower() for _, kind in split}
+    wanted = KINDS if kinds & set(KINDS) else TEXT
+    for stem, kind in split:
+        if kind.lower() not in wanted:
+            continue
+        if stem in found:
+            raise FeatureError(f"{folder}: video {stem!r} is there as {found[stem].name} and as {stem}{kind}")
+        found[stem] = folder / f"{stem}{kind}"
     return found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from d2net.data.files import DataError, write_atomically
 
 LEAST = 1000  # arrays; fewer are opened as fast without
-_FORMAT = 1
+_FORMAT = 2
 _SETTLED = 2.0  # seconds; what changed later than that may change again within one tick of the clock
 _SAMPLE = 64  # files of a folder whose size and time are compared
 
@@ -28,6 +28,8 @@ class Index:
     It lies beside the features as `.NAME.d2net-index`, or in the user's cache where nothing can be written there. One
     that is damaged counts as none.
 
+    stated: what else the file says, kept along.
+
     Args:
         state: what the features' file or folder looks like, as `file_state` and `folder_state` give it.
     """
@@ -35,10 +37,11 @@ class Index:
     def __init__(self, path: Path, state: list[Any]):
         self.path, self.state = path, state
         self.known: dict[str, Shape] = {}
+        self.stated: dict[str, Any] = {}
         self.made = False
         for place in places(path):
             if (found := _load(place, state)) is not None:
-                self.known, self.made = found, True
+                (self.known, self.stated), self.made = found, True
                 return
 
     def keys(self) -> Collection[str] | None:
@@ -64,6 +67,7 @@ class Index:
         body = json.dumps(
             {
                 "state": self.state,
+                "stated": self.stated,
                 "kinds": list(kinds),
                 "arrays": {key: [kinds[dtype.str], *shape] for key, (shape, dtype) in self.known.items()},
             }
@@ -105,7 +109,7 @@ def folder_state(files: Iterable[Path]) -> list[Any]:
 
     No file but those few is asked for its size and time. What rewrites others in place is noticed when they are read.
     """
-    files = sorted(files)
+    files = list(files)
     folders = sorted({f.parent for f in files})
     digest = hashlib.blake2b(digest_size=16)
     for folder in folders:
@@ -123,7 +127,7 @@ def _seal(body: bytes) -> bytes:
     return f"d2net-index {_FORMAT} {hashlib.blake2b(body, digest_size=16).hexdigest()}\n".encode()
 
 
-def _load(place: Path, state: list[Any]) -> dict[str, Shape] | None:
+def _load(place: Path, state: list[Any]) -> tuple[dict[str, Shape], dict[str, Any]] | None:
     try:
         whole = place.read_bytes()
         first, _, body = whole.partition(b"\n")
@@ -133,6 +137,6 @@ def _load(place: Path, state: list[Any]) -> dict[str, Shape] | None:
         if tree["state"] != state:
             return None
         kinds = [np.dtype(kind) for kind in tree["kinds"]]
-        return {key: (tuple(shape), kinds[kind]) for key, (kind, *shape) in tree["arrays"].items()}
+        return {key: (tuple(s), kinds[kind]) for key, (kind, *s) in tree["arrays"].items()}, tree["stated"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError):
         return None

@@ -30,19 +30,15 @@ class NpzFeatures(FeatureStore):
             if index.keys() is None:
                 self._index(index)
                 index.save()
-            self.stated = self._stated()
+            self.stated = index.stated
             self.entries = {entry.removesuffix(".npy"): entry for entry in index.known}
         super().__init__(str(path), {name: index.known[entry] for name, entry in self.entries.items()})
 
-    def _stated(self) -> dict[str, float]:
-        with zipfile.ZipFile(self.path) as archive:
-            if FILE not in archive.namelist():
-                return {}
-            return stated_timing(f"{self.path}: {FILE}", json.loads(archive.read(FILE)))
-
     def _index(self, index: Index) -> None:
-        """Reads each array's header."""
+        """Reads each array's header, and the timing where there is one."""
         with zipfile.ZipFile(self.path) as archive:
+            if FILE in archive.namelist():
+                index.stated = stated_timing(f"{self.path}: {FILE}", json.loads(archive.read(FILE)))
             for info in archive.infolist():
                 entry = info.filename
                 # macOS adds a shadow of each file to the archives that it makes.
