@@ -9,7 +9,7 @@ from typing import Any
 
 from d2net.data.detections import Detections
 from d2net.data.files import DataError
-from d2net.video.backbones import Backbone, make_backbone
+from d2net.video.backbones import Backbone, is_code, make_backbone
 from d2net.video.extract import Extraction, extract
 from d2net.video.render import Found, render
 
@@ -34,8 +34,13 @@ def backbone_of(
             )
         return make_backbone(name, weights=weights, device=device)
     trained = str(identity["backbone"])
+    if name is None and is_code(trained):
+        raise ValueError(
+            f"the model was trained on features of {trained}, which is code or a folder: say --backbone too"
+        )
     if name is not None and name != trained:
         raise ValueError(f"--backbone {name}: the model was trained on features of {trained}; leave --backbone out")
+    # What is in a checkpoint names settings, and no more.
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in identity.items() if k in MADE_BY}
     size = fields.pop("size")
     made = make_backbone(trained, weights=weights, device=device, short=size["short"], crop=size["crop"] or 0, **fields)

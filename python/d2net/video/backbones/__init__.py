@@ -24,13 +24,41 @@ def make_backbone(
     """
     if batch is not None and not 1 <= batch <= 65_536:
         raise ValueError(f"batch must be 1 to 65536, got {batch}")
-    if name != "motion":
-        raise ValueError(f"backbone {name!r} is unknown; use motion")
-    if weights:
-        raise ValueError("backbone motion takes no weights; leave --weights out")
-    from d2net.video.backbones.motion import Motion
-
-    made = Motion(**changes)
+    made = _make(name, [Path(w) for w in weights], device, changes)
     if batch is not None:
         made.batch = batch
     return made
+
+
+def is_code(name: str) -> bool:
+    """Whether making the backbone imports a module or opens a folder that the name gives."""
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library not in ("torchvision", "timm")
+
+
+def _make(name: str, weights: list[Path], device: str, changes: dict[str, Any]) -> Backbone:
+    if name == "motion":
+        from d2net.video.backbones.motion import Motion
+
+        if weights:
+            raise ValueError("backbone motion takes no weights; leave --weights out")
+        return Motion(**changes)
+    if name == "i3d":
+        from d2net.video.backbones.i3d import I3d
+
+        return I3d(weights, device, **changes)
+    library, colon, model = name.partition(":")
+    if not colon or not library or not model:
+        raise ValueError(
+            f"backbone {name!r} is unknown; use motion, i3d, torchvision:NAME, timm:NAME, transformers:FOLDER or "
+            "module:function"
+        )
+    if library in ("torchvision", "timm", "transformers"):
+        from d2net.video.backbones.named import Named
+
+        return Named(library, model, weights, device, **changes)
+    from d2net.video.backbones.custom import Custom
+
+    if weights:
+        raise ValueError(f"backbone {name}: a function loads its own weights; leave --weights out")
+    return Custom(library, model, device, **changes)
