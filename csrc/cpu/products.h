@@ -5,9 +5,11 @@
 
 #include <cstdint>
 
+#include "d2kernels/temporal_conv.h"
+
 namespace d2k::cpu {
 
-constexpr int64_t kDepth = 768;               // of a packed row: what is reduced while a tile is in registers
+constexpr int64_t kDepth = 768;               // what is reduced while a tile is in registers, taps and channels
 constexpr int64_t kPackedStride = kDepth + 16;  // not a multiple of a page, whose lines would share a cache set
 constexpr int kMostRows = 14, kMostColumns = 32;  // of any set's tile
 
@@ -15,15 +17,28 @@ struct Span {
     int64_t begin, end;
 };
 
+// Rows that are `stride` apart.
+struct Matrix {
+    const float* data;
+    int64_t stride;
+};
+
+// Factors of a tile: those of a tap lie `step` floats beyond the ones of the tap before.
+struct Taps {
+    const float *a, *b;
+    int64_t a_step, b_step, count, depth;
+};
+
 struct Products {
     int rows;   // of a tile at most
     int lanes;  // of a vector; a tile is one or two of them wide
 
-    // c (m, n · lanes), rows `stride` apart, = or += a (m, depth), rows kPackedStride apart, times b (depth, n · lanes).
-    void (*tile)(int m, int n, const float* a, const float* b, int64_t depth, float* c, int64_t stride, bool add);
+    // c (m, n · lanes), rows `stride` apart, = or += Σ a (m, depth) times b (depth, n · lanes) over taps; the rows of a are
+    // kPackedStride apart.
+    void (*tile)(int m, int n, const Taps& taps, float* c, int64_t stride, bool add);
 
-    // c (m, n · lanes) = or += Σ a[r]ᵀ b[r + shift] over the rows of spans; a (…, m) and b (…, n · lanes) are packed.
-    void (*outer)(int m, int n, const float* a, const float* b, const Span* spans, int64_t count, int64_t shift, float* c,
+    // c (m, n · lanes) = or += Σ a[r]ᵀ b[r + shift] over the rows of spans; a (…, m) and b (…, n · lanes).
+    void (*outer)(int m, int n, const Matrix& a, const Matrix& b, const Span* spans, int64_t count, int64_t shift, float* c,
                   bool add);
 
     // out = LeakyReLU(sums + bias) + residual over `size` columns, each unless null; bit `first` + j of `sign` is set
@@ -36,6 +51,9 @@ struct Products {
                               float* inner, float* total);
 
     void (*add)(const float* x, int64_t size, float* total);
+
+    // Dropout of a row's columns from the first of `counter` on; x and y may be the same.
+    void (*drop)(const Dropping& dropping, const float* x, int64_t size, uint64_t counter, float* y);
 
     // `size` columns of rows that are `stride` apart to rows kPackedStride apart, which are then zero up to a whole vector.
     void (*pack)(const float* x, int64_t stride, int64_t rows, int64_t size, float* packed);

@@ -33,11 +33,29 @@ struct Isa {
         const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
         return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(*p), bit), bit));
     }
+
+    using W = __m256i;  // a counter a lane, in the order in which firsts and seconds of two bring them in turn
+    static W words(uint32_t x) { return _mm256_set1_epi64x(x); }
+    static W counters(uint64_t first) {
+        return _mm256_add_epi64(_mm256_set1_epi64x(static_cast<long long>(first)), _mm256_setr_epi64x(0, 2, 1, 3));
+    }
+    static W product(W a, W b) { return _mm256_mul_epu32(a, b); }
+    static W down(W a) { return _mm256_srli_epi64(a, 32); }
+    static W up(W a) { return _mm256_slli_epi64(a, 32); }
+    static W exclusive(W a, W b) { return _mm256_xor_si256(a, b); }
+    static W both(W a, W b) { return _mm256_and_si256(a, b); }
+    static W either(W a, W b) { return _mm256_or_si256(a, b); }
+    static W firsts(W a, W b) { return _mm256_unpacklo_epi64(a, b); }
+    static W seconds(W a, W b) { return _mm256_unpackhi_epi64(a, b); }
+    static Mask at_least(W a, uint32_t least) {
+        const __m256i x = _mm256_set1_epi32(static_cast<int>(least));
+        return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(a, x), a));
+    }
 };
 
 #include "products_tiles.h"
 
-constexpr Products kSet = {6, Isa::lanes, any_tile, any_outer, finish, before_activation, add, pack};
+constexpr Products kSet = {6, Isa::lanes, any_tile, any_outer, finish, before_activation, add, drop, pack};
 
 }  // namespace
 

@@ -30,11 +30,27 @@ struct Isa {
     static Mask of_bits(const uint8_t* p, int64_t count) {
         return static_cast<Mask>(count > 8 ? p[0] | p[1] << 8 : p[0]);
     }
+
+    using W = __m512i;  // a counter a lane, in the order in which firsts and seconds of two bring them in turn
+    static W words(uint32_t x) { return _mm512_set1_epi64(x); }
+    static W counters(uint64_t first) {
+        return _mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(first)), _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7));
+    }
+    // With masks, or by operators: GCC 12 takes the plain forms for uses of something uninitialised.
+    static W product(W a, W b) { return _mm512_maskz_mul_epu32(0xff, a, b); }
+    static W down(W a) { return _mm512_maskz_srli_epi64(0xff, a, 32); }
+    static W up(W a) { return _mm512_maskz_slli_epi64(0xff, a, 32); }
+    static W exclusive(W a, W b) { return a ^ b; }
+    static W both(W a, W b) { return a & b; }
+    static W either(W a, W b) { return a | b; }
+    static W firsts(W a, W b) { return _mm512_maskz_unpacklo_epi64(0xff, a, b); }
+    static W seconds(W a, W b) { return _mm512_maskz_unpackhi_epi64(0xff, a, b); }
+    static Mask at_least(W a, uint32_t least) { return _mm512_cmpge_epu32_mask(a, _mm512_set1_epi32(static_cast<int>(least))); }
 };
 
 #include "products_tiles.h"
 
-constexpr Products kSet = {14, Isa::lanes, any_tile, any_outer, finish, before_activation, add, pack};
+constexpr Products kSet = {14, Isa::lanes, any_tile, any_outer, finish, before_activation, add, drop, pack};
 
 }  // namespace
 

@@ -7,7 +7,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "drop_row.h"
 #include "parallel.h"
 #include "products.h"
 #include "rows.h"
@@ -20,7 +19,11 @@ constexpr int64_t kMostWidth = 512;           // columns at a time, likewise
 constexpr int64_t kPackedWeights = 3 << 20;   // floats: what all threads read stays in the last cache
 constexpr int64_t kChunk = 2048;              // rows of the weight gradient that are packed at a time
 constexpr int64_t kPackedRows = 8 << 20;      // floats
+constexpr int64_t kShortRow = 512;            // floats, of which a part's rows lie in the second cache
 constexpr int64_t kPart = 256;                // rows that are summed before sums are added: bounds the rounding
+constexpr int64_t kReach = 64;                // rows beyond a block that are packed with it
+constexpr int64_t kReachShare = 8;            // of the rows may be zero rows in between
+constexpr int64_t kWhole = 16;                // channels, a line of the caches
 constexpr int64_t kTogether = 64;             // channels whose weights are packed at a time, in the first cache
 constexpr int64_t kSumRows = 64;              // of the bias gradient, likewise
 constexpr double kFlops = 50;                 // a nanosecond
@@ -50,7 +53,7 @@ private:
     int64_t size_ = 0;
 };
 
-// The rows of sequences, counted without what lies between them.
+// The rows of sequences, counted without what lies between them, or with `apart` places after each sequence.
 struct Stretch {
     int64_t at;          // of the first, counted so
     int64_t begin, end;  // rows
@@ -65,21 +68,27 @@ public:
             count_ += end - begin;
         });
     }
+    // The same rows with places for the zero rows that `reach` takes in between.
+    Rows(const Rows& rows, int64_t reach) : stretches_(rows.stretches_) {
+        for (size_t i = 0; i < stretches_.size(); ++i) stretches_[i].at += static_cast<int64_t>(i) * reach;
+        count_ = rows.count_ + std::max<int64_t>(rows.stretches() - 1, 0) * reach;
+    }
     int64_t count() const { return count_; }
+    int64_t stretches() const { return static_cast<int64_t>(stretches_.size()); }
     int64_t longest() const {
         int64_t most = 0;
         for (const Stretch& s : stretches_) most = std::max(most, s.end - s.begin);
         return most;
     }
-    // body(stretch, first row, rows, their place counted from `from`) over [from, to).
+    // body(stretch, first row, rows, their place) of what lies in the places [from, to).
     template <class Body>
     void each(int64_t from, int64_t to, const Body& body) const {
         auto s = std::upper_bound(stretches_.begin(), stretches_.end(), from,
                                   [](int64_t at, const Stretch& stretch) { return at < stretch.at; });
-        for (--s; from < to; ++s) {
-            const int64_t row = s->begin + (from - s->at), size = std::min(s->end - row, to - from);
-            body(*s, row, size, from);
-            from += size;
+        if (s != stretches_.begin()) --s;
+        for (; s != stretches_.end() && s->at < to; ++s) {
+            const int64_t first = std::max(from, s->at), last = std::min(to, s->at + (s->end - s->begin));
+            if (first < last) body(*s, s->begin + (first - s->at), last - first, first);
         }
     }
 
@@ -167,33 +176,62 @@ void zero_packed(int64_t rows, int64_t size, float* packed) {
     for (int64_t r = 0; r < rows; ++r) memset(packed + r * kPackedStride, 0, static_cast<size_t>(size) * sizeof(float));
 }
 
-// Columns [from, to) of the taps of rows [first, last), side by side.
-void pack_taps(const Products& by, const Rows& rows, int64_t first, int64_t last, const Input& x, int64_t channel, int64_t channels,
-               const Convolution& shape, int64_t from, int64_t to, float* packed) {
-    for (int64_t at = from; at < to;) {
-        const int64_t tap = at / channels, c = at % channels, size = std::min(channels - c, to - at);
-        const int64_t shift = (tap - shape.taps / 2) * shape.dilation;
+// The taps of places [first, last), channels [begin, end) of x, side by side.
+void pack_apart(const Products& by, const Rows& rows, int64_t first, int64_t last, const Input& x, const Convolution& shape,
+                int64_t begin, int64_t end, float* packed) {
+    for (int64_t t = 0; t < shape.taps; ++t, packed += end - begin) {
+        const int64_t shift = (t - shape.taps / 2) * shape.dilation;
         rows.each(first, last, [&](const Stretch& s, int64_t row, int64_t count, int64_t place) {
-            float* out = packed + (place - first) * kPackedStride + (at - from);
+            float* out = packed + (place - first) * kPackedStride;
             const int64_t low = std::clamp<int64_t>(s.begin - shift - row, 0, count);
             const int64_t high = std::clamp<int64_t>(s.end - shift - row, low, count);
-            zero_packed(low, size, out);
+            zero_packed(low, end - begin, out);
             if (low < high)
-                by.pack(x.data + (row + low + shift) * x.stride + channel + c, x.stride, high - low, size,
+                by.pack(x.data + (row + low + shift) * x.stride + begin, x.stride, high - low, end - begin,
                         out + low * kPackedStride);
-            zero_packed(count - high, size, out + high * kPackedStride);
+            zero_packed(count - high, end - begin, out + high * kPackedStride);
         });
-        at += size;
     }
+}
+
+// Places [first, last) once, zero where there is no row: one tap's rows are another's, shifted.
+void pack_together(const Products& by, const Rows& rows, int64_t first, int64_t last, const Input& x, int64_t begin, int64_t end,
+                   float* packed) {
+    int64_t filled = first;
+    rows.each(first, last, [&](const Stretch&, int64_t row, int64_t count, int64_t place) {
+        zero_packed(place - filled, end - begin, packed + (filled - first) * kPackedStride);
+        by.pack(x.data + row * x.stride + begin, x.stride, count, end - begin, packed + (place - first) * kPackedStride);
+        filled = place + count;
+    });
+    zero_packed(last - filled, end - begin, packed + (filled - first) * kPackedStride);
+}
+
+// Whether zero rows between sequences, `reach` each, cost less than taps packed apart. Both add in the same order.
+bool together(const Rows& rows, int64_t reach) {
+    return reach <= kReach && (rows.stretches() - 1) * reach <= rows.count() / kReachShare;
+}
+
+// Channels whose products are summed before sums are added.
+int64_t channels_at_a_time(int64_t taps, int64_t channels) {
+    int64_t most = std::max<int64_t>(kDepth / taps, 1);
+    if (most > kWhole) most -= most % kWhole;
+    const int64_t size = pieces(channels, pieces(channels, most));
+    return std::min(most, pieces(size, kWhole) * kWhole);
 }
 
 struct Output {
     const float* bias;
     const float* slope;
     Input residual;
+    const Dropping* dropping;  // null for none; columns of a group are then whole counters
     float* data;
     uint8_t* sign;
 };
+
+// Of dropout, a row's first.
+uint64_t counter(int64_t row, int64_t channels) {
+    return static_cast<uint64_t>(row) * static_cast<uint64_t>((channels + 3) / 4);
+}
 
 // A row's columns [first, first + size) from its sums.
 void finish_row(const Products& by, const Output& out, int64_t row, int64_t channels, int64_t first, int64_t size,
@@ -202,6 +240,7 @@ void finish_row(const Products& by, const Output& out, int64_t row, int64_t chan
     const float* residual = out.residual.data ? out.residual.data + row * out.residual.stride + first : nullptr;
     uint8_t* sign = out.sign ? out.sign + row * ((channels + 7) / 8) : nullptr;
     by.finish(sums, size, out.bias ? out.bias + first : nullptr, out.slope, residual, y, sign, first);
+    if (out.dropping) by.drop(*out.dropping, y, size, counter(row, channels) + static_cast<uint64_t>(first / 4), y);
 }
 
 void zero_gaps(const Sequences& sequences, int64_t channels, float* out) {
@@ -210,12 +249,16 @@ void zero_gaps(const Sequences& sequences, int64_t channels, float* out) {
     });
 }
 
-Status convolve(const Convolution& shape, const Rows& rows, const Input& x, const Direction& way, const Output& out,
+Status convolve(const Convolution& shape, const Rows& without, const Input& x, const Direction& way, const Output& out,
                 int threads) {
     const Products& by = *products();
-    const int64_t depth = way.taps * way.from, channels = shape.groups * way.to, count = rows.count();
+    const int64_t channels = shape.groups * way.to;
     zero_gaps(shape.sequences, channels, out.data);
-    if (count == 0 || channels == 0) return kOk;
+    if (without.count() == 0 || channels == 0) return kOk;
+    const int64_t reach = shape.dilation * (way.taps / 2);
+    const bool shifts = together(without, reach);
+    const Rows rows(without, shifts ? reach : 0);
+    const int64_t depth = way.taps * way.from, count = rows.count(), chunk = channels_at_a_time(way.taps, way.from);
     std::vector<Panel> all = panels(shape.groups, way.to, by.lanes);
     const int64_t tiles = pieces(count, by.rows), blocks = std::min(tiles, 2 * pieces(count, 2 * kBlockRows));
     const int64_t most_rows = pieces(tiles, blocks) * by.rows;
@@ -236,7 +279,7 @@ Status convolve(const Convolution& shape, const Rows& rows, const Input& x, cons
         const double steps = 2 * floats * static_cast<double>(count) / kFlops;
         status = parallel_for(blocks, 1, steps, threads, [&](int64_t from, int64_t to) {
             thread_local Floats kept_taps, kept_sums;
-            float* const taps = kept_taps.reserve(most_rows * kPackedStride);
+            float* const packed = kept_taps.reserve((most_rows + (shifts ? 2 * reach : 0)) * kPackedStride);
             for (int64_t b = from; b < to; ++b) {
                 const int64_t first_tile = part(b, blocks, tiles), last_tile = part(b + 1, blocks, tiles);
                 const int64_t first = part(first_tile, tiles, count), last = part(last_tile, tiles, count);
@@ -246,17 +289,20 @@ Status convolve(const Convolution& shape, const Rows& rows, const Input& x, cons
                     while (g_end < end && all[g_end].group == group) ++g_end;
                     const int64_t width = static_cast<int64_t>(g_end - g_begin) * 2 * by.lanes;
                     float* const sums = kept_sums.reserve(most_rows * width);
-                    for (int64_t at = 0; at < depth; at += kDepth) {
-                        const int64_t size = std::min(depth - at, kDepth);
-                        pack_taps(by, rows, first, last, x, group * way.from, way.from, shape, at, at + size, taps);
+                    for (int64_t at = 0; at < way.from; at += chunk) {
+                        const int64_t size = std::min(way.from - at, chunk), channel = group * way.from + at;
+                        if (shifts) pack_together(by, rows, first - reach, last + reach, x, channel, channel + size, packed);
+                        else pack_apart(by, rows, first, last, x, shape, channel, channel + size, packed);
                         for (size_t p = g_begin; p < g_end; ++p) {
                             const Panel& panel = all[p];
-                            const float* w = panel.packed + at * panel.vectors * by.lanes;
+                            const int64_t panel_width = panel.vectors * by.lanes;
+                            Taps taps{nullptr, panel.packed + at * panel_width, shifts ? shape.dilation * kPackedStride : size,
+                                      way.from * panel_width, way.taps, size};
                             float* const to_panel = sums + (panel.first - base);
                             for (int64_t t = first_tile; t < last_tile; ++t) {
                                 const int64_t r = part(t, tiles, count) - first, next = part(t + 1, tiles, count) - first;
-                                by.tile(static_cast<int>(next - r), panel.vectors, taps + r * kPackedStride, w, size,
-                                        to_panel + r * width, width, at > 0);
+                                taps.a = packed + r * kPackedStride;
+                                by.tile(static_cast<int>(next - r), panel.vectors, taps, to_panel + r * width, width, at > 0);
                             }
                         }
                     }
@@ -279,8 +325,7 @@ Status convolve(const Convolution& shape, const Rows& rows, const Input& x, cons
 
 // Dropout of rows of sequences, from x (rows `stride` apart) to y.
 void drop_rows(const Dropping& dropping, const float* x, int64_t row, int64_t channels, float* y) {
-    drop_row(x, channels, static_cast<uint64_t>(row) * static_cast<uint64_t>((channels + 3) / 4), dropping.seed,
-             dropping.threshold, dropping.scale, y);
+    products()->drop(dropping, x, channels, counter(row, channels), y);
 }
 
 template <int m>
@@ -323,9 +368,10 @@ Status temporal_conv(const Convolution& shape, const float* x, int64_t x_stride,
     const Rows rows(shape.sequences);
     const int64_t channels = shape.groups * shape.c_out;
     const Direction way{weight, shape.c_in, shape.c_out, shape.taps, shape.c_in, false};
-    const Output to{bias, slope, {residual ? x : nullptr, x_stride}, out, sign};
+    const bool drops = dropping.threshold > 0, at_once = drops && shape.c_out % 4 == 0;
+    const Output to{bias, slope, {residual ? x : nullptr, x_stride}, at_once ? &dropping : nullptr, out, sign};
     const Status status = convolve(shape, rows, {x, x_stride}, way, to, threads);
-    if (status != kOk || dropping.threshold == 0 || rows.count() == 0) return status;
+    if (status != kOk || !drops || at_once || rows.count() == 0) return status;
     const double steps = static_cast<double>(rows.count()) * static_cast<double>(channels);
     return parallel_for(rows.count(), kSumRows, steps, threads, [&](int64_t from, int64_t end) {
         rows.each(from, end, [&](const Stretch&, int64_t row, int64_t size, int64_t) {
@@ -340,7 +386,7 @@ Status temporal_conv_input_gradient(const Convolution& shape, const float* inner
                                     int threads) {
     const Rows rows(shape.sequences);
     const Direction way{weight, shape.c_out, shape.c_in, shape.taps, shape.c_in, true};
-    const Output to{nullptr, nullptr, {residual, residual_stride}, grad_x, nullptr};
+    const Output to{nullptr, nullptr, {residual, residual_stride}, nullptr, grad_x, nullptr};
     return convolve(shape, rows, {inner, inner_stride}, way, to, threads);
 }
 
@@ -401,11 +447,13 @@ Status temporal_conv_weight_gradient(const Convolution& shape, const float* inne
     const int64_t chunk = std::min(count, std::max(kChunk, 2 * reach));
     const int64_t high = pieces(shape.c_out, by.rows);
     const std::vector<Panel> wide = panels(1, shape.c_in, by.lanes);
+    // Short rows of whole vectors are read where they lie.
+    const bool lie = shape.c_in % by.lanes == 0 && std::max(x_stride, inner_stride) <= kShortRow;
     int64_t padded = 0;
     for (const Panel& panel : wide) padded += panel.vectors * by.lanes;
     const int64_t a_size = chunk * shape.c_out, b_rows = std::min(count, chunk + 2 * reach), b_size = b_rows * padded;
-    const int64_t together = std::clamp<int64_t>(kPackedRows / (a_size + b_size), 1, shape.groups);
-    Floats a(together * a_size), b(together * b_size);
+    const int64_t together = lie ? shape.groups : std::clamp<int64_t>(kPackedRows / (a_size + b_size), 1, shape.groups);
+    Floats a(lie ? 0 : together * a_size), b(lie ? 0 : together * b_size);
     const int64_t panel_count = static_cast<int64_t>(wide.size());
 
     for (int64_t group = 0; group < shape.groups; group += together) {
@@ -415,7 +463,7 @@ Status temporal_conv_weight_gradient(const Convolution& shape, const float* inne
             const int64_t b_first = std::max<int64_t>(first - reach, 0), b_last = std::min(count, last + reach);
             const double bytes = 8.0 * static_cast<double>(groups) * static_cast<double>(a_size + b_size);
             constexpr int64_t kRows = 64;
-            Status status = parallel_for(pieces(b_last - b_first, kRows), 1, bytes / kBytes, threads, [&](int64_t from, int64_t to) {
+            Status status = lie ? kOk : parallel_for(pieces(b_last - b_first, kRows), 1, bytes / kBytes, threads, [&](int64_t from, int64_t to) {
                 rows.each(b_first + from * kRows, std::min(b_last, b_first + to * kRows), [&](const Stretch&, int64_t row,
                                                                                              int64_t size, int64_t place) {
                     for (int64_t g = 0; g < groups; ++g) {
@@ -451,7 +499,8 @@ Status temporal_conv_weight_gradient(const Convolution& shape, const float* inne
                     const int64_t p_first = first + p * kPart, p_last = std::min(last, p_first + kPart);
                     rows.each(p_first, p_last, [&](const Stretch& s, int64_t row, int64_t size, int64_t place) {
                         const int64_t low = std::max(row, s.begin - shift), top = std::min(row + size, s.end - shift);
-                        if (low < top) spans.push_back({place + (low - row) - first, place + (top - row) - first});
+                        const int64_t to = lie ? 0 : place - row - first;
+                        if (low < top) spans.push_back({low + to, top + to});
                     });
                 }
             from_span.push_back(spans.size());
@@ -466,9 +515,13 @@ Status temporal_conv_weight_gradient(const Convolution& shape, const float* inne
                     const Panel& panel = wide[static_cast<size_t>(p)];
                     const int64_t o = part(i, high, shape.c_out), m = part(i + 1, high, shape.c_out) - o;
                     const int64_t width = panel.vectors * by.lanes;
-                    // All panels before this one are of full width.
-                    const float* of_b = b.get() + g * b_size + p * b_rows * 2 * by.lanes + (first - b_first) * width;
-                    const float* of_a = a.get() + g * a_size + o * chunk;
+                    Matrix of_a{inner + (group + g) * shape.c_out + o, inner_stride};
+                    Matrix of_b{x + (group + g) * shape.c_in + panel.first, x_stride};
+                    if (!lie) {
+                        of_a = {a.get() + g * a_size + o * chunk, m};
+                        // All panels before this one are of full width.
+                        of_b = {b.get() + g * b_size + p * b_rows * 2 * by.lanes + (first - b_first) * width, width};
+                    }
                     for (int64_t piece = 0; piece < parts; ++piece)
                         for (int64_t t = 0; t < taps; ++t) {
                             const size_t at = from_span[static_cast<size_t>(piece * taps + t)];

@@ -28,22 +28,26 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
 void tiles(const Products& by) {
     for (int m = 1; m <= by.rows; ++m)
         for (int n = 1; n <= 2; ++n)
-            for (const int64_t depth : {int64_t{0}, int64_t{1}, int64_t{7}, kDepth})
-                for (const bool add : {false, true}) {
-                    const int64_t width = n * by.lanes, stride = width + 5;
-                    const auto a = drawn(m * kPackedStride), b = drawn(depth * width);
-                    auto got = drawn(m * stride), want = got;
-                    by.tile(m, n, a.data(), b.data(), depth, got.data(), stride, add);
-                    for (int64_t i = 0; i < m; ++i)
-                        for (int64_t j = 0; j < width; ++j) {
-                            float sum = 0;
-                            for (int64_t k = 0; k < depth; ++k)
-                                sum = std::fma(a[i * kPackedStride + k], b[k * width + j], sum);
-                            float& out = want[i * stride + j];
-                            out = add ? out + sum : sum;
-                        }
-                    CHECK(same(got, want));
-                }
+            for (const int64_t depth : {int64_t{0}, int64_t{1}, int64_t{7}, kDepth / 3})
+                for (const int64_t count : {1, 3})
+                    for (const bool add : {false, true}) {
+                        const int64_t width = n * by.lanes, stride = width + 5, b_step = (depth + 2) * width;
+                        // A row on, or beside each other.
+                        const int64_t a_step = depth == 7 ? depth : kPackedStride;
+                        const auto a = drawn((m + count - 1) * kPackedStride), b = drawn(count * b_step);
+                        auto got = drawn(m * stride), want = got;
+                        by.tile(m, n, {a.data(), b.data(), a_step, b_step, count, depth}, got.data(), stride, add);
+                        for (int64_t i = 0; i < m; ++i)
+                            for (int64_t j = 0; j < width; ++j) {
+                                float sum = 0;
+                                for (int64_t t = 0; t < count; ++t)
+                                    for (int64_t k = 0; k < depth; ++k)
+                                        sum = std::fma(a[i * kPackedStride + t * a_step + k], b[t * b_step + k * width + j], sum);
+                                float& out = want[i * stride + j];
+                                out = add ? out + sum : sum;
+                            }
+                        CHECK(same(got, want));
+                    }
 }
 
 void outers(const Products& by) {
@@ -51,22 +55,50 @@ void outers(const Products& by) {
     for (int m = 1; m <= by.rows; ++m)
         for (int n = 1; n <= 2; ++n)
             for (const int64_t shift : {int64_t{0}, int64_t{2}})
-                for (const bool add : {false, true}) {
-                    const int64_t width = n * by.lanes, rows = 13;
-                    const auto a = drawn(rows * m), b = drawn(rows * width);
-                    auto got = drawn(m * width), want = got;
-                    by.outer(m, n, a.data(), b.data(), spans, 3, shift, got.data(), add);
-                    for (int64_t i = 0; i < m; ++i)
-                        for (int64_t j = 0; j < width; ++j) {
-                            float sum = 0;
-                            for (const Span& s : spans)
-                                for (int64_t r = s.begin; r < s.end; ++r)
-                                    sum = std::fma(a[r * m + i], b[(r + shift) * width + j], sum);
-                            float& out = want[i * width + j];
-                            out = add ? out + sum : sum;
-                        }
-                    CHECK(same(got, want));
-                }
+                for (const int64_t apart : {int64_t{0}, int64_t{3}})
+                    for (const bool add : {false, true}) {
+                        const int64_t width = n * by.lanes, rows = 13, of_a = m + apart, of_b = width + apart;
+                        const auto a = drawn(rows * of_a), b = drawn(rows * of_b);
+                        auto got = drawn(m * width), want = got;
+                        by.outer(m, n, {a.data(), of_a}, {b.data(), of_b}, spans, 3, shift, got.data(), add);
+                        for (int64_t i = 0; i < m; ++i)
+                            for (int64_t j = 0; j < width; ++j) {
+                                float sum = 0;
+                                for (const Span& s : spans)
+                                    for (int64_t r = s.begin; r < s.end; ++r)
+                                        sum = std::fma(a[r * of_a + i], b[(r + shift) * of_b + j], sum);
+                                float& out = want[i * width + j];
+                                out = add ? out + sum : sum;
+                            }
+                        CHECK(same(got, want));
+                    }
+}
+
+uint32_t word(uint64_t seed, uint64_t counter, int64_t which) {
+    uint32_t c[4] = {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0};
+    uint32_t low = static_cast<uint32_t>(seed), high = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < 7; ++round, low += 0x9e3779b9u, high += 0xbb67ae85u) {
+        const uint64_t p = uint64_t{0xd2511f53} * c[0], q = uint64_t{0xcd9e8d57} * c[2];
+        const uint32_t next[4] = {static_cast<uint32_t>(q >> 32) ^ c[1] ^ low, static_cast<uint32_t>(q),
+                                  static_cast<uint32_t>(p >> 32) ^ c[3] ^ high, static_cast<uint32_t>(p)};
+        memcpy(c, next, sizeof c);
+    }
+    return c[which];
+}
+
+void drops(const Products& by) {
+    for (int64_t size = 1; size < 70; ++size)
+        for (const uint64_t first : {uint64_t{0}, uint64_t{5}, (uint64_t{1} << 32) - 3}) {
+            const Dropping dropping{0x9876543210fedcbau, 0xb0000000u, 1.75f};
+            const auto x = drawn(size);
+            auto got = x, want = x;
+            by.drop(dropping, x.data(), size, first, got.data());
+            for (int64_t j = 0; j < size; ++j) {
+                const uint32_t w = word(dropping.seed, first + static_cast<uint64_t>(j / 4), j % 4);
+                want[j] = w >= dropping.threshold ? x[j] * dropping.scale : 0.0f;
+            }
+            CHECK(same(got, want));
+        }
 }
 
 void rows(const Products& by) {
@@ -121,11 +153,13 @@ int main() {
         tiles(*kProductsAvx2);
         outers(*kProductsAvx2);
         rows(*kProductsAvx2);
+        drops(*kProductsAvx2);
     }
     if (__builtin_cpu_supports("x86-64-v4")) {
         tiles(*kProductsAvx512);
         outers(*kProductsAvx512);
         rows(*kProductsAvx512);
+        drops(*kProductsAvx512);
     }
 #endif
     std::puts("products: ok");

@@ -116,14 +116,38 @@ def test_any_number_of_threads_gives_the_same_bits():
         assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
 
 
-def test_a_row_does_not_depend_on_the_batch():
-    x, arguments = problem([9, 130, 77], 40, 24, 2, 3, 2, 0.2, False, 0.0)
+# Alone, a sequence's taps are its rows shifted; beside many short ones they are packed apart.
+@pytest.mark.parametrize("lengths", [[9, 130, 77], [9] * 60 + [130, 77]], ids=["long", "many short"])
+@pytest.mark.parametrize("c_in", [40, 300])
+def test_a_row_does_not_depend_on_the_batch(lengths, c_in):
+    x, arguments = problem(lengths, c_in, 24, 2, 3, 2, 0.2, False, 0.0)
     out = products.forward(*arguments)[0]
-    for i in (0, 1, 2):
+    for i in (0, len(lengths) - 2, len(lengths) - 1):
         rows = slice(int(x.offsets[i]), int(x.offsets[i + 1]))
         one = torch.tensor([0, int(x.lengths[i])])
         alone = products.forward(arguments[0][rows], *arguments[1:3], one, one.diff(), *arguments[5:])[0]
         assert torch.equal(alone, out[rows])
+
+
+def test_rows_that_lie_apart_have_the_same_bits():
+    _, arguments = problem([90, 300], 32, 24, 2, 3, 1, 0.2, False, 0.0)
+    wide = torch.full((len(arguments[0]), 700), float("nan"))
+    wide[:, 5:69] = arguments[0]
+    grad = torch.randn(len(wide), 48)
+    made = []
+    for rows in (arguments[0], wide[:, 5:69]):
+        out, _ = products.forward(rows, *arguments[1:])
+        rest = (arguments[1], *arguments[3:5], out, *arguments[5:])
+        made.append((out, *products.backward(grad, rows, *rest, True, True)))
+    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+
+
+def test_more_taps_than_a_packed_row_go_to_the_library():
+    weight = torch.randn(2, 3, 769)
+    assert not products.serve(torch.randn(5, 3), weight, 1) and products.serve(torch.randn(5, 3), weight[..., 2:], 1)
+    x, arguments = problem([600, 3], 3, 2, 1, 767, 1, None, False, 0.0, 0)
+    for got, exact, rough in zip(*both(x, arguments), strict=True):
+        as_close(got, exact, rough)
 
 
 def test_infinite_rows_stay_in_their_sequence():

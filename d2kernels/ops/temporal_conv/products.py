@@ -10,6 +10,8 @@ from d2kernels.ops.temporal_conv import bits, table
 from d2kernels.ops.temporal_conv.dropout import threshold
 from d2kernels.ops.temporal_conv.schema import needs_sign
 
+_MOST_TAPS = 768  # of a packed row (kDepth of csrc/cpu/products.h)
+
 
 def available() -> bool:
     """Whether this build and this machine have them."""
@@ -22,7 +24,7 @@ def serve(x: Tensor, weight: Tensor, groups: int) -> bool:
     if x.dtype != torch.float32 or weight.numel() == 0 or not available():
         return False
     c_out, c_in, kernel = weight.shape
-    return table.ours(kernel, c_in, c_out // groups)
+    return kernel <= _MOST_TAPS and table.ours(kernel, c_in, c_out // groups)
 
 
 def _rows(x: Tensor) -> Tensor:
