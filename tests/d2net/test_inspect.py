@@ -156,6 +156,13 @@ def test_names_missing_surplus_and_nearest(made, tmp_path):
     assert inspect_data(features, annotations).errors == 1
 
 
+def test_a_subset_without_videos_is_an_error(made, tmp_path):
+    paths = write(tmp_path, made, change=lambda database: database["video_017"].pop("subset"))
+    found = inspect_data(*paths)
+    assert kinds(found)["no subset"].names == ("video_017",) and not found.errors
+    assert kinds(inspect_data(*paths, subsets=["other"]), "error")["no training video"].text.startswith("no video of")
+
+
 def test_odd_segments_are_counted_by_kind(made, tmp_path):
     def change(database):
         video = database["video_007"]

@@ -75,6 +75,9 @@ def inspect_data(
         done.findings += coverage_findings(known, store.names, both, alias)
         fit = _compare_timing(done, store, known, both, timing)
         told = gather(store, known, rows=facts, subsets=subsets, timing=timing, use_segments=not labels_only)
+        if not told.videos and both:
+            text = f"no video of subset {told.training} has features; name the one to train on with --train-subset"
+            done.findings.append(Finding("error", "no training video", text))
         if told.videos:
             done.choices = recommend(told)
             done.used_segments = told.share is not None

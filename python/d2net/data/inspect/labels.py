@@ -100,6 +100,9 @@ def label_findings(annotations: Annotations) -> list[Finding]:
     if training is None:
         text = "no video names a subset; add `subset` to each: training needs it"
         found.append(Finding("error", "no subset", text, len(videos)))
+    lost = [v.name for v in videos.values() if v.subset is None]
+    if training is not None:
+        found += listed("warning", "no subset", "videos name no subset and are in no part", lost)
     held: dict[str, set[str]] = {}
     for v in videos.values():
         held.setdefault((v.subset or "none").lower(), set()).update(v.labels)

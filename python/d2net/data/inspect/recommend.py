@@ -73,11 +73,8 @@ def _pooling(facts: Facts) -> Iterator[Choice]:
         why = f"in most videos an action fills {100 * facts.share:.0f} % or more (from training videos' segments)"
     else:
         labels = max(facts.labels_per_video, 1.0)
-        divisor = int(np.clip(round(1.5 * (labels + 1)), 2, 16))
-        why = (
-            f"{labels:.1f} labels a video and the background share it; two thirds of an equal share, as shares differ "
-            "(no segments were looked at)"
-        )
+        divisor = int(np.clip(round(2 * (labels + 1)), 2, 16))
+        why = f"{labels:.1f} labels a video and the background share it; half an equal share, as shares differ"
     yield Choice("loss.pool_divisor", divisor, f"k = s / {divisor}: {why}")
 
 
