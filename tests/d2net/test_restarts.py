@@ -131,7 +131,7 @@ def test_what_was_stopped_goes_on(run, files, tmp_path, monkeypatch):
 def test_bad_arguments_and_records(run, files, tmp_path, capsys, monkeypatch):
     for says, changed in {
         "restarts must be at least 1, got 0": {"restarts": 0},
-        "criterion must be one of agreement, contrast": {"criterion": "loss"},
+        "criterion must be one of separation, contrast": {"criterion": "loss"},
         "average is of several restarts": {"restarts": 1, "average": True},
     }.items():
         with pytest.raises(ValueError, match=says):

@@ -21,7 +21,7 @@ from d2net.evaluation import evaluate
 from d2net.evaluation.matching import Spans
 from d2net.evaluation.prepared import PROTOCOLS
 from d2net.localization import tune_search
-from d2net.localization.tune_scoring import Metric, repeated
+from d2net.localization.tune_scoring import Metric, joined, ranked, repeated
 from d2net.localization.tune_search import folds_of, search
 from d2net.localization.tune_space import FIELDS, fields_for, neighbour, random_decoder
 
@@ -188,6 +188,16 @@ def test_repeated_videos(of, wanted):
     found = repeated(own, np.array(wanted, np.int64))
     expected = [(place, i) for place, v in enumerate(wanted) for i, w in enumerate(of) if w == v]
     assert list(zip(found.video.tolist(), found.start.tolist(), strict=True)) == expected
+
+
+@given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 3)), max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_ranks_keep_order_and_ties_and_are_of_one_class(rows):
+    found = ranked(spans([(c, 0, i, i + 1, score / 4) for i, (c, score) in enumerate(rows)]))
+    expected = [-sum(c == own and other > score for c, other in rows) for own, score in rows]
+    assert found.score.tolist() == expected
+    parts = [found[:3], found[3:3], found[3:]]
+    assert joined(parts).start.tolist() == found.start.tolist()
 
 
 def test_what_cannot_be_tuned_on_is_refused(model, files):

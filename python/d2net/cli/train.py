@@ -56,7 +56,7 @@ def train(
         bool, typer.Option("--average", help="Of --restarts: use the mean of all runs' activations.")
     ] = False,
     criterion: Annotated[
-        str, typer.Option(help="Of --restarts, by video-level labels: contrast, agreement, total_variation or entropy.")
+        str, typer.Option(help="Of --restarts: contrast, separation, agreement, total_variation or entropy.")
     ] = "contrast",
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",

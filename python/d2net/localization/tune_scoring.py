@@ -101,3 +101,25 @@ def repeated(spans: Spans, videos: np.ndarray) -> Spans:
     rows = order[np.arange(len(place)) + np.repeat(bounds[videos] - (np.cumsum(count) - count), count)]
     chosen = spans[rows]
     return Spans(chosen.label, place, chosen.start, chosen.end, chosen.score)
+
+
+def ranked(spans: Spans) -> Spans:
+    """The spans with minus how many of their class score more in place of scores: comparable from decoder to decoder.
+
+    The number is over all videos, so that of two decoders' detections the one that is further up its own list is first.
+    """
+    order = np.lexsort((-spans.score, spans.label))  # type: ignore[operator]
+    label, value = spans.label[order], spans.score[order]  # type: ignore[index]
+    place = np.arange(len(order))
+    begins = np.append(True, (np.diff(label) != 0) | (np.diff(value) != 0))[: len(order)]
+    # Equal scores keep one rank: the place of the first of them, counted from the first of their class.
+    first = np.maximum.accumulate(np.where(begins, place, 0)) - np.searchsorted(label, label)
+    rank = np.empty(len(order))
+    rank[order] = first
+    return Spans(spans.label, spans.video, spans.start, spans.end, -rank)
+
+
+def joined(parts: Sequence[Spans]) -> Spans:
+    """All of them, one after the other."""
+    columns = [np.concatenate([getattr(p, n) for p in parts]) for n in ("label", "video", "start", "end", "score")]
+    return Spans(*columns)

@@ -10,7 +10,7 @@ import numpy as np
 
 from d2net.config import LocalizeConfig
 from d2net.evaluation.matching import Spans
-from d2net.localization.tune_scoring import Metric, of_videos, repeated
+from d2net.localization.tune_scoring import Metric, joined, of_videos, ranked, repeated
 from d2net.localization.tune_space import Draw, neighbour, random_decoder
 
 GOOD = 6  # decoders whose neighbours are tried
@@ -27,7 +27,7 @@ class Outcome:
 
     Args:
         best: the decoder chosen on all videos; fitted: its score there, and present: the present decoder's.
-        gain: of decoders chosen on the other folds over the present one, mean over the folds by their videos.
+        gain: over the present decoder, where each video is decoded as was best on the other folds.
         low, high: its bootstrap interval over groups of videos, widened for few groups as Student's t is; error: its
             standard error.
         tried: settings; seconds: of search and interval.
@@ -160,17 +160,13 @@ def _gains(
     groups: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[float, np.ndarray]:
-    """The gain of each fold's decoder over the present one, mean over the folds by their videos, and DRAWS bootstrap
-    draws of it, which take as many groups, with replacement."""
+    """The gain over the present decoder of each fold's videos by that fold's decoder, all folds scored together, and
+    DRAWS bootstrap draws of it, which take as many groups, with replacement."""
+    fitted = joined([of_videos(ranked(found), fold == k) for k, found in enumerate(chosen)])
 
     def gain(videos: np.ndarray) -> float:
-        total = 0.0
-        for k, found in enumerate(chosen):
-            of_fold = videos[fold[videos] == k]
-            if len(of_fold):
-                own, theirs = (metric(repeated(s, of_fold), repeated(truth, of_fold)) for s in (found, present))
-                total += len(of_fold) * (own - theirs)
-        return total / len(videos)
+        own = repeated(truth, videos)
+        return metric(repeated(fitted, videos), own) - metric(repeated(present, videos), own)
 
     members = [np.flatnonzero(groups == g) for g in np.unique(groups)]
     draws = [

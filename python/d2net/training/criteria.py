@@ -18,6 +18,11 @@ def total_variation(t: np.ndarray) -> np.ndarray:
     return np.abs(np.diff(t, axis=0)).sum(0) / np.maximum(t.sum(0), TINY)
 
 
+def top_mean(t: np.ndarray, divisor: int) -> np.ndarray:
+    """(C,) mean of the ⌈s / divisor⌉ largest T."""
+    return np.sort(t, axis=0)[::-1][: -(-len(t) // divisor)].mean(0)
+
+
 def contrast(t: np.ndarray, divisor: int) -> np.ndarray:
     """(C,) mean of the ⌈s / divisor⌉ largest T minus the mean of the others; 0 where there are no others."""
     k = -(-len(t) // divisor)
@@ -37,8 +42,20 @@ def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(0) / np.maximum(np.sqrt((a * a).sum(0) * (b * b).sum(0)), TINY)
 
 
+def separation(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(C,) mean p over the videos that have the class minus the mean over the others; NaN without both.
+
+    Args:
+        p: (n, C) video-level scores; labels: (n, C) bool.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        has = (p * labels).sum(0) / labels.sum(0)
+        lacks = (p * ~labels).sum(0) / (~labels).sum(0)
+    return has - lacks
+
+
 # Whether more of it is better.
-CRITERIA = {"agreement": True, "contrast": True, "total_variation": False, "entropy": False}
+CRITERIA = {"separation": True, "contrast": True, "agreement": True, "total_variation": False, "entropy": False}
 
 
 def of_runs(runs: Sequence[Mapping[str, np.ndarray]], labels: np.ndarray, divisor: int) -> list[dict[str, float]]:
@@ -50,19 +67,25 @@ def of_runs(runs: Sequence[Mapping[str, np.ndarray]], labels: np.ndarray, diviso
         runs: T by video, the same videos in the same order; labels: (n, C); divisor: of the loss's top-k.
     """
     sums: list[dict[str, list[float]]] = [{name: [] for name in CRITERIA} for _ in runs]
-    for own, *of_video in zip(labels.astype(bool), *(run.values() for run in runs), strict=True):
-        if not own.any():
-            continue
+    pooled: list[list[np.ndarray]] = [[] for _ in runs]
+    labels = labels.astype(bool)
+    for own, *of_video in zip(labels, *(run.values() for run in runs), strict=True):
         total = np.sum(of_video, axis=0, dtype=np.float64)
-        for found, t in zip(sums, of_video, strict=True):
+        for found, p, t in zip(sums, pooled, of_video, strict=True):
             t = np.asarray(t, np.float64)
+            p.append(top_mean(t, divisor))
+            if not own.any():
+                continue
             others = (total - t) / max(len(runs) - 1, 1)
             values = {
-                "agreement": correlation(t, others),
                 "contrast": contrast(t, divisor),
+                "agreement": correlation(t, others),
                 "total_variation": total_variation(t),
                 "entropy": entropy(t),
             }
             for name, value in values.items():
                 found[name].append(float(value[own].mean()))
+    for found, p in zip(sums, pooled, strict=True):
+        of_class = separation(np.array(p), labels)
+        found["separation"] = of_class[np.isfinite(of_class)].tolist()
     return [{name: float(np.mean(v)) if v else 0.0 for name, v in found.items()} for found in sums]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
 from d2net.config import Config
 from d2net.data.dataset import Batch
+from d2net.methods.d2net.network import Output
+from d2net.training.collapse import Collapse
 from d2net.training.state import State
 
 FEW = 1 / 8  # of a window's steps: what is left of a run that went wrong in it
@@ -29,18 +31,24 @@ class TrainingWarning(UserWarning):
 
 
 @torch.no_grad()
-def _runaway(state: State, batch: Batch, limit: float) -> bool:
-    """Whether the logits of nearly all snippets and classes are beyond the limit, or not numbers."""
+def _evaluated(state: State, batch: Batch) -> Output:
+    """The network's outputs in evaluation mode."""
     network = state.network
     network.eval()
-    logits = torch.cat([z.flatten() for z in network(batch.ragged()).logits.unpack()]).to(torch.float32)
+    out = network(batch.ragged())
     network.train()
+    return out
+
+
+def _runaway(out: Output, limit: float) -> bool:
+    """Whether the logits of nearly all snippets and classes are beyond the limit, or not numbers."""
+    logits = torch.cat([z.flatten() for z in out.logits.unpack()]).to(torch.float32)
     return bool((logits.abs() <= limit).sum() <= FEW * logits.numel()) and logits.numel() > 0
 
 
 def check_start(state: State, batch: Batch, config: Config) -> None:
     """Raises TrainingError where the fresh network's activations are all saturated, so that no gradient passes."""
-    if _runaway(state, batch, SATURATED):
+    if _runaway(_evaluated(state, batch), SATURATED):
         raise TrainingError(
             "nothing could be trained: before the first step activations are saturated, at exactly 0 or 1 in float32; "
             f"scale the features to about unit size ({_largest(batch)}), or lower model.init_std "
@@ -51,15 +59,19 @@ def check_start(state: State, batch: Batch, config: Config) -> None:
 class Health:
     """Looks at every window of steps, the first most closely, and at the weights before they are saved."""
 
-    def __init__(self, config: Config, state: State):
+    def __init__(self, config: Config, state: State, classes: Sequence[str]):
         self.config, self.learned, self.warned = config, state.iteration > 0, False
         self.before = [] if self.learned else _sample(state)
+        self.collapse = Collapse(config, classes, state.network.streams)
 
-    def check(self, state: State, sums: Mapping[str, float], steps: int, batch: Batch, kept: str) -> None:
+    def check(self, state: State, sums: Mapping[str, float], steps: int, batch: Batch, kept: str) -> list[str]:
         """Looks at a window of `steps` steps with these sums of the log's terms, ended by `batch`.
 
         Args:
             kept: what of the run is saved, for the message.
+
+        Returns:
+            What has collapsed, each told once; warned of too.
 
         Raises:
             TrainingError: nothing is being learned, or a weight is not finite.
@@ -73,7 +85,8 @@ class Health:
                 f"to iteration {state.iteration}: lower train.learning_rate ({train.learning_rate:g}) or set "
                 f"train.gradient_clip, and see that features are near unit size ({_largest(batch)}); {kept}"
             )
-        if _runaway(state, batch, RUNAWAY):
+        out = _evaluated(state, batch)
+        if _runaway(out, RUNAWAY):
             raise TrainingError(
                 f"activations are saturated far beyond what labels ask for, by iteration {state.iteration}: lower "
                 f"train.learning_rate ({train.learning_rate:g}) or train.weight_decay ({train.weight_decay:g}); {kept}"
@@ -91,6 +104,18 @@ class Health:
                 f"the gradient was 0 in each of the last {steps} steps, up to iteration {state.iteration}: the labels "
                 "are fitted exactly, or a learning rate that is too large has saturated the activations"
             )
+        return self._collapsed(state, out, batch)
+
+    def _collapsed(self, state: State, out: Output, batch: Batch) -> list[str]:
+        last = self.config.train.iterations
+        if state.iteration <= last // 2:
+            return []
+        x = out.embeddings.with_values(out.embeddings.values.to(torch.float32))
+        self.collapse.add(out, state.network.foreground(x), batch)
+        found = self.collapse.findings() if state.iteration > last * 3 // 4 else []
+        for text in found:
+            warnings.warn(f"iteration {state.iteration}: {text}", TrainingWarning, stacklevel=3)
+        return found
 
     def _check_first(self, state: State, norms: float, steps: int, made: int, batch: Batch, kept: str) -> None:
         """Raises, or warns, where the first `steps`, of which `made` were not skipped, have taught nothing."""

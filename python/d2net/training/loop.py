@@ -95,7 +95,7 @@ class Run:
         write_holdout(self.out, self.meta["held_out"])
         clear_temporaries(self.out)
         self.steps = self.saved = state.iteration
-        self.health = Health(self.config, state)
+        self.health = Health(self.config, state, self.meta["classes"])
         return state
 
     def _fingerprints(self) -> dict[str, Any]:
@@ -174,7 +174,8 @@ class Run:
                     bar.set_postfix_str(_shown(entry), refresh=False)
                     state.sums.zero_()
                     state.counted = 0
-                self.health.check(state, sums, since, batch, self._kept_so_far())
+                if found := self.health.check(state, sums, since, batch, self._kept_so_far()):
+                    log.write(json.dumps({"iteration": state.iteration, "collapsed": found}) + "\n")
                 snippets, clock = 0, time.perf_counter()
             if self.score and state.iteration % settings.evaluate_every == 0:
                 self._select(state, log)
