@@ -24,7 +24,7 @@ from d2net.data.dataset import CachedFeatures, TrainingBatches, split_holdout
 from d2net.data.detections import Detections
 from d2net.data.features import FeatureStore, check_streams, open_features
 from d2net.data.files import check_outputs, some
-from d2net.data.names import aliases, hint, match, warn
+from d2net.data.names import aliases, hint, match, matched, warn
 from d2net.data.stated import compare_lengths, durations_differ, overruled_videos, stated_timing
 from d2net.evaluation import classification_map, evaluate
 from d2net.evaluation.matching import parse_iou
@@ -230,8 +230,7 @@ def _named_as(annotations: Annotations, known: Collection[str]) -> tuple[Annotat
     """
     alias = aliases(annotations.videos, known)
     if alias:
-        first = next(iter(alias))
-        warn([f"{annotations.source}: {len(alias)} names were matched, such as {first!r} to {alias[first]!r}"])
+        warn([matched(annotations.source, alias)])
     videos = {alias.get(name, name): video for name, video in annotations.videos.items()}
     if not any(v in known for v in videos):
         match(videos, known, annotations.source, "the features")  # raises, with the nearest names

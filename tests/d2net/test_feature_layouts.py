@@ -383,3 +383,32 @@ def test_an_hdf5_of_one_video_is_named_as_one_of_many(tmp_path, place, video):
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file[place] = np.ones((5, 4), np.float32)
     assert list(open_features(tmp_path / "f.h5")) == [video]
+
+
+@pytest.mark.parametrize(
+    ("stray", "save"),
+    [
+        ("model.pt", lambda p: torch.save({"a": torch.zeros(3), "b": torch.zeros(4)}, p)),
+        ("stats.npz", lambda p: np.savez(p, mean=np.zeros(4), std=np.ones(4))),
+        ("aaa_stats.npz", lambda p: np.savez(p, mean=np.zeros(4, np.float32))),
+        ("aaa_mean.npy", lambda p: np.save(p, np.zeros((1, 3), np.float32))),
+        ("labels.npy", lambda p: np.save(p, np.zeros(7, np.int64))),
+        ("names.npy", lambda p: np.save(p, np.array(["a"]))),
+        ("notes.pt", lambda p: p.write_text("not a tensor")),
+    ],
+)
+def test_a_file_that_is_no_video_is_named_with_what_to_do(tmp_path, stray, save):
+    for i in range(6):
+        np.save(tmp_path / f"v{i}.npy", np.ones((5, 4), np.float32))
+    save(tmp_path / stray)
+    with pytest.raises(FeatureError, match=r"unlike the 6 files beside it; if it is no video's") as error:
+        open_features(tmp_path)
+    assert stray in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_that_are_all_alike_get_no_hint(tmp_path):
+    for i in range(6):
+        np.save(tmp_path / f"v{i}.npy", np.ones(5, np.int64))
+    with pytest.raises(FeatureError, match="must be float") as error:
+        open_features(tmp_path)
+    assert "move it" not in str(error.value)

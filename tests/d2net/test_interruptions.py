@@ -16,6 +16,7 @@ import torch
 
 from d2net.data.features import FeatureError, open_features
 from d2net.data.synth import make_synthetic, write_synthetic
+from d2net.training import lock
 from d2net.training.checkpoint import CheckpointError, read_checkpoint, save_checkpoint
 from d2net.training.lock import FolderInUse, FolderLock
 
@@ -96,6 +97,36 @@ def test_a_place_without_locks_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", unsupported)
     with pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\): do not train there twice"):
         FolderLock(tmp_path).release()
+
+
+class Windows:
+    """msvcrt's locks: of bytes, by handle, until it is closed."""
+
+    LK_NBLCK = 2
+
+    def __init__(self):
+        self.held = {}
+
+    def locking(self, file, mode, count):
+        place = os.fstat(file).st_ino, os.lseek(file, 0, os.SEEK_CUR)
+        assert mode == self.LK_NBLCK and count == 1 and place[1] > os.fstat(file).st_size
+        holder = self.held.get(place)
+        if holder not in (None, file) and os.path.exists(f"/proc/self/fd/{holder}"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        self.held[place] = file
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="the stand-in asks /proc which files are open")
+def test_a_folder_is_locked_on_windows_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(lock, "msvcrt", Windows())
+    with lock.FolderLock(tmp_path), pytest.raises(lock.FolderInUse, match=f"process {os.getpid()} is training in"):
+        lock.FolderLock(tmp_path)
+    lock.FolderLock(tmp_path).release()
+    assert (tmp_path / lock.FILE).read_bytes() == f"{os.getpid()}\n".encode()
+    monkeypatch.setattr(lock, "msvcrt", None)
+    with pytest.warns(UserWarning, match="cannot be locked .this system has no locks.: do not train there twice"):
+        lock.FolderLock(tmp_path).release()
 
 
 def test_saves_by_two_processes_never_tear_a_checkpoint(tmp_path):

@@ -57,7 +57,7 @@ def test_no_two_names_become_one(given_names, known):
 def test_match_counts_and_names():
     got = match({"v1.mp4": 1, "zz": 2, "w": 3}, ["v1", "w", "u"], "durations", "the features")
     assert got.values == {"v1": 1, "zz": 2, "w": 3}
-    assert got.notes[0] == "durations: 1 names were matched to the features, such as 'v1.mp4' to 'v1'"
+    assert got.notes[0] == "durations: 1 name was matched to the features: 'v1.mp4' to 'v1'"
     assert got.notes[1] == "durations: 1 of 3 names are not in the features ('zz')"
     with pytest.raises(DataError, match=r"durations: none of its 1 names is among the 2 of the features: 'video_01'"):
         match({"video_01": 1}, ["clip_7", "clip_8"], "durations", "the features")

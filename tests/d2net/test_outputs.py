@@ -195,3 +195,33 @@ def test_long_names_in_any_script_are_written(tmp_path):
     path = tmp_path / ("名" * 80 + ".json")
     write(path)
     assert path.read_bytes() == b"new"
+
+
+def test_what_fails_before_anything_is_written_leaves_no_folder(tmp_path, capsys, monkeypatch):
+    from d2net import cli
+
+    np.savez(tmp_path / "f.npz", v=np.ones((5, 4), np.float32))
+    (tmp_path / "bad.pt").write_bytes(b"x")
+    (tmp_path / "a.json").write_text(json.dumps({"database": {"v": {"subset": "train", "video_labels": ["a"]}}}))
+    common = ["--features", tmp_path / "f.npz", "--annotations", tmp_path / "a.json"]
+    for args in (
+        ["localize", "--checkpoint", tmp_path / "bad.pt", *common, "--out", tmp_path / "new/deep/d.json"],
+        ["export", "--checkpoint", tmp_path / "bad.pt", "--out", tmp_path / "new/deep/d.onnx"],
+        ["evaluate", "--predictions", tmp_path / "bad.pt", "--ground-truth", tmp_path / "a.json",
+         "--out", tmp_path / "new/deep/m.json"],
+        ["train", *common, "--out", tmp_path / "new/deep/run", "--quiet",
+         "--set", "train.subsets=train", "--set", "loss.min_snippets=50"],
+    ):  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["d2net", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 2, capsys.readouterr()
+        assert not (tmp_path / "new").exists(), args[0]
+
+
+def test_two_outputs_of_which_one_is_the_other_s_folder(tmp_path):
+    for outputs in ([tmp_path / "a", tmp_path / "a/b"], [tmp_path / "a/b", tmp_path / "a"]):
+        with pytest.raises(DataError, match="cannot both be files"):
+            check_outputs(outputs, [])
+    check_outputs([tmp_path / "a/b", tmp_path / "a/c", tmp_path / "ab"], [])
+    assert list(tmp_path.iterdir()) == []

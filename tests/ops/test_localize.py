@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import d2kernels as d2k
 from d2kernels.ops.localize import Detections, schema
+from d2kernels.ops.localize.capacity import NOT_A_NUMBER
 
 NAN, INF = float("nan"), float("inf")
 native_only = pytest.mark.skipif(not d2k.backends.can_run("localize", "native"), reason="no compiled extension")
@@ -395,11 +396,22 @@ def test_native_never_reaches_foreign_memory():
             assert found[5].tolist() == [2, 2, 0, 0]
 
 
-def test_scores_that_are_no_numbers():
+@pytest.mark.parametrize("backend", ["reference", pytest.param("native", marks=native_only)])
+def test_scores_that_are_no_numbers(backend):
+    with d2k.backends.use(backend, "localize"):
+        _refuses_scores_that_are_no_numbers()
+
+
+def _refuses_scores_that_are_no_numbers():
     x = torch.tensor([0.0, INF, 0.0, 0.0, 1.0, 0.0])[:, None]
     kwargs = {"offsets": torch.tensor([0, 6]), "thresholds": [0.5], "iou_threshold": 0.5}
-    with pytest.raises(ValueError, match="NaN"):
-        d2k.localize(x, **kwargs)
+    for sigma in (None, 0.5):
+        with pytest.raises(ValueError) as error:
+            d2k.localize(x, **kwargs, sigma=sigma)
+        assert str(error.value) == NOT_A_NUMBER  # the same words from every backend
+    with pytest.raises(ValueError) as error:
+        d2k.localize(x[2:], **kwargs | {"offsets": [0, 4]}, class_score=torch.tensor([[NAN]]))
+    assert str(error.value) == NOT_A_NUMBER
     assert d2k.localize(x, **kwargs, min_score=0.0).count.tolist() == [0]
     assert d2k.localize(x[2:], **kwargs | {"offsets": [0, 4]}, class_score=torch.tensor([[-INF]])).score.item() == -INF
     soft = d2k.localize(x[2:], **kwargs | {"offsets": [0, 4]}, class_score=torch.tensor([[-INF]]), sigma=1.0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+NOT_A_NUMBER = "localize: a proposal's score is NaN; activations or class_score hold what has no finite sum"
 PADDING = (-1, -1, 0, 0, 0)  # of the five columns, beyond the detections
 
 

@@ -10,12 +10,11 @@ import numpy as np
 from d2kernels import _native
 from d2kernels._arrays import strided
 from d2kernels.ops.connected_components import _check_order
-from d2kernels.ops.localize.capacity import PADDING, check_capacity, padded
+from d2kernels.ops.localize.capacity import NOT_A_NUMBER, PADDING, check_capacity, padded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NOT_A_NUMBER = "localize: a proposal's score is NaN; activations or class_score hold what has no finite sum"
 LARGE = 64 << 20  # bytes of workspace past which it is worth waiting for the number of classes that are wanted
 RELATIVE = {None: 0, "max": 1, "minmax": 2}
 

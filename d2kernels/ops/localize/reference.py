@@ -10,7 +10,7 @@ from torch import Tensor
 import d2kernels as d2k
 from d2kernels._arguments import LARGEST
 from d2kernels.ops._rows import rows
-from d2kernels.ops.localize.capacity import padded
+from d2kernels.ops.localize.capacity import NOT_A_NUMBER, padded
 from d2kernels.ragged import Ragged
 
 
@@ -130,6 +130,8 @@ def localize_forward(
         found, score = found[:, score >= min_score], score[score >= min_score]
     if class_score is not None:
         score = score + class_score.double()[found[0], found[1]]
+    if score.isnan().any():
+        raise ValueError(NOT_A_NUMBER)
     group = found[0] * classes + found[1]
     if sigma is None:
         kept = d2k.nms(found[3:].mT, score, iou_threshold, group, inclusive=inclusive)

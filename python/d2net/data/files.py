@@ -124,12 +124,16 @@ def _destination(path: str | os.PathLike) -> Path:
     return real
 
 
-def check_destination(path: str | os.PathLike) -> None:
-    """Makes the folder of `path`; raises DataError where no file can be written there."""
+def check_destination(path: str | os.PathLike, *, make: bool = True) -> None:
+    """Makes the folder of `path`, if asked; raises DataError where no file can be written there."""
     path = _destination(path)
+    folder = path.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        while not make and not folder.exists() and folder != folder.parent:
+            folder = folder.parent  # where the missing ones would be made
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise DataError(f"cannot write to the folder {path.parent}: {error.strerror}; choose another place") from error
@@ -138,17 +142,23 @@ def check_destination(path: str | os.PathLike) -> None:
 def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[str | os.PathLike | None]) -> None:
     """As check_destination for each output that is given; none may be an input, lie in one, or be another output.
 
+    Folders are made by who writes: what fails before leaves nothing behind.
+
     Raises:
         DataError: names the file.
     """
     taken = {os.path.realpath(p): f"the input {p}" for p in inputs if p is not None}
+    written: list[str] = []
     folders = {real: said for real, said in taken.items() if os.path.isdir(real)}
     for path in outputs:
         if path is None:
             continue
-        check_destination(path)
+        check_destination(path, make=False)
         if (real := os.path.realpath(path)) in taken:
             raise DataError(f"{path} is {taken[real]} too; give another name to write to")
+        if other := next((o for o in written if os.path.commonpath([real, o]) in (real, o)), None):
+            raise DataError(f"{path} and the output {other} cannot both be files; give another name to write to")
+        written.append(real)
         for folder, said in folders.items():
             if os.path.commonpath([real, folder]) == folder:
                 raise DataError(f"{path} lies in {said}, which would read it; give another place to write to")

@@ -69,6 +69,14 @@ def aliases(names: Collection[str], known: Collection[str]) -> dict[str, str]:
     return {n: k for n, k in found.items() if k and k not in names}
 
 
+def matched(what: str, alias: Mapping[str, str], where: str = "") -> str:
+    """That names were matched, with the first pair."""
+    first = next(iter(alias))
+    count = "1 name was" if len(alias) == 1 else f"{len(alias)} names were"
+    example = ":" if len(alias) == 1 else ", such as"
+    return f"{what}: {count} matched{f' to {where}' if where else ''}{example} {first!r} to {alias[first]!r}"
+
+
 class Matched(NamedTuple, Generic[T]):
     """What was given by the names that are known, and what is to be said of the names."""
 
@@ -99,8 +107,7 @@ def match(given: Mapping[str, T], known: Collection[str], what: str, where: str)
             f"{some(list(known))}; use the same names{hint(lost, known)}"
         )
     if alias:
-        first = next(iter(alias))
-        notes.append(f"{what}: {len(alias)} names were matched to {where}, such as {first!r} to {alias[first]!r}")
+        notes.append(matched(what, alias, where))
     if lost:
         of = f"{len(lost)} of {len(given)} names are not in {where}"
         notes.append(f"{what}: {of} ({some(lost)}){hint(lost, known)}")

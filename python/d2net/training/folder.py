@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from d2net.data.files import check_destination, write_atomically
 from d2net.training.checkpoint import FILE, CheckpointError
+from d2net.training.lock import FILE as LOCK
 
 HOLDOUT = "holdout.json"
 RESTARTS = "restarts.json"
@@ -33,6 +35,15 @@ def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
         raise RunExists(f"{out} already holds a run ({held[0].name}); pass {how}")
     for name in OURS:
         check_destination(out / name)
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders, inner ones first, that hold nothing but a lock."""
+    with suppress(OSError):
+        for folder in folders:
+            if folder.is_dir() and {p.name for p in folder.iterdir()} == {LOCK}:
+                (folder / LOCK).unlink()
+            folder.rmdir()
 
 
 def run_files(path: str | os.PathLike) -> list[Path]:

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import warnings
 from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows has no locks that a crash releases for certain
+except ImportError:
     fcntl = None  # type: ignore[assignment]
+try:
+    import msvcrt
+except ImportError:
+    msvcrt = None  # type: ignore[assignment]
 
 FILE = ".lock"
 _held: set[int] = set()
+BEYOND = 2**30  # Windows keeps others from reading what is locked: a byte past all content
+
+
+def _try_lock(file: int) -> None:
+    """Locks an open file until it is closed, by a crash too; leaves its position at the beginning.
+
+    Raises:
+        BlockingIOError, PermissionError: another holder is alive. OSError: nothing can be locked there.
+    """
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    if msvcrt is None:
+        raise OSError(errno.ENOSYS, "this system has no locks")
+    os.lseek(file, BEYOND, os.SEEK_SET)
+    try:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+    finally:
+        os.lseek(file, 0, os.SEEK_SET)
 
 
 class FolderInUse(ValueError):
@@ -32,13 +56,10 @@ class FolderLock:
 
     def __init__(self, folder: Path, verb: str = "train"):
         self._file: int | None = None
-        if fcntl is None:
-            return
-        path = folder / FILE
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            _try_lock(file)
+        except (BlockingIOError, PermissionError) as error:
             holder = os.read(file, 32).decode("ascii", "replace").strip()
             os.close(file)
             who = f"process {holder}" if holder else "another process"
@@ -49,7 +70,7 @@ class FolderLock:
             warnings.warn(text, stacklevel=3)
             return
         os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        os.write(file, f"{os.getpid()}\n".encode())
         self._file = file
         _held.add(file)
 

@@ -22,7 +22,7 @@ from d2net.data.files import DataError
 from d2net.methods.d2net.losses import denoising_scale
 from d2net.methods.d2net.network import D2Net
 from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, usable
-from d2net.training.folder import check_folder, clear_folder, clear_temporaries, trim_log, write_holdout
+from d2net.training.folder import check_folder, clear_folder, clear_temporaries, remove_empty, trim_log, write_holdout
 from d2net.training.health import Health, TrainingError, TrainingWarning, check_start
 from d2net.training.lock import FolderLock
 from d2net.training.resume import check_same_run, data_digest, environment, features_fingerprint
@@ -53,12 +53,17 @@ class Run:
 
     def start(self, resume: bool = False, overwrite: bool = False) -> State:
         """A fresh state, or the checkpoint's; the folder is checked first."""
-        check_folder(self.out, resume, overwrite)
-        self.lock = FolderLock(self.out)
+        made = [p for p in (self.out, *self.out.parents) if not p.exists()]
         try:
-            return self._begin(resume)
+            check_folder(self.out, resume, overwrite)
+            self.lock = FolderLock(self.out)
+            try:
+                return self._begin(resume)
+            except BaseException:
+                self.lock.release()
+                raise
         except BaseException:
-            self.lock.release()
+            remove_empty(made)
             raise
 
     def _begin(self, resume: bool) -> State:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from d2net.data.features.index import LEAST, Index, folder_state
 from d2net.data.features.store import FeatureError, FeatureStore
 from d2net.data.features.timing import FILE, stated_timing
 from d2net.data.files import read_json, reading, some
+
+MOVE = "unlike the {} files beside it; if it is no video's features, move it elsewhere"
 
 
 class FolderFeatures(FeatureStore):
@@ -26,7 +30,8 @@ class FolderFeatures(FeatureStore):
         index = Index(path, folder_state(every)) if len(every) >= LEAST else None
         at = len(str(path))
         for name, parts in files.items():
-            headers = [index.header(str(p)[at:], partial(array_header, p)) if index else array_header(p) for p in parts]
+            read = [partial(self._header, path, p, every) for p in parts]
+            headers = [index.header(str(p)[at:], r) if index else r() for p, r in zip(parts, read, strict=True)]
             if len(parts) == 1:
                 shapes[name] = headers[0]
                 continue
@@ -40,7 +45,10 @@ class FolderFeatures(FeatureStore):
             kinds = [dtype for _, dtype in headers]
             kind = next((dtype for dtype in kinds if dtype.kind != "f"), None) or np.result_type(*kinds)
             shapes[name] = ((headers[0][0][0], sum(shape[1] for shape, _ in headers)), kind)
-        super().__init__(str(path), shapes)
+        try:
+            super().__init__(str(path), shapes)
+        except FeatureError as error:
+            raise FeatureError(f"{error}{_stray(path, files, shapes)}") from error
         if index:
             index.save()
         if (path / FILE).exists():
@@ -48,12 +56,32 @@ class FolderFeatures(FeatureStore):
         pairs = sum(len(parts) > 1 for parts in files.values())
         self.layout = "a folder, " + ("a file a video" if not pairs else "a file a stream, joined along the width")
 
+    @staticmethod
+    def _header(path: Path, part: Path, every: Sequence[Path]) -> tuple[tuple[int, ...], np.dtype]:
+        try:
+            return array_header(part)
+        except FeatureError as error:
+            like = sum(p.suffix == part.suffix for p in every)
+            # A file by itself among many of another kind is no video, perhaps.
+            hint = f"; {MOVE.format(len(every) - like)}" if 4 * like < len(every) else ""
+            raise FeatureError(f"{error}{hint}") from error
+
     def sources(self) -> list[Path]:
         return [part for parts in self.files.values() for part in parts]
 
     def _read(self, name: str) -> np.ndarray:
         parts = [read_array(p) for p in self.files[name]]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _stray(path: Path, files: Mapping[str, tuple[Path, ...]], shapes: Mapping[str, tuple[tuple[int, ...], Any]]) -> str:
+    """That a few files are unlike all the others, where they are."""
+    kinds = {name: (len(shape), shape[-1] if shape else 0, dtype.kind) for name, (shape, dtype) in shapes.items()}
+    (most, count), *_ = Counter(kinds.values()).most_common()
+    odd = [files[name][0].relative_to(path).as_posix() for name, kind in kinds.items() if kind != most]
+    if not odd or 4 * len(odd) >= len(kinds):
+        return ""
+    return f"; {some(odd)}: {MOVE.format(count)}"
 
 
 def _arrays(folder: Path) -> dict[str, Path]:
