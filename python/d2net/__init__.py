@@ -13,6 +13,8 @@ _PUBLIC = {
     "load": "d2net.api",
     "localize": "d2net.api",
     "train": "d2net.api",
+    "auto_config": "d2net.auto",
+    "inspect_data": "d2net.data.inspect",
     "evaluate": "d2net.evaluation",
     "export_onnx": "d2net.export",
     "extract": "d2net.video.extract",
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from d2net.api import load as load
     from d2net.api import localize as localize
     from d2net.api import train as train
+    from d2net.auto import auto_config as auto_config
     from d2net.config import Config as Config
     from d2net.config import load_config as load_config
     from d2net.config import make_config as make_config
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from d2net.data.detections import load_detections as load_detections
     from d2net.data.detections import save_detections as save_detections
     from d2net.data.features import open_features as open_features
+    from d2net.data.inspect import inspect_data as inspect_data
     from d2net.evaluation import evaluate as evaluate
     from d2net.export import export_onnx as export_onnx
     from d2net.timing import Timing as Timing

@@ -316,6 +316,40 @@ def test_preset_auto_never_looks_at_segments(made, tmp_path):
     assert not found.used_segments and [*map(str, found.choices)] == [*map(str, a.choices)]
 
 
+def test_preset_auto_never_looks_at_test_videos(made, tmp_path):
+    from d2net.auto import auto_config
+
+    def change(database):
+        for video in database.values():
+            if video["subset"] == "test":
+                video.update(duration_second=1.0, annotations=[], video_labels=["class_0", "class_1", "class_2"])
+
+    spoilt = {n: x[:6] * 100 for n, x in made.features.items() if made.annotations["database"][n]["subset"] == "test"}
+    found = []
+    for name, features, how in (("a", {}, None), ("b", spoilt, change)):
+        (tmp_path / name).mkdir()
+        paths = write(tmp_path / name, made, features, how)
+        found.append(auto_config(open_features(paths[0]), load_annotations(paths[1])))
+    assert found[0] == found[1]
+
+
+def test_preset_auto_is_near_what_was_chosen_by_hand(shared_dir):
+    """On HAPT's training people; docs/features.md has what both score."""
+    from d2net.auto import auto_config
+    from d2net.config import make_config
+
+    folder = shared_dir / "data" / "har"
+    store = open_features(folder / "features.npz")
+    by_hand = make_config("hapt")
+    for name in ("annotations_12.json", "annotations_6.json"):
+        auto = auto_config(store, load_annotations(folder / name)).config
+        for section in ("model", "train", "localize"):
+            ours, theirs = getattr(auto, section), getattr(by_hand, section)
+            assert ours.model_dump() | {"streams": None} == theirs.model_dump() | {"streams": None}, section
+        assert 4 <= auto.loss.pool_divisor <= 8
+        assert auto.loss.model_dump() | {"pool_divisor": 4} == by_hand.loss.model_dump()
+
+
 def test_what_cannot_be_read_is_a_finding(capsys, made, tmp_path):
     features, annotations = write(tmp_path, made)
     features.write_bytes(features.read_bytes()[:2000])
