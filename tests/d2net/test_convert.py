@@ -23,7 +23,7 @@ from d2net.data.annotations.saving import compare, save_annotations
 from d2net.data.convert import convert
 from d2net.data.detections import Detections, load_detections
 from d2net.data.detections.saving import by_video, save_detections_as
-from d2net.data.features import FeatureError, open_features
+from d2net.data.features import FeatureError, FeatureStore, open_features
 from d2net.data.features.writing import write_features
 from d2net.data.files import DataError
 from d2net.data.kinds import kind_of
@@ -248,6 +248,55 @@ def test_names_that_a_format_cannot_hold(tmp_path, name, out, says):
     with pytest.raises(DataError, match=says):
         convert(tmp_path / "s.safetensors", tmp_path / out)
     assert os.listdir(tmp_path) == ["s.safetensors"]
+
+
+@pytest.mark.parametrize("out", FEATURES)
+def test_names_that_are_not_unicode(tmp_path, out):
+    (tmp_path / "s").mkdir()
+    np.save(tmp_path / "s" / "v\udcff.npy", np.ones((2, 3), np.float32))
+    if out == "folder":
+        convert(tmp_path / "s", tmp_path / out)
+        assert open_features(tmp_path / out).names == ["v\udcff"]
+        return
+    with pytest.raises(DataError, match=r"the name of video 'v\\udcff' is not Unicode"):
+        convert(tmp_path / "s", tmp_path / out)
+    known = Annotations((), {"v\udcff": Video("v\udcff", None, None, None, (), ())})
+    for name in ("a.csv", "tracks"):
+        with pytest.raises(DataError, match=r"is not Unicode; rename it, or write \.json|cannot hold"):
+            save_annotations(tmp_path / name, known)
+    assert os.listdir(tmp_path) == ["s"]
+
+
+class Sparse(FeatureStore):
+    """Three videos of 2 GiB that nobody reads."""
+
+    def __init__(self):
+        super().__init__("sparse", {f"v{i}": ((2**18 + i, 4096), np.dtype(np.float16)) for i in range(3)})
+
+    def _read(self, name):
+        raise AssertionError
+
+    def sources(self):
+        return []
+
+
+@pytest.mark.parametrize("name", FEATURES[:3])
+def test_places_beyond_4_gib(tmp_path, name):
+    from d2net.data.features.writing import _WRITERS
+    from d2net.data.features.writing.plan import make_plan
+
+    path, store = tmp_path / name, Sparse()
+    make = _WRITERS[path.suffix]
+    writer = make(path, make_plan(store, path, None, {}, make))
+    writer.lay_out()
+    with writer:
+        writer.write(2, b"\x01\x3c" * 4096)
+        assert writer.offsets[2] > 2**32
+    got = writer.open()
+    assert got.lengths == store.lengths
+    with open(path, "rb") as file:
+        file.seek(writer.offsets[2])
+        assert file.read(8192) == b"\x01\x3c" * 4096 and not file.read(8192).strip(b"\0")
 
 
 def test_nothing_is_written_over(tmp_path):

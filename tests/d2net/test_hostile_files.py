@@ -56,6 +56,16 @@ def write_splits(path):
     (path.parent / "split_test.txt").write_text("w\n")
 
 
+def write_tracks(path):
+    (path.parent / "v.txt").write_text(TRACK)
+    path.write_text("video,subset,duration,label\nv,train,9.5,\nw,test,,fly\n")
+
+
+def write_timing(path):
+    np.save(path.parent / "v.npy", np.ones((3, 4), np.float32))
+    path.write_text(json.dumps({"fps": 25, "stride": 16, "snippet_frames": 16.5}))
+
+
 def arrays():
     rng = np.random.default_rng(0)
     return {name: rng.standard_normal((s, 4)).astype(np.float16) for name, s in (("v", 5), ("w", 9))}
@@ -180,6 +190,8 @@ READERS = {
     "DCASE": ("d.tsv", lambda path: path.write_text(DCASE), load_annotations),
     "label tracks": ("v.txt", lambda path: path.write_text(TRACK), lambda path: load_annotations(path.parent)),
     "tracks of detections": ("v.txt", lambda path: path.write_text(SCORED), lambda path: load_detections(path.parent)),
+    "what label tracks belong to": ("videos.csv", write_tracks, lambda path: load_annotations(path.parent)),
+    "timing of features": ("timing.json", write_timing, read_npy),
     "BaS-Net": ("gt.json", write_splits, lambda path: load_annotations(path.parent)),
     "BaS-Net's split": ("split_train.txt", write_splits, lambda path: load_annotations(path.parent)),
     "OpenTAD": ("o.json", as_json(OPENTAD), load_annotations),

@@ -179,3 +179,18 @@ def test_damage(tmp_path):
         except DataError:
             refused += 1
     assert refused > 500
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "subset"),
+    [("thumos14_wtalc", "thumos14", "validation"), ("activitynet12_wtalc", "activitynet12", "training")],
+)
+def test_training_from_real_annotations_starts_and_ends(shared_dir, tmp_path, name, preset, subset):
+    folder = shared_dir / "data" / name
+    known = load_annotations(folder).subset(subset)
+    rng, features = np.random.default_rng(0), tmp_path / "features.npz"
+    lengths = {v.name: max(1, min(60, int((v.duration or 0) * 25 / 16))) for v in known.videos.values()}
+    np.savez(features, **{v: rng.standard_normal((s, 8)).astype(np.float16) for v, s in lengths.items()})
+    config = make_config(preset, overrides={"train.iterations": 2, "train.subsets": subset})
+    model = api.train(features, folder, tmp_path / "run", config, device="cpu", progress=False)
+    assert model.classes == known.classes and (tmp_path / "run" / "checkpoint.pt").exists()

@@ -39,15 +39,19 @@ def write_events(
     Raises:
         DataError: it cannot be written, or another kind of file is asked for.
     """
-    if path.suffix.lower() in (".csv", ".tsv"):
-        with replacing(path) as temporary:
-            with open(temporary, "w", encoding="utf-8", newline="") as file:
-                _write_table(file, path.suffix.lower() == ".tsv", rows, extra, scored)
-            check(temporary)
-    elif path.suffix:
-        raise DataError(f"{path}: lists of events are written as .json, .csv, .tsv, or a folder of label tracks")
-    else:
-        _write_tracks(path, list(rows), extra, check, scored)
+    try:
+        if path.suffix.lower() in (".csv", ".tsv"):
+            with replacing(path) as temporary:
+                with open(temporary, "w", encoding="utf-8", newline="") as file:
+                    _write_table(file, path.suffix.lower() == ".tsv", rows, extra, scored)
+                check(temporary)
+        elif path.suffix:
+            raise DataError(f"{path}: lists of events are written as .json, .csv, .tsv, or a folder of label tracks")
+        else:
+            _write_tracks(path, list(rows), extra, check, scored)
+    except UnicodeEncodeError as error:
+        what = error.object[max(0, error.start - 20) : error.end + 20]
+        raise DataError(f"{path}: {what!r} is not Unicode; rename it, or write .json") from error
 
 
 def written_back(path: Path, suffix: str) -> Iterator[Event]:

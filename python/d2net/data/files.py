@@ -165,6 +165,11 @@ def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[
         taken[real] = "another output"
 
 
+def is_unicode(name: str) -> bool:
+    """Whether UTF-8 can hold it; a file's name may be any bytes, which Python has as lone surrogates."""
+    return not any("\ud800" <= c <= "\udfff" for c in name)
+
+
 def check_file_names(names: Iterable[str], suffix: str, folder: str | os.PathLike) -> None:
     """Raises DataError unless `<name><suffix>` can be files of one folder, on any system."""
     seen: dict[str, str] = {}

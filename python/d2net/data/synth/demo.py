@@ -79,6 +79,6 @@ def write_synthetic(folder: str | os.PathLike, data: Synthetic) -> tuple[Path, P
     """Writes features.npz and annotations.json into `folder`; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "features.npz", lambda file: np.savez(file, **data.features))
+    write_atomically(folder / "features.npz", lambda file: np.savez(file, **data.features))  # type: ignore[arg-type]
     write_text(folder / "annotations.json", json.dumps(data.annotations))
     return folder / "features.npz", folder / "annotations.json"

@@ -66,18 +66,19 @@ def write_features(
         raise FeatureError(f"{out}: features are written as .npz, .h5, .safetensors or a folder, not as {out.suffix}")
     plan = make_plan(store, out, dtype, dict(store.stated if timing is None else timing), make)
     _check(out, store, plan, overwrite)
-    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    partial = _partial(out)
     with Journal(out.with_name(f".{out.name}.journal"), plan.job, out) as journal:
         writer = make(partial, plan)
         try:
             if not (journal.going_on and partial.exists()):
                 _remove(partial)
                 writer.lay_out()
+                with writer:
+                    writer.flush()
                 journal.begin()
             resumed = len(journal.sums)
             _fill(writer, journal, store, plan, progress)
             writer.finish(journal.sums)
-            writer.check()
             if out.is_dir():
                 out.rmdir()  # empty, as checked
             os.replace(partial, out)
@@ -91,6 +92,10 @@ def write_features(
             raise
         journal.remove()
     return Written(out, len(plan.names), resumed, plan.notes)
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(f".{out.stem}.partial{out.suffix}")
 
 
 def _check(out: Path, store: FeatureStore, plan: Plan, overwrite: bool) -> None:
@@ -113,7 +118,7 @@ def _check(out: Path, store: FeatureStore, plan: Plan, overwrite: bool) -> None:
     if out.is_file() and not overwrite:
         raise FeatureError(f"{out} is there; say --overwrite to replace it, or give another name")
     free = shutil.disk_usage(out.parent).free
-    if plan.size > free:
+    if plan.size > free and not _partial(out).exists():
         raise FeatureError(f"{out}: {plan.size / 1e9:.1f} GB are to be written, and {free / 1e9:.1f} GB are free there")
 
 

@@ -44,5 +44,8 @@ class FolderWriter(Writer):
                 os.fsync(file.fileno())
         self.waiting.clear()
 
+    def finish(self, sums: list[int]) -> None:
+        self.check()
+
     def open(self) -> FeatureStore:
         return open_folder(self.path)

@@ -60,6 +60,7 @@ class NpzWriter(OneFile):
                 file.seek(info.header_offset + _CRC)
                 file.write(checksum.to_bytes(4, "little"))
         self._write_directory()
+        self.check()
 
     def checksum(self, i: int, raw: bytes) -> int:
         """Of the whole entry."""

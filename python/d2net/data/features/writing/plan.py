@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from d2net.data.features.store import FeatureError, FeatureStore
-from d2net.data.files import some
+from d2net.data.files import is_unicode, some
 
 TYPES: dict[str, np.dtype] = {"float16": np.dtype("<f2"), "bfloat16": np.dtype("<u2"), "float32": np.dtype("<f4")}
 
@@ -128,6 +128,8 @@ def make_plan(store: FeatureStore, out: Path, dtype: str | None, timing: dict[st
     if dtype is None and store.precision == "bfloat16" and make.holds_bfloat16:
         dtype = "bfloat16"
     names = store.names
+    if not make.folder and (odd := [n for n in names if not is_unicode(n)]):
+        raise FeatureError(f"{out}: the name of video {odd[0]!r} is not Unicode; rename it, or write a folder")
     dtypes = [dtype or store.dtype(name).name for name in names]
     notes = []
     if wide := [name for name in names if store.dtypes[name].itemsize > 4]:
