@@ -175,6 +175,38 @@ def test_a_stopped_conversion_goes_on(tmp_path, name, after, monkeypatch):
     assert not [n for n in os.listdir(tmp_path) if n.startswith(".")]
 
 
+@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("damage", ["cut", "junk", "gone", "journal"])
+def test_what_is_left_damaged_is_not_gone_on_with(tmp_path, name, damage, monkeypatch):
+    store = open_features(save(tmp_path / "s.npz", random_arrays(width=300)))
+    read, original = [], type(store)._read
+
+    def stopping(self, video):
+        if len(read) == 4:
+            raise KeyboardInterrupt
+        read.append(video)
+        return original(self, video)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "_read", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            write_features(tmp_path / name, store)
+    left = tmp_path / (".folder.partial" if name == "folder" else f".f.partial{name[1:]}")
+    if damage == "journal":
+        left = tmp_path / f".{name}.journal"
+    elif name == "folder":
+        left = left / "v2.x.npy"
+    assert left.exists()
+    if damage == "gone":
+        left.unlink()
+    else:
+        whole = left.read_bytes()
+        left.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"junk")
+    assert write_features(tmp_path / name, store).resumed == 0
+    assert bits(open_features(tmp_path / name)) == bits(store)
+    assert not [n for n in os.listdir(tmp_path) if n.startswith(".")]
+
+
 def test_what_changed_meanwhile_starts_again(tmp_path, monkeypatch):
     store = open_features(save(tmp_path / "s.npz", random_arrays()))
     monkeypatch.setattr(type(store), "_read", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -82,6 +82,7 @@ class SyntheticFeatures(FeatureStore):
         if seed < 0:
             raise DataError(f"seed must not be negative, got {seed}")
         self.timelines, self.look, self.test_share, self.seed = timelines, look, test_share, seed
+        self.index = {c: k for k, c in enumerate(timelines.classes)}
         rng = np.random.default_rng([seed, 0])
         self.patterns = _scaled(rng, len(timelines.classes), look.width) * look.signal
         self.patterns *= np.repeat(look.stream_signal or (1.0,) * len(look.streams), look.width // len(look.streams))
@@ -112,10 +113,9 @@ class SyntheticFeatures(FeatureStore):
         rng = np.random.default_rng([self.seed, 2, i])
         x = self.scenes[np.repeat(rng.integers(SCENES, size=-(-s // SCENE_SNIPPETS)), SCENE_SNIPPETS)[:s]]
         x = x + look.noise * smooth(rng.standard_normal((s, look.width)), 3)
-        index = {c: k for k, c in enumerate(self.timelines.classes)}
         for segment in timeline.segments:
             first, share = self._share(segment.start, segment.end, s)
-            x[first : first + len(share)] += share[:, None] * self.patterns[index[segment.label]]
+            x[first : first + len(share)] += share[:, None] * self.patterns[self.index[segment.label]]
         return np.clip(x, -60000, 60000).astype(np.float16)
 
     def _share(self, start: float, end: float, s: int) -> tuple[int, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -79,7 +80,7 @@ class Profile:
         new["longest"] = max(new["longest"], new["duration"])
         return Profile(**new)
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         digits = len(str(self.count - 1))
         return tuple(f"class_{c:0{digits}}" for c in range(self.count))

@@ -70,7 +70,7 @@ def write_features(
     with Journal(out.with_name(f".{out.name}.journal"), plan.job, out) as journal:
         writer = make(partial, plan)
         try:
-            if not (journal.going_on and partial.exists()):
+            if not (journal.going_on and writer.holds(len(journal.sums))):
                 _remove(partial)
                 writer.lay_out()
                 with writer:

@@ -31,8 +31,19 @@ class FolderWriter(Writer):
         if self.plan.timing:
             write_text(self.path / FILE, json.dumps(self.plan.timing))
 
+    def holds(self, done: int) -> bool:
+        try:
+            sizes = [os.stat(self._place(i)).st_size for i in range(done)]
+        except OSError:
+            return False
+        whole = [len(npy_header(self.plan, i)) + self.plan.bytes_of(i) for i in range(done)]
+        return self.path.is_dir() and sizes == whole
+
+    def _place(self, i: int) -> Path:
+        return self.path / f"{self.plan.names[i]}.npy"
+
     def write(self, i: int, raw: bytes) -> None:
-        path = self.path / f"{self.plan.names[i]}.npy"
+        path = self._place(i)
         with open(path, "wb") as file:
             file.write(npy_header(self.plan, i))
             file.write(raw)

@@ -60,6 +60,10 @@ class Writer(ABC):
         """Writes all but the data; raises FeatureError for what the format cannot hold."""
 
     @abstractmethod
+    def holds(self, done: int) -> bool:
+        """Whether what an earlier run laid out is there, and as large as its first `done` videos need."""
+
+    @abstractmethod
     def write(self, i: int, raw: bytes) -> None: ...
 
     @abstractmethod
@@ -108,6 +112,14 @@ class OneFile(Writer):
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+    def holds(self, done: int) -> bool:
+        try:
+            with self:
+                ends = [offset + self.plan.bytes_of(i) for i, offset in enumerate(self.offsets)]
+                return max(ends) <= os.fstat(self.file.fileno()).st_size
+        except (OSError, KeyError):
+            return False
 
     def write(self, i: int, raw: bytes) -> None:
         self.file.seek(self.offsets[i])
