@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import shlex
 import sys
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2net import cli
@@ -348,6 +350,73 @@ def test_preset_auto_is_near_what_was_chosen_by_hand(shared_dir):
             assert ours.model_dump() | {"streams": None} == theirs.model_dump() | {"streams": None}, section
         assert 4 <= auto.loss.pool_divisor <= 8
         assert auto.loss.model_dump() | {"pool_divisor": 4} == by_hand.loss.model_dump()
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4),
+    st.floats(0.3, 1),
+)
+def test_damaged_files_are_inspected_to_the_end(tmp_path_factory, flips, kept):
+    folder = tmp_path_factory.mktemp("damaged")
+    data = make_synthetic(videos=4, classes=2, width=4)
+    paths = write_synthetic(folder, data)
+    for of_features, at, byte in flips:
+        raw = bytearray(paths[not of_features].read_bytes())
+        raw[at % len(raw)] = byte
+        paths[not of_features].write_bytes(raw)
+    if kept < 0.6:
+        paths[0].write_bytes(paths[0].read_bytes()[: int(kept * paths[0].stat().st_size)])
+    found = inspect_data(*paths)
+    assert found.text() and json.dumps(found.tree(), allow_nan=False)
+    if kept < 0.6:
+        assert found.errors
+
+
+ODD = st.one_of(st.none(), st.text(max_size=4), st.integers(-5, 5), st.floats(-10, 10), st.just([]), st.just({}))
+
+
+@settings(max_examples=60)
+@given(
+    st.dictionaries(
+        st.text(max_size=3),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "subset": st.sampled_from(["train", "Train", "test", "", None, 3]),
+                "duration_second": st.one_of(st.floats(0.1, 100), ODD),
+                "fps": ODD,
+                "video_labels": st.lists(st.sampled_from("ab"), max_size=3),
+                "annotations": st.lists(
+                    st.fixed_dictionaries(
+                        {
+                            "label": st.sampled_from("abc"),
+                            "segment": st.lists(st.floats(-5, 200), min_size=2, max_size=2),
+                        }
+                    ),
+                    max_size=4,
+                ),
+            },
+        ),
+        max_size=5,
+    )
+)
+def test_any_annotations_are_inspected_to_the_end(tmp_path_factory, database):
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "a.json").write_text(json.dumps({"database": database}))
+    names = [*database][:3]
+    arrays = {f"{name}": np.full((3 + i, 2), i, np.float32) for i, name in enumerate(names) if name.strip()}
+    features = None
+    if arrays and not any("/" in name or "\0" in name for name in arrays):
+        features = folder / "f.npz"
+        with zipfile.ZipFile(features, "w") as archive:
+            for name, x in arrays.items():
+                buffer = io.BytesIO()
+                np.save(buffer, x)
+                archive.writestr(f"{name}.npy", buffer.getvalue())
+    for labels_only in (False, True):
+        found = inspect_data(features, folder / "a.json", labels_only=labels_only)
+        assert found.text() and json.dumps(found.tree(), allow_nan=False)
 
 
 def test_what_cannot_be_read_is_a_finding(capsys, made, tmp_path):

@@ -98,11 +98,14 @@ def _optimisation(facts: Facts) -> Iterator[Choice]:
 def _decoding(facts: Facts) -> Iterator[Choice]:
     yield Choice("localize.reweight", False, "the foreground score needs a background that looks alike everywhere")
     yield Choice("localize.thresholds", "0.025:0.975:0.025", "activations that are not reweighted reach 1")
-    size, why = _window(facts)
+    size = max(3, _window(facts)[0])
+    why = f"activations flicker from snippet to snippet: they are averaged over {size}"
     if facts.shortest is not None and facts.step is not None:
-        size = min(size, _odd(facts.shortest / facts.step / 2))
-        why += f"; at most half of the shortest instances, {facts.shortest:.3g} s"
-    yield Choice("localize.smoothing", size, f"the average is over {why}")
+        most = _odd(facts.shortest / facts.step / 2)
+        if most < size:
+            why = f"at most half of the shortest class's short instances, {facts.shortest:.3g} s"
+        size = min(size, most)
+    yield Choice("localize.smoothing", size, why)
     if facts.shortest is not None and facts.step is not None:
         least = int(np.clip(facts.shortest / facts.step / 2, 1, 50))
         why = f"half of the shortest class's short instances, {facts.shortest:.3g} s of {facts.step:.3g} s snippets"
