@@ -19,7 +19,7 @@ from tqdm import tqdm
 from d2net.data.features.extracted import Extracted
 from d2net.data.files import DataError, check_regular, reading, shown
 from d2net.training.lock import FolderLock
-from d2net.video import VideoError
+from d2net.video import VideoError, needed
 from d2net.video.backbones import Backbone
 from d2net.video.decode import VideoReader
 from d2net.video.flow import Flow, one_thread
@@ -86,6 +86,7 @@ def extract(
     Raises:
         DataError: `out` holds something else. ImportError: PyAV or OpenCV is missing.
     """
+    needed("av", "av")
     out = Path(out)
     todo, failed = video_names([Path(v) for v in videos])
     result = Extraction(failed=failed)

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("av", reason="PyAV is missing; pip install 'd2kernels[video]'")
-pytest.importorskip("cv2", reason="OpenCV is missing; pip install 'd2kernels[video]'")
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packages() -> None:
+    for module, name in (("av", "PyAV"), ("cv2", "OpenCV")):
+        pytest.importorskip(module, reason=f"{name} is missing; pip install 'd2kernels[video]'")
