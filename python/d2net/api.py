@@ -276,7 +276,7 @@ def train(
     skip_missing: bool = False,
     restarts: int = 1,
     average: bool = False,
-    criterion: str = "contrast",
+    criterion: str = "entropy",
 ) -> Model:
     """Trains D2-Net with video-level labels and leaves checkpoint.pt, config.yaml and log.jsonl in `out`.
 

@@ -56,8 +56,8 @@ def train(
         bool, typer.Option("--average", help="Of --restarts: use the mean of all runs' activations.")
     ] = False,
     criterion: Annotated[
-        str, typer.Option(help="Of --restarts: contrast, separation, agreement, total_variation or entropy.")
-    ] = "contrast",
+        str, typer.Option(help="Of --restarts: entropy, contrast, separation, agreement or total_variation.")
+    ] = "entropy",
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",
     layout: Layout = None,
