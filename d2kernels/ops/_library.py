@@ -56,16 +56,24 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
 
 def _on_one_device(name: str, names: list[str], args: tuple[Any, ...]) -> Tensor:
     """The op's first tensor, on whose device all others are: backends hand their addresses on as they are."""
-    first = None
+    first = device = None
     for i, argument in enumerate(args):
-        for x in argument if isinstance(argument, (list, tuple)) else (argument,):
+        if isinstance(argument, Tensor):
+            group: Any = (argument,)
+            if device is not None and argument.device == device:
+                continue
+        elif isinstance(argument, (list, tuple)):
+            group = argument
+        else:
+            continue
+        for x in group:
             if not isinstance(x, Tensor):
                 continue
             if first is None:
-                first, label = x, names[i]
-            elif x.device != first.device:
+                first, device, label = x, x.device, names[i]
+            elif x.device != device:
                 raise ValueError(
-                    f"{name.removesuffix('_backward')}: {names[i]} is on {x.device} but {label} is on {first.device}; "
+                    f"{name.removesuffix('_backward')}: {names[i]} is on {x.device} but {label} is on {device}; "
                     "move it there"
                 )
     assert first is not None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from d2net.config import Config
 from d2net.methods.d2net.network import D2Net
+from d2net.training.memory import keep_freed
 
 TERMS = ("total", "classification", "ds", "dv", "gradient_norm", "skipped_steps", "skipped_video_terms")
 
@@ -43,6 +44,8 @@ class State:
 
 def new_state(config: Config, width: int, streams: int, classes: int, device: torch.device) -> State:
     """A seeded network and optimiser, before the first iteration."""
+    if device.type == "cpu":
+        keep_freed()
     torch.manual_seed(config.train.seed)
     network = D2Net(width, classes, streams, config.model).to(device)
     optimizer = torch.optim.Adam(
