@@ -12,6 +12,8 @@ import sys
 import numpy as np
 import pytest
 
+from d2net import api
+from d2net.config import make_config
 from d2net.data.files import (
     DataError,
     check_destination,
@@ -151,14 +153,15 @@ def test_a_full_disk_does_not_cost_the_run_that_is_replaced(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "d2net", "train", "--features", data[0], "--annotations", data[1], "--out", out]
     command += ["--quiet", "--set", "iterations=3", "--set", "train.subsets=train", "--set", "log_every=1"]
-    subprocess.run([*map(str, command)], check=True)
+    config = make_config(overrides={"train.iterations": 3, "train.subsets": ["train"], "train.log_every": 1})
+    api.train(*data, out, config, progress=False)
     before = contents(out)
     # Files of at most 4 KiB stand for a disk with no more room.
     limited = ["bash", "-c", 'ulimit -f 4; exec "$@"', "-", *map(str, command), "--overwrite"]
     done = subprocess.run(limited, capture_output=True, text=True)
     assert done.returncode == 2 and "cannot write" in done.stderr and "is whole" in done.stderr, done.stderr
     assert contents(out) == before
-    subprocess.run([*map(str, command), "--overwrite"], check=True)
+    api.train(*data, out, config, progress=False, overwrite=True)
     assert len((out / "log.jsonl").read_text().splitlines()) == 3
 
 
