@@ -109,7 +109,12 @@ def test_what_files_say_of_their_timing(tmp_path):
         file.writestr("timing.json", json.dumps(said))
     for place in (folder, archive):
         assert open_features(place).stated == {"fps": 25, "stride": 16, "snippet_frames": 16}
-    for wrong, says in (([], "is an object of fps"), ({"fps": -1}, "fps must be a positive"), ({"fps": True}, "True")):
+    for wrong, says in (
+        ([], "is an object of fps"),
+        ({"fps": -1}, "fps must be a positive"),
+        ({"fps": True}, "True"),
+        ({"of": 3}, "none of fps"),
+    ):
         (folder / "timing.json").write_text(json.dumps(wrong))
         with pytest.raises(FeatureError, match=rf"timing\.json.*{says}"):
             open_features(folder)

@@ -95,7 +95,7 @@ def read_tracks(folder: str | os.PathLike) -> Iterator[Event]:
         if not files:
             raise DataError(f"{folder}: no label tracks (<video>.txt: start, end and label, with tabs) in it")
         videos = Path(folder) / VIDEOS
-        if videos.exists():
+        if os.path.lexists(videos):
             yield from read_events(videos)
         for path in files:
             events = list(_list(path))

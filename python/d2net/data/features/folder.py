@@ -14,7 +14,7 @@ import numpy as np
 from d2net.data.features.files import KINDS, TEXT, array_header, read_array
 from d2net.data.features.index import LEAST, Index, folder_state
 from d2net.data.features.store import FeatureError, FeatureStore
-from d2net.data.features.timing import FILE, stated_timing
+from d2net.data.features.timing import FILE, timing_of_file
 from d2net.data.files import read_json, reading, some
 
 MOVE = "unlike the {} files beside it; if it is no video's features, move it elsewhere"
@@ -51,8 +51,8 @@ class FolderFeatures(FeatureStore):
             raise FeatureError(f"{error}{_stray(path, files, shapes)}") from error
         if index:
             index.save()
-        if (path / FILE).exists():
-            self.stated = stated_timing(path / FILE, read_json(path / FILE))
+        if os.path.lexists(path / FILE):
+            self.stated = timing_of_file(path / FILE, read_json(path / FILE))
         pairs = sum(len(parts) > 1 for parts in files.values())
         self.layout = "a folder, " + ("a file a video" if not pairs else "a file a stream, joined along the width")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from d2net.data.features.index import Index, file_state
 from d2net.data.features.store import FeatureError, FeatureStore, header
-from d2net.data.features.timing import FILE, stated_timing
+from d2net.data.features.timing import FILE, timing_of_file
 from d2net.data.files import check_regular, reading
 
 
@@ -38,7 +38,7 @@ class NpzFeatures(FeatureStore):
         """Reads each array's header, and the timing where there is one."""
         with zipfile.ZipFile(self.path) as archive:
             if FILE in archive.namelist():
-                index.stated = stated_timing(f"{self.path}: {FILE}", json.loads(archive.read(FILE)))
+                index.stated = timing_of_file(f"{self.path}: {FILE}", json.loads(archive.read(FILE)))
             for info in archive.infolist():
                 entry = info.filename
                 # macOS adds a shadow of each file to the archives that it makes.

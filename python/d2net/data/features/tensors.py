@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from d2net.data.features.store import FeatureError, FeatureStore
-from d2net.data.features.timing import stated_timing
+from d2net.data.features.timing import timing_fields
 from d2net.data.files import check_regular, reading, shown
 
 BFLOAT16 = "BF16"
@@ -79,7 +79,7 @@ class SafetensorsFeatures(FeatureStore):
         self.path = path
         with reading(path, "safetensors", FeatureError):
             self.tensors, metadata = tensor_headers(path)
-            self.stated = stated_timing(path, metadata)
+            self.stated = timing_fields(path, metadata)
         super().__init__(str(path), {name: (t.shape, t.dtype) for name, t in self.tensors.items()})
         if all(t.code == BFLOAT16 for t in self.tensors.values()):
             self.precision = "bfloat16"

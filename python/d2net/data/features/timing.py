@@ -14,7 +14,7 @@ FIELDS = ("fps", "stride", "snippet_frames", "snippet_seconds")
 FILE = "timing.json"  # in a folder of arrays, and in an .npz
 
 
-def stated_timing(path: str | os.PathLike, fields: Any) -> dict[str, float]:
+def timing_fields(path: str | os.PathLike, fields: Any) -> dict[str, float]:
     """The fields of a timing among others; numbers may be text, which is all that safetensors' metadata hold.
 
     Raises:
@@ -33,4 +33,15 @@ def stated_timing(path: str | os.PathLike, fields: Any) -> dict[str, float]:
         if not 0 < number <= LONGEST:
             raise FeatureError(f"{path}: {name} must be a positive number, got {shown(value)}; correct or remove it")
         found[name] = number
+    return found
+
+
+def timing_of_file(path: str | os.PathLike, tree: Any) -> dict[str, float]:
+    """As timing_fields, of a timing.json, which states at least one.
+
+    Raises:
+        FeatureError: likewise, or it states none.
+    """
+    if not (found := timing_fields(path, tree)):
+        raise FeatureError(f"{path}: it states none of {', '.join(FIELDS)}; state the timing, or remove the file")
     return found
