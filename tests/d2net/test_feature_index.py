@@ -241,7 +241,28 @@ def test_any_names_and_shapes_come_back(tmp_path_factory, arrays):
     index = Index(path, file_state(path))
     for key, (shape, kind) in arrays.items():
         index.add(key, (tuple(shape), np.dtype(kind)))
-    index.stated = {"fps": 25.0}
+    index.stated, index.places = {"fps": 25.0}, {key: [len(key), 7] for key in arrays}
     index.save()
     again = Index(path, file_state(path))
-    assert again.stated == index.stated and again.known == index.known and again.keys() is not None
+    assert (again.stated, again.places) == (index.stated, index.places)
+    assert again.known == index.known and again.keys() is not None
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("before", [b"", b"#!/bin/sh\n"])
+def test_entries_are_read_at_their_places(tmp_path, method, before):
+    path = tmp_path / "f.npz"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for i in range(6):
+            with archive.open(f"ünï{i}.npy", "w", force_zip64=i % 2 == 0) as entry:
+                np.lib.format.write_array(entry, rows(3 + i))
+    path.write_bytes(before + path.read_bytes())
+    for _ in range(2):
+        store = open_features(path)
+        assert all((store[f"ünï{i}"] == rows(3 + i)).all() for i in range(6))
+    whole = path.read_bytes()
+    opened = open_features(path)
+    at = (len(before) + 60 + whole.index(b"PK\3\4", len(before) + 4)) // 2  # amid the first entry's data
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+    with pytest.raises(FeatureError, match=r"f\.npz"):
+        opened["ünï0"]

@@ -1,4 +1,4 @@
-"""Shapes of many arrays, kept between starts: opening 50 000 files then reads no header."""
+"""Shapes and places of many arrays, kept between starts: opening 50 000 files then reads no header."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from d2net.data.files import DataError, write_atomically
 
 LEAST = 1000  # arrays; fewer are opened as fast without
-_FORMAT = 2
+_FORMAT = 3
 _SETTLED = 2.0  # seconds; what changed later than that may change again within one tick of the clock
 _SAMPLE = 64  # files of a folder whose size and time are compared
 
@@ -28,7 +28,7 @@ class Index:
     It lies beside the features as `.NAME.d2net-index`, or in the user's cache where nothing can be written there. One
     that is damaged counts as none.
 
-    stated: what else the file says, kept along.
+    places: where in the file an array lies, in numbers that its reader understands. stated: what else the file says.
 
     Args:
         state: what the features' file or folder looks like, as `file_state` and `folder_state` give it.
@@ -37,19 +37,23 @@ class Index:
     def __init__(self, path: Path, state: list[Any]):
         self.path, self.state = path, state
         self.known: dict[str, Shape] = {}
+        self.places: dict[str, list[int]] = {}
         self.stated: dict[str, Any] = {}
         self.made = False
         for place in places(path):
             if (found := _load(place, state)) is not None:
-                (self.known, self.stated), self.made = found, True
+                self.known, self.places, self.stated = found
+                self.made = True
                 return
 
     def keys(self) -> Collection[str] | None:
         """All arrays there are, None where no index says so."""
         return self.known.keys() if self.made else None
 
-    def add(self, key: str, shape: Shape) -> None:
+    def add(self, key: str, shape: Shape, place: Sequence[int] = ()) -> None:
         self.known[key] = shape
+        if place:
+            self.places[key] = list(place)
         self.made = False
 
     def header(self, key: str, read: Callable[[], Shape]) -> Shape:
@@ -69,6 +73,7 @@ class Index:
                 "state": self.state,
                 "stated": self.stated,
                 "kinds": list(kinds),
+                "places": self.places,
                 "arrays": {key: [kinds[dtype.str], *shape] for key, (shape, dtype) in self.known.items()},
             }
         ).encode()
@@ -127,7 +132,7 @@ def _seal(body: bytes) -> bytes:
     return f"d2net-index {_FORMAT} {hashlib.blake2b(body, digest_size=16).hexdigest()}\n".encode()
 
 
-def _load(place: Path, state: list[Any]) -> tuple[dict[str, Shape], dict[str, Any]] | None:
+def _load(place: Path, state: list[Any]) -> tuple[dict[str, Shape], dict[str, list[int]], dict[str, Any]] | None:
     try:
         whole = place.read_bytes()
         first, _, body = whole.partition(b"\n")
@@ -137,6 +142,7 @@ def _load(place: Path, state: list[Any]) -> tuple[dict[str, Shape], dict[str, An
         if tree["state"] != state:
             return None
         kinds = [np.dtype(kind) for kind in tree["kinds"]]
-        return {key: (tuple(s), kinds[kind]) for key, (kind, *s) in tree["arrays"].items()}, tree["stated"]
+        known = {key: (tuple(shape), kinds[kind]) for key, (kind, *shape) in tree["arrays"].items()}
+        return known, tree["places"], tree["stated"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError):
         return None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import struct
 import zipfile
+import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +17,18 @@ from d2net.data.features.index import Index, file_state
 from d2net.data.features.store import FeatureError, FeatureStore, header
 from d2net.data.features.timing import FILE, timing_of_file
 from d2net.data.files import check_regular, reading
+
+_HEAD = 30  # bytes of an entry's own header, before its name and extra field
+
+
+class Place(NamedTuple):
+    """Where an entry's header is in the archive, how it is compressed, its bytes so and plain, and their CRC-32."""
+
+    offset: int
+    method: int
+    compressed: int
+    size: int
+    checksum: int
 
 
 class NpzFeatures(FeatureStore):
@@ -22,8 +38,6 @@ class NpzFeatures(FeatureStore):
 
     def __init__(self, path: Path):
         self.path = path
-        self._archive: zipfile.ZipFile | None = None
-        self._opener = 0
         with reading(path, "an .npz", FeatureError):
             check_regular(path, FeatureError)
             index = Index(path, file_state(path))
@@ -32,6 +46,7 @@ class NpzFeatures(FeatureStore):
                 index.save()
             self.stated = index.stated
             self.entries = {entry.removesuffix(".npy"): entry for entry in index.known}
+            self.places = {entry: Place(*place) for entry, place in index.places.items()}
         super().__init__(str(path), {name: index.known[entry] for name, entry in self.entries.items()})
 
     def _index(self, index: Index) -> None:
@@ -47,18 +62,36 @@ class NpzFeatures(FeatureStore):
                 if entry in index.known:
                     raise FeatureError(f"{self.path}: video {entry.removesuffix('.npy')!r} is in it twice")
                 with reading(f"{self.path}: {entry}", "a NumPy array", FeatureError), archive.open(entry) as file:
-                    index.add(entry, header(file, info.file_size))
+                    shape = header(file, info.file_size)
+                place = Place(info.header_offset, info.compress_type, info.compress_size, info.file_size, info.CRC)
+                index.add(entry, shape, place)
 
     def _read(self, name: str) -> np.ndarray:
-        # A forked process has its parent's handle, whose place in the file both would move.
-        if self._archive is None or self._opener != os.getpid():
-            self._archive, self._opener = zipfile.ZipFile(self.path), os.getpid()
-        # Not np.load: it takes the entry `v.npy` for the key `v.npy` too.
-        with self._archive.open(self.entries[name]) as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-            file.read(1)  # the checksum is compared at the end
-        return array
+        # Not np.load: it takes the entry `v.npy` for the key `v.npy` too, and lists the archive in each process.
+        raw = _entry(self.path, self.entries[name], self.places[self.entries[name]])
+        return np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
 
-    def __getstate__(self) -> dict:
-        # A worker process opens its own handle.
-        return {**self.__dict__, "_archive": None}
+
+def _entry(path: Path, name: str, place: Place) -> bytes:
+    """The bytes of an archive's entry, of the size and checksum that the archive states.
+
+    Raises:
+        ValueError, BadZipFile: they are not.
+    """
+    with open(path, "rb") as file:
+        file.seek(place.offset)
+        head = file.read(_HEAD)
+        if head[:4] != b"PK\3\4":
+            raise zipfile.BadZipFile(f"no entry {name!r} where the archive states it")
+        file.seek(sum(struct.unpack("<HH", head[26:30])), os.SEEK_CUR)
+        if place.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            with zipfile.ZipFile(path) as archive:
+                return archive.read(name)
+        raw = file.read(place.compressed)
+    if place.method == zipfile.ZIP_DEFLATED:
+        raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(raw, place.size + 1)
+    if len(raw) != place.size:
+        raise ValueError(f"{name!r} has {len(raw)} bytes of {place.size}")
+    if zlib.crc32(raw) != place.checksum:
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {name!r}")
+    return raw
