@@ -186,7 +186,7 @@ class _NotKept(Exception):
     """Carries a choice that holds for this call alone."""
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _choose(op: str, device: str, dtype: object, asked: str | None, index: int | None, verify: str) -> ModuleType:
     from d2kernels.verify.later import Later
 

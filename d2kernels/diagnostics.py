@@ -107,6 +107,8 @@ def _threads(torch: Any) -> Lines:
 
 
 def _build() -> Lines:
+    from d2kernels.verify import machine
+
     extension, why = _native.extension()
     yield f"extension {'loaded from ' + str(extension.__file__) if extension else why}"
     facts = build_facts()
@@ -120,6 +122,8 @@ def _build() -> Lines:
         yield f"{name:9} {compiler}"
     if facts["cuda_archs"]:
         yield f"for       {' '.join(facts['cuda_archs'])}"
+    if (spent := machine.build().get("cpu_seconds")) is not None:
+        yield f"took      {spent:.0f} CPU seconds to compile; scripts/build_time.py measures that afresh, file by file"
     for note in facts["notes"]:
         yield f"note      {note}"
 

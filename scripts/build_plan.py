@@ -94,7 +94,7 @@ def _visible_archs() -> list[int]:
 
 
 def _archs(plan: Plan, env: dict[str, str], nvcc: str) -> list[str]:
-    """CMake's architectures: machine code for each, and PTX of the newest for GPUs to come."""
+    """CMake's architectures: machine code for each, and PTX of the oldest, for GPUs between them and to come."""
     known = {int(n) for n in re.findall(r"sm_(\d+)", _output(nvcc, "--list-gpu-code"))}
     asked = [a for a in re.split(r"[;,\s]+", env.get("D2K_CUDA_ARCHS", "")) if a]
     if bad := [a for a in asked if not re.fullmatch(r"\d+[af]?", a) or int(a.rstrip("af")) not in known]:
@@ -112,8 +112,8 @@ def _archs(plan: Plan, env: dict[str, str], nvcc: str) -> list[str]:
         asked = [str(a) for a in wanted if a in known] or [str(max(known & set(DEFAULT_ARCHS)))]
         if visible:
             plan.notes.append("compiled for the GPU seen at build time; set D2K_CUDA_ARCHS for others")
-    newest = max(asked, key=lambda a: int(a.rstrip("af")))
-    return [f"{a}-real" for a in asked] + [f"{newest}-virtual"]
+    oldest = min(int(a.rstrip("af")) for a in asked)
+    return [f"{a}-real" for a in asked] + [f"{oldest}-virtual"]
 
 
 def plan(env: dict[str, str] | None = None) -> Plan:

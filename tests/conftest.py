@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 os.environ.setdefault("D2K_VERIFY", "off")  # the tests are the check
 
 settings.register_profile("d2k", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.register_profile("sanitize", settings.get_profile("d2k"), max_examples=15)
 settings.load_profile("d2k")
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -90,7 +90,7 @@ Status of_matrices(const ConditionNumber<T>& problem, int threads) {
     };
     if (problem.closed()) return each(512, 20, [&](int64_t begin, int64_t end) { closed(problem, begin, end); });
     const Plan plan = problem.plan();
-    if (problem.batch < kFew)
+    if (problem.batch < kFew || !packs())
         return each(1, steps(plan), [&](int64_t begin, int64_t end) { run<double>(problem, begin, end); });
     return each(packed, steps(plan), [&](int64_t begin, int64_t end) { run<Pack>(problem, begin, end); });
 }

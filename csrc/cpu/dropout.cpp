@@ -59,7 +59,7 @@ D2K_INLINE void drop(const T* x, int64_t channels, uint64_t first, uint64_t seed
 }
 
 #define D2K_DEFINE(T)                                                                                            \
-    D2K_CLONES D2K_FLATTEN void drop_row(const T* x, int64_t channels, uint64_t first, uint64_t seed,             \
+    D2K_CLONES_OF(T) D2K_FLATTEN void drop_row(const T* x, int64_t channels, uint64_t first, uint64_t seed,       \
                                          uint32_t threshold, ArithmeticOf<T> scale, T* y) {                       \
         drop(x, channels, first, seed, threshold, scale, y);                                                     \
     }

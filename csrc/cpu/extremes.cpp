@@ -1,18 +1,43 @@
 #include "extremes.h"
 
+#include <cstdlib>
+
 #include "vectorize.h"
 
 namespace d2k::cpu {
 
-#define D2K_DEFINE(Real)                                                                                      \
-    D2K_CLONES D2K_FLATTEN void decompose(const Plan& plan, const ExtremesWork<Real>& work, double atol,      \
-                                          double rtol, Range* ranges, Extremes<Real>* out) {                  \
-        HostTeam team;                                                                                        \
-        *out = extremes(team, plan, work, atol, rtol, ranges);                                                \
-    }
-D2K_DEFINE(double)
+D2K_CLONES_OF(double) D2K_FLATTEN void decompose(const Plan& plan, const ExtremesWork<double>& work, double atol,
+                                                 double rtol, Range* ranges, Extremes<double>* out) {
+    HostTeam team;
+    *out = extremes(team, plan, work, atol, rtol, ranges);
+}
+
 #if defined(__GNUC__)
-D2K_DEFINE(Pack)
+namespace {
+
+#define D2K_DEFINE(target)                                                                                     \
+    target D2K_FLATTEN void of_pack(const Plan& plan, const ExtremesWork<Pack>& work, double atol,             \
+                                    double rtol, Range* ranges, Extremes<Pack>* out) {                         \
+        HostTeam team;                                                                                         \
+        *out = extremes(team, plan, work, atol, rtol, ranges);                                                 \
+    }
+#if D2K_TARGETS
+D2K_DEFINE(__attribute__((target("arch=x86-64-v4"))))
+D2K_DEFINE(__attribute__((target("arch=x86-64-v3"))))
+__attribute__((target("default"))) void of_pack(const Plan&, const ExtremesWork<Pack>&, double, double, Range*,
+                                                Extremes<Pack>*) {
+    std::abort();  // see packs()
+}
+#else
+D2K_DEFINE()
+#endif
+
+}  // namespace
+
+void decompose(const Plan& plan, const ExtremesWork<Pack>& work, double atol, double rtol, Range* ranges,
+               Extremes<Pack>* out) {
+    of_pack(plan, work, atol, rtol, ranges, out);
+}
 #endif
 
 }  // namespace d2k::cpu

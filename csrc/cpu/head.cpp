@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "parallel.h"
@@ -252,6 +253,37 @@ D2K_INLINE void differentiate(const Head<T>& problem, const HeadOut<T>& saved, c
     }
 }
 
+// Sums of squares that are neither infinite nor lost to underflow.
+D2K_INLINE bool safe(double squares) { return squares > 1e-290 && squares < 1e290; }
+
+// 2^-e for values below 2^e, of any size; NaN and infinity stay what they are.
+template <class T>
+double down_to_one(const T* x, int64_t count) {
+    double largest = 0;
+    for (int64_t j = 0; j < count; ++j) {
+        const double v = std::fabs(static_cast<double>(static_cast<ArithmeticOf<T>>(x[j])));
+        if (!(v <= largest)) largest = v;
+    }
+    int exponent = 0;
+    if (largest > 0 && largest <= std::numeric_limits<double>::max()) std::frexp(largest, &exponent);
+    return std::ldexp(1.0, -std::max(exponent, -1000));  // 2^1074 would be none
+}
+
+// The cosine of a row whose squares are not safe.
+template <class T>
+D2K_NOINLINE double scaled_cosine(const T* z, const double* unit, int64_t streams, int64_t width) {
+    const double scale = down_to_one(z, streams * width), share = 1 / static_cast<double>(streams);
+    double along = 0, square = 0;
+    for (int64_t j = 0; j < width; ++j) {
+        double x = 0;
+        for (int64_t s = 0; s < streams; ++s)
+            x += static_cast<double>(static_cast<ArithmeticOf<T>>(z[s * width + j])) * scale;
+        along += x * unit[j];
+        square += x * x;
+    }
+    return along * share / std::max(std::sqrt(square) * share, 1e-8 * scale);
+}
+
 // λ' of rows of one sequence.
 template <class T>
 D2K_INLINE void score(const ReferenceScore<T>& problem, const double* unit, int64_t from, int64_t to,
@@ -292,26 +324,28 @@ D2K_INLINE void score(const ReferenceScore<T>& problem, const double* unit, int6
             }
         for (int64_t j = whole; j < width; ++j) add(j, 0);
         const double norm = std::sqrt(square[0]) * share;
-        out[t] = static_cast<V>(0.5 * (1 - along[0] * share / (norm < 1e-8 ? 1e-8 : norm)));
+        const double cosine = safe(square[0]) ? along[0] * share / (norm < 1e-8 ? 1e-8 : norm)
+                                              : scaled_cosine(z, unit, streams, width);
+        out[t] = static_cast<V>(0.5 * (1 - cosine));
     }
 }
 
 #define D2K_DEFINE(T)                                                                                               \
-    D2K_CLONES D2K_FLATTEN void pool_part(const Head<T>& problem, const HeadOut<T>& out, const Part& part,         \
+    D2K_CLONES_OF(T) D2K_FLATTEN void pool_part(const Head<T>& problem, const HeadOut<T>& out, const Part& part,   \
                                           Sums<ArithmeticOf<T>>& sums, Work<T>& work) {                            \
         pool(problem, out, part, sums, work);                                                                      \
     }                                                                                                               \
-    D2K_CLONES D2K_FLATTEN void spread_one(const Head<T>& problem, const HeadOut<T>& saved,                        \
+    D2K_CLONES_OF(T) D2K_FLATTEN void spread_one(const Head<T>& problem, const HeadOut<T>& saved,                  \
                                            const ArithmeticOf<T>* grad, int64_t at,                                 \
                                            Slopes<ArithmeticOf<T>>& slopes) {                                      \
         spread(problem, saved, grad, at, slopes);                                                                  \
     }                                                                                                               \
-    D2K_CLONES D2K_FLATTEN void differentiate_part(const Head<T>& problem, const HeadOut<T>& saved,               \
+    D2K_CLONES_OF(T) D2K_FLATTEN void differentiate_part(const Head<T>& problem, const HeadOut<T>& saved,         \
                                                    const HeadGradients<T>& gradients, const Part& part,           \
                                                    const Slopes<ArithmeticOf<T>>& slopes, Work<T>& work) {        \
         differentiate(problem, saved, gradients, part, slopes, work);                                              \
     }                                                                                                               \
-    D2K_CLONES D2K_FLATTEN void score_rows(const ReferenceScore<T>& problem, const double* unit, int64_t from,     \
+    D2K_CLONES_OF(T) D2K_FLATTEN void score_rows(const ReferenceScore<T>& problem, const double* unit, int64_t from, \
                                            int64_t to, ArithmeticOf<T>* out) {                                     \
         score(problem, unit, from, to, out);                                                                       \
     }
@@ -430,9 +464,17 @@ Status reference_score(const ReferenceScore<T>& problem, ArithmeticOf<T>* update
         square += static_cast<double>(updated[j]) * static_cast<double>(updated[j]);
     }
     if (!out) return kOk;
-    const double norm = std::sqrt(square), safe = norm < 1e-8 ? 1e-8 : norm;
+    const double scale = safe(square) ? 1 : down_to_one(updated, width);
+    if (scale != 1) {
+        square = 0;
+        for (int64_t j = 0; j < width; ++j) {
+            const double x = static_cast<double>(updated[j]) * scale;
+            square += x * x;
+        }
+    }
+    const double norm = std::max(std::sqrt(square), 1e-8 * scale);
     std::vector<double> unit(width);
-    for (int64_t j = 0; j < width; ++j) unit[j] = static_cast<double>(updated[j]) / safe;
+    for (int64_t j = 0; j < width; ++j) unit[j] = static_cast<double>(updated[j]) * scale / norm;
     const int64_t total = problem.sequences.total, blocks = (total + kRows - 1) / kRows;
     const int64_t chunk = std::max<int64_t>(1, blocks / 256);
     return parallel_for(blocks, chunk, steps(problem.sequences, problem), threads, [&](int64_t begin, int64_t end) {

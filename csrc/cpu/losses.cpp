@@ -4,6 +4,7 @@
 
 #include "aligned.h"
 #include "parallel.h"
+#include "patience.h"
 #include "vectorize.h"
 
 namespace d2k::cpu {
@@ -16,13 +17,20 @@ struct RunVideo {
     void operator()(const PdmiVideo<T>& problem) const { *status = pdmi_video(problem); }
 };
 
+// Until whoever called wants it to end.
+struct Pause {
+    Patience* patience;
+
+    void operator()(int64_t values) const { patience->spend(0.5 * static_cast<double>(values)); }
+};
+
 #define D2K_DEFINE(T)                                                                                                \
-    D2K_CLONES D2K_FLATTEN void forward(const Losses<T>& problem, const LossesWork<T>& work, const LossesOut<T>& out, \
-                                        const RunVideo& video) {                                                     \
+    D2K_CLONES_OF(T) D2K_FLATTEN void forward(const Losses<T>& problem, const LossesWork<T>& work, const LossesOut<T>& out, \
+                                        const RunVideo& video, const Pause& pause) {                                 \
         HostTeam team;                                                                                               \
-        d2k::losses(team, problem, work, out, video);                                                                \
+        d2k::losses(team, problem, work, out, video, pause);                                                         \
     }                                                                                                                \
-    D2K_CLONES D2K_FLATTEN void backward(const Sequences& sequences, const LossesSaved<T>& saved, int64_t classes,   \
+    D2K_CLONES_OF(T) D2K_FLATTEN void backward(const Sequences& sequences, const LossesSaved<T>& saved, int64_t classes, \
                                          int64_t width, const LossesGradients<T>& to) {                              \
         const auto g = saved.of();                                                                                   \
         const int64_t n = sequences.count, scores = n * classes, all = scores + 2 * n * width;                       \
@@ -56,7 +64,8 @@ Status losses(const Losses<T>& problem, const LossesOut<T>& out) {
     const Status status = parallel_for(1, 1, 0, 1, [&](int64_t, int64_t) {
         Aligned<double> memory(LossesWork<T>::bytes(problem) / 8 + 1);
         Scratch scratch = memory.scratch();
-        forward(problem, LossesWork<T>::in(scratch, problem), out, {&inner});
+        Patience patience;
+        forward(problem, LossesWork<T>::in(scratch, problem), out, {&inner}, {&patience});
     });
     return status == kOk ? inner : status;
 }

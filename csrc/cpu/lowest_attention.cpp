@@ -39,7 +39,7 @@ D2K_INLINE int64_t lowest(const T* x, int64_t size) {
 }
 
 #define D2K_DEFINE(T) \
-    D2K_CLONES D2K_FLATTEN int64_t lowest_row(const T* x, int64_t size) { return lowest(x, size); }
+    D2K_CLONES_OF(T) D2K_FLATTEN int64_t lowest_row(const T* x, int64_t size) { return lowest(x, size); }
 D2K_DEFINE(float)
 D2K_DEFINE(double)
 D2K_DEFINE(BFloat16)

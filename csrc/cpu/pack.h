@@ -10,6 +10,13 @@ namespace d2k::cpu {
 
 constexpr int kPack = 8;
 
+// Whether this machine has vectors that make a pack worth its while: for one that has not, none is compiled.
+#if D2K_TARGETS
+inline bool packs() { return __builtin_cpu_supports("x86-64-v3"); }
+#else
+inline bool packs() { return true; }
+#endif
+
 struct Pack {
     typedef double V __attribute__((vector_size(kPack * sizeof(double)), may_alias));
     typedef long long Bits __attribute__((vector_size(kPack * sizeof(double))));
@@ -63,6 +70,7 @@ D2K_INLINE Pack fused(const Pack& a, const Pack& b, const Pack& c) {
 #else
 
 constexpr int kPack = 1;
+inline bool packs() { return true; }
 using Pack = double;
 
 #endif

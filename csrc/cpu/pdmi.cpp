@@ -13,16 +13,16 @@ namespace {
 constexpr double kForwardSteps = 0.6, kBackwardSteps = 0.6;  // nanoseconds a row
 
 #define D2K_DEFINE(T)                                                                                               \
-    D2K_CLONES D2K_FLATTEN void forward(const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out, int64_t i) {   \
+    D2K_CLONES_OF(T) D2K_FLATTEN void forward(const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out, int64_t i) { \
         HostTeam team;                                                                                              \
         d2k::pdmi_snippet(team, problem, out, i);                                                                   \
     }                                                                                                               \
-    D2K_CLONES D2K_FLATTEN void backward(const PdmiSnippet<T>& problem, const PdmiSnippetSaved<T>& saved, T* on,    \
+    D2K_CLONES_OF(T) D2K_FLATTEN void backward(const PdmiSnippet<T>& problem, const PdmiSnippetSaved<T>& saved, T* on, \
                                          T* off, int64_t i) {                                                       \
         HostTeam team;                                                                                              \
         d2k::pdmi_snippet_backward(team, problem, saved, on, off, i);                                               \
     }                                                                                                               \
-    D2K_CLONES D2K_FLATTEN ConditionNumber<double> joint(const PdmiVideo<T>& problem, const PdmiVideoWork& work,    \
+    D2K_CLONES_OF(T) D2K_FLATTEN ConditionNumber<double> joint(const PdmiVideo<T>& problem, const PdmiVideoWork& work, \
                                                          bool& finite) {                                            \
         HostTeam team;                                                                                              \
         return video_joint(team, problem, work, finite);                                                            \

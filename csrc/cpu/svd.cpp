@@ -1,6 +1,7 @@
 #include "d2kernels/svd.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <new>
 #include <vector>
 
@@ -15,8 +16,8 @@ namespace {
 
 constexpr int64_t kFew = 4;  // fewer matrices leave a pack too empty
 
-#define D2K_WHOLE(Real)                                                                         \
-    D2K_CLONES D2K_FLATTEN void decompose(const Plan& plan, const SvdWork<Real>& work) {        \
+#define D2K_WHOLE(target, Real)                                                                 \
+    target D2K_FLATTEN void decompose(const Plan& plan, const SvdWork<Real>& work) {            \
         HostTeam team;                                                                          \
         decompose_whole(team, plan, work);                                                      \
     }
@@ -34,11 +35,17 @@ constexpr int64_t kFew = 4;  // fewer matrices leave a pack too empty
     }
 #if defined(__GNUC__)
 #define D2K_DEFINE(T) D2K_PHASES(T, double) D2K_PHASES(T, Pack)
-D2K_WHOLE(Pack)
+#if D2K_TARGETS
+D2K_WHOLE(__attribute__((target("arch=x86-64-v4"))), Pack)
+D2K_WHOLE(__attribute__((target("arch=x86-64-v3"))), Pack)
+__attribute__((target("default"))) void decompose(const Plan&, const SvdWork<Pack>&) { std::abort(); }  // see packs()
+#else
+D2K_WHOLE(, Pack)
+#endif
 #else
 #define D2K_DEFINE(T) D2K_PHASES(T, double)
 #endif
-D2K_WHOLE(double)
+D2K_WHOLE(D2K_CLONES_OF(double), double)
 D2K_DEFINE(float)
 D2K_DEFINE(double)
 #undef D2K_DEFINE
@@ -64,7 +71,7 @@ template <class T>
 Status decompose_each(const Svd<T>& problem, int64_t* failed, int threads) {
     const Plan plan = problem.plan();
     const double p = plan.p, q = plan.q, steps = 100 + 0.3 * (2 * p * q * q + 10 * q * q * q) + 4 * p * q;
-    const int64_t size = problem.batch < kFew ? 1 : kPacked<Pack>;
+    const int64_t size = problem.batch < kFew || !packs() ? 1 : kPacked<Pack>;
     const Status status = parallel_for(
         (problem.batch + size - 1) / size, 1, steps * problem.batch, threads, [&](int64_t begin, int64_t end) {
             begin *= size;

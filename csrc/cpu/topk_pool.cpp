@@ -32,7 +32,7 @@ constexpr int kStep<Half> = 1 << 13;
 
 // One selection for floats of 16 and 32 bits: it is what takes long to compile.
 #define D2K_DEFINE(V)                                                                                        \
-    D2K_CLONES D2K_FLATTEN void select_each(Selector<V>& selector, const Matrix<V>& matrix, int64_t k,       \
+    D2K_CLONES_OF(V) D2K_FLATTEN void select_each(Selector<V>& selector, const Matrix<V>& matrix, int64_t k, \
                                             Selected<V>* out) {                                              \
         selector.run(matrix, k, out);                                                                        \
     }
@@ -41,7 +41,7 @@ D2K_DEFINE(double)
 #undef D2K_DEFINE
 
 #define D2K_DEFINE(T)                                                                                        \
-    D2K_CLONES void gather(const T* __restrict from, int64_t rows, int64_t width, int64_t stride,            \
+    D2K_CLONES_OF(T) void gather(const T* __restrict from, int64_t rows, int64_t width, int64_t stride,      \
                            ArithmeticOf<T>* __restrict to) {                                                 \
         for (int64_t t = 0; t < rows; ++t)                                                                   \
             for (int64_t c = 0; c < width; ++c) to[t * width + c] = from[t * stride + c];                    \
@@ -140,7 +140,7 @@ D2K_INLINE void backward(const TopkPool<T>& problem, const TopkPoolSaved<T>& sav
 }
 
 #define D2K_DEFINE(T)                                                                                              \
-    D2K_CLONES D2K_FLATTEN void backward_rows(const TopkPool<T>& problem, const TopkPoolSaved<T>& saved, T* grad, \
+    D2K_CLONES_OF(T) D2K_FLATTEN void backward_rows(const TopkPool<T>& problem, const TopkPoolSaved<T>& saved, T* grad, \
                                               int64_t i, int64_t from, int64_t to, Shares<T>& shares) {           \
         backward(problem, saved, grad, i, from, to, shares);                                                      \
     }

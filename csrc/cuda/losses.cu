@@ -17,7 +17,8 @@ __global__ void __launch_bounds__(kThreads, 1) losses_kernel(Losses<T> problem, 
     Team team(storage);
     Scratch scratch = room.scratch(shared);
     const LossesWork<T> work = LossesWork<T>::in(scratch, problem);
-    d2k::losses(team, problem, work, out, [&](const PdmiVideo<T>& video) { pdmi_video(team, video, scratch); });
+    d2k::losses(
+        team, problem, work, out, [&](const PdmiVideo<T>& video) { pdmi_video(team, video, scratch); }, [](int64_t) {});
 }
 
 template <class T>

@@ -10,7 +10,7 @@ import ast
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
@@ -18,7 +18,7 @@ _NOT_KERNELS = {"__init__", "schema", "_library"}  # modules that every backend 
 Files = dict[str, str]  # path inside the tree, with slashes, to the SHA-256 of the contents
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _read(path: Path, _changed: tuple[int, int]) -> tuple[str, str]:
     """A file's text and digest; the second argument makes a changed file another entry."""
     contents = path.read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import pkgutil
 import re
 import sys
 
@@ -386,3 +387,20 @@ def test_a_second_derivative_raises_and_its_advice_is_true(name, backend, monkey
 
     assert torch.autograd.gradgradcheck(of, leaves, atol=1e-4)
     assert torch.autograd.gradcheck(of, leaves, check_forward_ad=True, check_backward_ad=False)
+
+
+def test_what_is_kept_without_bound_is_named_by_what_a_machine_has_few_of():
+    """No layer, threshold, shape or text of a caller's."""
+    few = {"op", "backend", "kind", "index", "dtype", "path"}
+    kept = {}
+    for found in pkgutil.walk_packages(d2k.__path__, "d2kernels."):
+        if found.name.endswith(("._C", ".__main__")):
+            continue
+        try:
+            module = importlib.import_module(found.name)
+        except ImportError:  # Triton is optional
+            continue
+        for name, value in vars(module).items():
+            if hasattr(value, "cache_parameters") and value.cache_parameters()["maxsize"] is None:
+                kept[f"{value.__module__}.{name}"] = set(inspect.signature(value).parameters) - few
+    assert "d2kernels.backends.module" in kept and not {name: of for name, of in kept.items() if of}

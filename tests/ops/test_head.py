@@ -259,3 +259,19 @@ def test_says_what_is_wrong():
     out = head(inputs.z, inputs.logits, streams=2)
     with pytest.raises(ValueError, match="reference_score: candidate"):
         reference_score(inputs.z, inputs.reference, out.lowest[:2], out.mass, inputs.labels, streams=2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(st.integers(0, 300), st.integers(0, 300), st.sampled_from([1, 2, 3]))
+def test_scores_do_not_depend_on_size(backend, rows, reference, streams):
+    inputs = Inputs((9, 1, 70), streams=streams)
+    out, _ = inputs.call(OPTIONS[0])
+
+    def scored(of_rows, of_reference):
+        with d2k.backends.use(backend, "head"):
+            return reference_score(
+                inputs.z.with_values(inputs.z.values * of_rows), inputs.reference * of_reference,
+                out.lowest.detach() * of_reference, out.mass.detach(), inputs.labels, streams=streams,
+            )[1]  # fmt: skip
+
+    torch.testing.assert_close(scored(10.0**rows, 10.0**reference), scored(1.0, 1.0), rtol=1e-12, atol=1e-14)

@@ -12,6 +12,8 @@ import torch
 
 import d2kernels as d2k
 from d2kernels import _average_precision
+from d2kernels.ops.losses import PAIRS, Options
+from d2kernels.ops.losses import losses as d2k_losses
 
 pytestmark = pytest.mark.skipif(not d2k.backends.can_run("nms", "native"), reason="no compiled extension")
 
@@ -58,11 +60,22 @@ def decompositions():
     d2k.svd(torch.rand(60_000, 32, 32))
 
 
+def losses():
+    """Every pair of 1 500 videos, whose embeddings are wide."""
+    n, d = 1500, 2048
+    options = Options(pairs=PAIRS.index("all"))
+    offsets = torch.arange(n + 1)
+    d2k_losses(
+        torch.rand(n, 2), torch.rand(n, 2, d), torch.ones(n, 2), torch.ones(n, 2, dtype=torch.bool), options,
+        iteration=torch.tensor(1), offsets=offsets, lengths=torch.ones(n, dtype=torch.int64),
+    )  # fmt: skip
+
+
 class Rung(Exception):
     pass
 
 
-LONG = [soft_nms, nms, nms_of_arrays, localize, localize_upsampled, matching, decompositions]
+LONG = [soft_nms, nms, nms_of_arrays, localize, localize_upsampled, matching, decompositions, losses]
 
 
 @pytest.mark.parametrize("call", LONG, ids=lambda f: f.__name__)

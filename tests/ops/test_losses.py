@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import d2kernels as d2k
-from d2kernels.ops.losses import PAIRS, losses, reference, schema
+from d2kernels.ops.losses import PAIRS, Options, losses, reference, schema
 from d2net.config import make_config
 from d2net.methods.d2net.losses import loss_options
 
@@ -307,8 +309,37 @@ def test_says_what_is_wrong():
             inputs.call(options, **{name: bad})
     with pytest.raises(TypeError, match="losses: p must be float32 or float64"):
         inputs.call(options, p=inputs.p.half())
-    with pytest.raises(ValueError, match="index of"):
-        inputs.call(options._replace(pairs=len(PAIRS)))
+
+
+WRONG = {
+    bool: (1, 0.0, "no", None),
+    int: (-1, 2.5, NAN, "3", True, 2**63),
+    float: (NAN, -1.0, "0.5", True, 10**400),
+}
+
+
+@pytest.mark.parametrize("name", Options._fields)
+def test_every_option_is_checked(name):
+    inputs = Inputs(lengths=(3, 2), width=4)
+    kind = type(Options._field_defaults[name] if name != "relative_floor" else 0.0)
+    anything = name in ("foreground_threshold", "background_threshold")  # any number; even an infinite one
+    for wrong in WRONG[kind]:
+        if anything and wrong == -1.0:
+            continue
+        with pytest.raises((TypeError, ValueError), match=rf"losses: options\.{name} must "):
+            inputs.call(Options(**{name: wrong}))
+    if kind is float and not anything:
+        with pytest.raises(ValueError, match=rf"losses: options\.{name} must "):
+            inputs.call(Options(**{name: math.inf}))
+    right = {bool: np.True_, int: np.int32(1), float: np.float64(0.25)}[kind]
+    assert inputs.call(Options(**{name: right}))[0].total.isfinite()
+
+
+def test_options_of_other_kinds_are_refused():
+    with pytest.raises(TypeError, match="options must be Options, got tuple"):
+        Inputs().call(tuple(Options()))
+    with pytest.raises(ValueError, match=r"options\.pairs must be at most 2, got 3"):
+        Inputs().call(Options(pairs=len(PAIRS)))
 
 
 @pytest.mark.parametrize("beta", [1.5, 3.0])

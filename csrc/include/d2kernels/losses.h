@@ -116,8 +116,9 @@ struct Lists {
     D2K_DEVICE int64_t count(int side) const { return side ? back : front; }
 };
 
-template <class Team, class T>
-D2K_DEVICE Lists list_videos(Team& team, const Losses<T>& problem, const LossesWork<T>& work) {
+// pause(n) before about n values are read, so that a host may end long work.
+template <class Team, class T, class Pause>
+D2K_DEVICE Lists list_videos(Team& team, const Losses<T>& problem, const LossesWork<T>& work, const Pause& pause) {
     const int64_t n = problem.videos(), c = problem.classes;
     Lists lists{0, 0, 0};
     for (int64_t tile = 0; tile < n; tile += team.size()) {
@@ -154,6 +155,7 @@ D2K_DEVICE Lists list_videos(Team& team, const Losses<T>& problem, const LossesW
             if (j >= count) return;
             const T* const keys = problem.keys + row * n;
             int64_t rank = 0;
+            pause(count);
             for (int64_t k = 0; k < count; ++k) rank += keys[k] < keys[j] || (keys[k] == keys[j] && k < j);
             work.permutation[row * n + rank] = j;
         });
@@ -228,9 +230,9 @@ D2K_DEVICE double raised(double base, double power) {
 }
 
 // Eq. 3: the weights of each video, and Eq. 4 with its slopes by p and by the weights.
-template <class Team, class T>
+template <class Team, class T, class Pause>
 D2K_DEVICE double classify(Team& team, const Losses<T>& problem, const LossesWork<T>& work, const Lists& lists,
-                           const LossesOut<T>& out) {
+                           const LossesOut<T>& out, const Pause& pause) {
     const int64_t n = problem.videos(), c = problem.classes, pairs = problem.pairs_of_a_list();
     const Warp<Team> warp(team);
     const auto row = [&](int64_t r) { return problem.embedding + r * problem.width; };
@@ -241,6 +243,7 @@ D2K_DEVICE double classify(Team& team, const Losses<T>& problem, const LossesWor
         }
         for (int64_t at = warp.index(); at < 3 * pairs; at += warp.count()) {
             const VideoPair pair = pair_of(problem, work, lists, static_cast<int>(at / pairs), at % pairs);
+            pause(problem.width);
             const double dot =
                 pair.counted ? dot_in_double(warp, row(pair.first), row(pair.second), problem.width) : 0;
             if (warp.lane() == 0) work.cosine[at] = dot;
@@ -254,6 +257,7 @@ D2K_DEVICE double classify(Team& team, const Losses<T>& problem, const LossesWor
         const int list = static_cast<int>(at / n);
         const int64_t i = at % n;
         double sum = 0;
+        pause(n);
         pairs_with(problem, i, false, [&](int64_t e) {
             const VideoPair pair = pair_of(problem, work, lists, list, e);
             if (!pair.counted || pair.target != i) return;
@@ -311,6 +315,7 @@ D2K_DEVICE double classify(Team& team, const Losses<T>& problem, const LossesWor
         const auto add = [&](int list, int64_t e, bool second) {
             const VideoPair pair = pair_of(problem, work, lists, list, e);
             if (!pair.counted || (second ? pair.second : pair.first) != r) return;
+            pause(problem.width);
             const Cosine cos = cosine(pair, list * pairs + e);
             const double by_weight = work.by_pair[list * n + pair.target] * share(problem, work, lists, list, pair.target);
             const double slope = list < 2 ? -by_weight : cos.value < 0 ? 0 : by_weight;
@@ -320,6 +325,7 @@ D2K_DEVICE double classify(Team& team, const Losses<T>& problem, const LossesWor
             own_parts(warp, problem.width, [&](int64_t j, int) { to[j] += factor * other[j]; });
         };
         if (work.has[r]) {
+            pause(4 * n);
             for (int list = 0; list < 3; ++list)
                 for (int second = 0; second < 2; ++second)
                     if ((second ? list != 0 : list == 1) == r % 2)
@@ -400,12 +406,12 @@ D2K_DEVICE PdmiVideo<T> video_term(const Losses<T>& problem, const LossesWork<T>
 }
 
 // run_video(problem): pdmi_video by the team.
-template <class Team, class T, class Video>
+template <class Team, class T, class Video, class Pause>
 D2K_DEVICE void losses(Team& team, const Losses<T>& problem, const LossesWork<T>& work, const LossesOut<T>& out,
-                       const Video& run_video) {
+                       const Video& run_video, const Pause& pause) {
     const int64_t n = problem.videos(), c = problem.classes;
-    const Lists lists = list_videos(team, problem, work);
-    const double classification = classify(team, problem, work, lists, out);
+    const Lists lists = list_videos(team, problem, work, pause);
+    const double classification = classify(team, problem, work, lists, out, pause);
     double ds = 0, dv = 0;
     if (problem.snippet) ds = denoise_snippets(team, problem, work, out);
     else for_each(team, 2 * n, [&](int64_t at) { out.snippet_by_row[at] = 0; });

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from d2kernels._arguments import flag, number, whole
 from d2kernels.ops._library import apply, once
 from d2kernels.ops.losses import schema
 from d2kernels.ops.losses.schema import PAIRS, Options
@@ -21,6 +22,41 @@ class Terms(NamedTuple):
     classification: Tensor
     ds: Tensor
     dv: Tensor
+
+
+# What `number` holds each option against; thresholds may be infinite.
+_NUMBERS: dict[str, dict[str, Any]] = {
+    "clamp": {"least": 0, "below": 0.5},
+    "gamma": {"least": 0},
+    "beta": {"least": 0},
+    "pair_warmup": {"least": 0},
+    "denoising_start": {"least": 0},
+    "denoising_warmup": {"least": 0},
+    "snippet_weight": {"least": 0},
+    "video_weight": {"least": 0},
+    "foreground_threshold": {"finite": False},
+    "background_threshold": {"finite": False},
+    "floor": {"least": 0},
+    "rtol": {"above": 0, "below": 1},
+    "relative_floor": {"least": 0, "below": 1},
+    "video_atol": {"least": 0},
+    "video_rtol": {"least": 0},
+}
+_FLAGS = tuple(name for name, default in Options._field_defaults.items() if isinstance(default, bool))
+
+
+def _checked(options: Options) -> Options:
+    """The options as plain Python values, each in its range."""
+    if not isinstance(options, Options):
+        raise TypeError(f"losses: options must be Options, got {type(options).__name__}")
+    values: dict[str, Any] = {name: flag("losses", f"options.{name}", getattr(options, name)) for name in _FLAGS}
+    for name, bounds in _NUMBERS.items():
+        value = getattr(options, name)
+        if name != "relative_floor" or value is not None:
+            values[name] = number("losses", f"options.{name}", value, **bounds)
+    values["min_snippets"] = whole("losses", "options.min_snippets", options.min_snippets, least=0)
+    values["pairs"] = whole("losses", "options.pairs", options.pairs, least=0, most=len(PAIRS) - 1)
+    return options._replace(**values)
 
 
 class _Losses(torch.autograd.Function):
@@ -102,6 +138,7 @@ def losses(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or value.
     """
+    options = _checked(options)
     if p.dim() != 2 or p.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"losses: p must be float32 or float64 (n, C), got {p.dtype} {tuple(p.shape)}")
     n = p.shape[0]
@@ -124,8 +161,6 @@ def losses(
         ]
     else:
         foreground = foreground_attention = background_attention = None
-    if not 0 <= options.pairs < len(PAIRS):
-        raise ValueError(f"losses: options.pairs must be an index of {PAIRS}, got {options.pairs}")
     if PAIRS[options.pairs] == "random":
         if pairs_drawn is None:
             raise TypeError("losses: random pairs need pairs_drawn")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -93,7 +93,7 @@ def _by_tap(weight: Tensor) -> Tensor:
     return out
 
 
-@cache
+@lru_cache(maxsize=256)
 def _tuning_key(kind: str, device: torch.device, dtype: torch.dtype, layer: tuple[Any, ...]) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return " ".join(map(str, (kind, name, dtype, *layer)))
