@@ -355,6 +355,25 @@ def test_nothing_is_written_over(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["folder", "link.npz", "s.npz", "there.npz"]
 
 
+@pytest.mark.parametrize("name", [*FEATURES, *LISTS])
+def test_folders_are_made_and_links_followed(tmp_path, name):
+    if name in FEATURES:
+        source = save(tmp_path / "s.npz", random_arrays())
+    else:
+        source = tmp_path / "s.json"
+        save_annotations(source, Annotations((), {"v": Video("v", None, None, None, (), ())}))
+    out = tmp_path / "not" / "there" / name
+    convert(source, out)
+    assert kind_of(out) == ("features" if name in FEATURES else "annotations")
+    if out.is_file():
+        (tmp_path / f"link{out.suffix}").symlink_to(out)
+        before = out.read_bytes()
+        out.write_bytes(b"old")
+        convert(source, tmp_path / f"link{out.suffix}", overwrite=True)
+        assert (tmp_path / f"link{out.suffix}").is_symlink() and out.read_bytes()[:9] == before[:9]
+    assert os.listdir(out.parent) == [name]
+
+
 WORD = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8)
 SECONDS = st.floats(0, 1e6).map(lambda x: x + 0.0)
 POSITIVE = st.floats(1e-6, 1e6)

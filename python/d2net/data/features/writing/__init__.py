@@ -60,12 +60,13 @@ def write_features(
         FeatureError: `out` is there (a file, without overwrite), is what is read, or cannot hold a name or a value.
         KeyboardInterrupt: stopped; the message says how far it is.
     """
-    out = Path(out)
+    out = Path(out).resolve() if os.path.islink(out) else Path(out)
     make = _WRITERS.get(out.suffix.lower())
     if make is None:
         raise FeatureError(f"{out}: features are written as .npz, .h5, .safetensors or a folder, not as {out.suffix}")
     plan = make_plan(store, out, dtype, dict(store.stated if timing is None else timing), make)
     _check(out, store, plan, overwrite)
+    check_destination(out.with_name(f".{out.name}.journal"))
     partial = _partial(out)
     with Journal(out.with_name(f".{out.name}.journal"), plan.job, out) as journal:
         writer = make(partial, plan)
@@ -105,7 +106,7 @@ def _check(out: Path, store: FeatureStore, plan: Plan, overwrite: bool) -> None:
             raise FeatureError(f"{out} is a folder that holds files; give the name of a new one")
         if out.exists() and not out.is_dir():
             raise FeatureError(f"{out} is a file; give the name of a new folder")
-        check_destination(out.parent / f".{out.name}.journal")
+        check_destination(out.parent / f".{out.name}.journal", make=False)
     else:
         check_outputs([out], [])
     for source in store.sources():
@@ -117,7 +118,7 @@ def _check(out: Path, store: FeatureStore, plan: Plan, overwrite: bool) -> None:
         raise FeatureError(f"{out} lies in {store.source}, which is read; give another place to write to")
     if out.is_file() and not overwrite:
         raise FeatureError(f"{out} is there; say --overwrite to replace it, or give another name")
-    free = shutil.disk_usage(out.parent).free
+    free = shutil.disk_usage(next(p for p in out.absolute().parents if p.exists())).free
     if plan.size > free and not _partial(out).exists():
         raise FeatureError(f"{out}: {plan.size / 1e9:.1f} GB are to be written, and {free / 1e9:.1f} GB are free there")
 
