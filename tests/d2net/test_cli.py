@@ -387,3 +387,13 @@ def test_every_command_has_help(monkeypatch):
     for command in commands:
         out = CliRunner().invoke(cli.app, [command, "--help"])
         assert out.exit_code == 0 and "Usage" in out.stdout, command
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"), [("CE,CE", "CE is given twice in CE, CE"), ("CE,x", "unknown row 'x'"), ("", "unknown row ''")]
+)
+def test_rows_of_an_ablation_that_are_refused_first(capsys, data, tmp_path, rows, says):
+    out = tmp_path / "out"
+    files = ["--features", data[0], "--annotations", data[1]]
+    status, _, err = run(capsys, "ablate", *files, "--out", out, "--rows", rows)
+    assert status == 2 and says in err and not out.exists()

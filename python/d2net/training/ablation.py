@@ -57,6 +57,9 @@ def run_ablation(
     """
     if unknown := [r for r in rows if r not in ROWS]:
         raise ValueError(f"rows: unknown row {unknown[0]!r}; there are {', '.join(ROWS)}")
+    if len(set(rows)) < len(rows):
+        twice = next(r for r in rows if rows.count(r) > 1)
+        raise ValueError(f"rows: {twice} is given twice in {', '.join(rows)}; keep one")
     store = features if isinstance(features, FeatureStore) else open_features(features)
     known = annotations if isinstance(annotations, Annotations) else load_annotations(annotations)
     truth = known.subset(config.localize.subsets)
