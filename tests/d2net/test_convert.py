@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -586,3 +587,10 @@ def test_a_full_disk_keeps_what_is_written(tmp_path):
     convert(source, tmp_path / "folder")
     assert bits(open_features(tmp_path / "folder")) == bits(open_features(source))
     shutil.rmtree(tmp_path / "folder")
+
+
+def test_the_measurement_of_memory_runs():
+    script = Path(__file__).parents[2] / "benchmarks" / "convert_memory.py"
+    sizes = ["--videos", "300", "--snippets", "3", "--width", "16", "--most", "100", "--formats", "f.safetensors"]
+    done = subprocess.run([sys.executable, script, *sizes], capture_output=True, text=True)
+    assert done.returncode == 0 and "300 videos" in done.stdout and "KiB a video" in done.stdout, done.stderr

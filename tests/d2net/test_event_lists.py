@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from d2net.data.annotations import load_annotations
+from d2net.data.annotations import AnnotationWarning, load_annotations
 from d2net.data.detections import DetectionWarning, load_detections
 from d2net.data.files import DataError
 
@@ -106,10 +106,12 @@ def test_label_id_decides_the_order_of_classes(tmp_path):
 
     known = load_annotations(write(v=entry(("run", 0), ("jump", 2)), w=entry(("fly", 1))))
     assert known.classes == ("run", "fly", "jump") and known.videos["v"].fps == 30
-    with pytest.raises(DataError, match="video 'w': label_id of 'run' is 1 here, 0 elsewhere"):
-        load_annotations(write(v=entry(("run", 0)), w=entry(("run", 1))))
-    with pytest.raises(DataError, match="video 'w': label_id 0 is 'fly' here and 'run' elsewhere"):
-        load_annotations(write(v=entry(("run", 0)), w=entry(("fly", 0))))
+    with pytest.warns(AnnotationWarning, match="label_id 2 is 'run' in video 'w', and 'run' is 1 before"):
+        known = load_annotations(write(v=entry(("run", 1), ("fly", 3)), w=entry(("run", 2))))
+    assert known.classes == ("fly", "run")
+    with pytest.warns(AnnotationWarning, match="label_id 0 is 'fly' in video 'w', and 'run' before"):
+        known = load_annotations(write(v=entry(("run", 0)), w=entry(("fly", 0))))
+    assert known.classes == ("fly", "run")
     nameless = entry(("run", 3))
     del nameless["annotations"][0]["label"]
     assert load_annotations(write(v=nameless)).classes == ("3",)

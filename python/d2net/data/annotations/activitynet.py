@@ -27,8 +27,12 @@ def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None 
         raise DataError(f"{path}: classes must be a list of names, got {shown(given)}")
     videos = {name: _video(path, name, entry) for name, entry in tree["database"].items()}
     found = sorted({c for v in videos.values() for c in v.labels})
-    if given is None and (numbered := classes_by_id(tree["database"])) and set(found) <= set(numbered):
-        given = numbered
+    if given is None:
+        numbered = classes_by_id(tree["database"])
+        if numbered.classes is not None and set(found) <= set(numbered.classes):
+            given = numbered.classes
+        if numbered.note:
+            warnings.warn(f"{path}: {numbered.note}", AnnotationWarning, stacklevel=3)
     known = tuple(given) if given is not None else tuple(found)
     if any(not c.strip() for c in known):
         raise DataError(f"{path}: a class without a name is listed in {shown(list(known))}")

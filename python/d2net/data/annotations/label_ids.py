@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from d2net.data.files import DataError, shown
+from d2net.data.files import shown
 
 
-def classes_by_id(database: dict[str, Any]) -> list[str] | None:
-    """Labels in the order of their `label_id`, by which models and results number them; None where some state none.
+class Numbered(NamedTuple):
+    """classes: labels in the order of their numbers, None where not all have one; note: a contradiction, in words."""
 
-    Raises:
-        DataError: a label has two numbers, or two labels have one.
+    classes: list[str] | None
+    note: str = ""
+
+
+def classes_by_id(database: dict[str, Any]) -> Numbered:
+    """Labels in the order of their `label_id`, by which models and results number them.
+
+    Where a label has two numbers, or two labels have one (as raw narrations of one class do), they say no order.
     """
     ids: dict[str, int] = {}
     labels: dict[int, str] = {}
@@ -20,15 +26,11 @@ def classes_by_id(database: dict[str, Any]) -> list[str] | None:
         for segment in segments if isinstance(segments, list) else []:
             number = segment.get("label_id") if isinstance(segment, dict) else None
             if isinstance(number, bool) or not isinstance(number, int):
-                return None
+                return Numbered(None)
             label = str(segment.get("label", number))
+            at = f"label_id {shown(number)} is {shown(label)} in video {name!r}"
             if ids.setdefault(label, number) != number:
-                raise DataError(
-                    f"video {name!r}: label_id of {shown(label)} is {number} here, {ids[label]} elsewhere; correct it"
-                )
+                return Numbered(None, f"{at}, and {shown(label)} is {shown(ids[label])} before; classes go by name")
             if labels.setdefault(number, label) != label:
-                raise DataError(
-                    f"video {name!r}: label_id {number} is {shown(label)} here and {shown(labels[number])} elsewhere; "
-                    "correct it"
-                )
-    return [labels[number] for number in sorted(labels)] or None
+                return Numbered(None, f"{at}, and {shown(labels[number])} before; classes go by name")
+    return Numbered([labels[number] for number in sorted(labels)] or None)
