@@ -1,4 +1,4 @@
-# make demo | test | emulate | bench | bench-full | sanitize | lint | install | clean. Each sets up what it needs.
+# make demo | test | emulate | bench | bench-full | sanitize | lint | docs | install | clean. Each sets up what it needs.
 #
 #   PYTHON=python3   use this interpreter's environment as it is, its torch kept, instead of making .venv
 #   TORCH='torch==2.11.0'   another torch than that of the environment or of constraints.txt; any pip arguments
@@ -21,7 +21,7 @@ STAMP := build/installed
 SETTINGS := build/settings
 SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard scripts/*.py) $(shell find csrc -type f)
 
-.PHONY: help install demo test emulate bench bench-full sanitize lint clean FORCE
+.PHONY: help install demo test emulate bench bench-full sanitize lint docs clean FORCE
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -75,6 +75,9 @@ sanitize: $(STAMP)
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+docs: $(STAMP)
+	$(PY) scripts/docs.py
 
 clean:
 	rm -rf build dist *.egg-info d2kernels/_C.*.so d2kernels/_build_info.json

@@ -28,7 +28,7 @@ except ImportError:
     from pip._vendor.packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("plot", "video", "test", "bench", "dev")
+EXTRAS = ("plot", "video", "test", "bench", "dev", "docs")
 
 
 def installed(name: str) -> str | None:
