@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from d2net.cli.options import BackboneName, Crop, Device, Flow, Short, Weights, backbone_changes, say
+from d2net.cli.options import BackboneName, Crop, Device, Flow, Short, Weights, backbone_changes, say, stoppable
 from d2net.terminal import printable
 
 
@@ -46,8 +46,9 @@ def extract(
     if workers is not None and not 1 <= workers <= 1024:
         raise ValueError(f"--workers must be 1 to 1024, got {workers}")
     files, unreadable = media_files(videos)
-    check_outputs([out / "extraction.jsonl"], [*files, *(v for v in videos if v.is_dir()), *(weights or [])])
-    result = run(files, out, network, workers=workers, partial=partial, overwrite=overwrite, progress=not quiet)
+    check_outputs([out / "extraction.jsonl"], [*files, *(weights or [])])
+    with stoppable():
+        result = run(files, out, network, workers=workers, partial=partial, overwrite=overwrite, progress=not quiet)
     for text in [*unreadable.values(), *result.failed.values()]:
         print(f"error: {printable(text)}", file=sys.stderr)
     good, bad = len(result.done) + len(result.kept), len(unreadable) + len(result.failed)

@@ -90,7 +90,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Says where a training run was stopped; Typer would say nothing."""
+    """Says where a run was stopped; Typer would say nothing."""
     try:
         yield
     except KeyboardInterrupt as stop:

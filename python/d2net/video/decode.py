@@ -156,7 +156,7 @@ class VideoReader:
         return stream
 
     def _stated(self) -> float | None:
-        """Seconds of the video stream; the container's may be the sound's."""
+        """Seconds of the video stream; the container's may be the sound's, or a guess by the file's size."""
         stream = self._stream
         if stream.duration and stream.duration > 0:
             return float(stream.duration * stream.time_base)
@@ -165,7 +165,8 @@ class VideoReader:
         try:
             return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
         except ValueError:
-            return None
+            alone = len(self._container.streams) == 1 and "matroska" in self._container.format.name
+            return self._container.duration / 1e6 if alone and self._container.duration else None
 
     @property
     def expected(self) -> float:
@@ -232,7 +233,7 @@ class VideoReader:
                     f"{self.path}: no frame for {float(since - last):.0f} s after {float(last):.2f} s; its clock "
                     "jumps: write it anew with ffmpeg"
                 )
-            own = frame.duration * base if frame.duration else 0
+            own = frame.duration * base if frame.duration else Fraction(0)
             length = own if 0 < own <= LONGEST_GAP else usual
             yield since, length, frame
             last = since

@@ -97,6 +97,14 @@ def extract(
         run = _Run(folder, backbone, todo, workers or _processors(), partial, result)
         try:
             run.run(progress)
+        except KeyboardInterrupt:
+            there = len(result.done) + len(result.kept)
+            raise KeyboardInterrupt(f"stopped with {there} of {len(todo)} videos; run it again to go on") from None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DataError(
+                f"cannot write to {out}: {reason}; what is extracted stays, run it again to go on"
+            ) from error
         finally:
             run.stop()
             folder.finish()

@@ -41,8 +41,10 @@ def backbone_of(
     if name is not None and name != trained:
         raise ValueError(f"--backbone {name}: the model was trained on features of {trained}; leave --backbone out")
     # What is in a checkpoint names settings, and no more.
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in identity.items() if k in MADE_BY}
-    size = fields.pop("size")
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in identity.items() if k in MADE_BY}
+    size = fields.pop("size", None)
+    if not isinstance(size, dict) or not {"short", "crop"} <= size.keys():
+        raise ValueError(f"the model's features do not say how {trained} was used; give --features extracted anew")
     made = make_backbone(trained, weights=weights, device=device, short=size["short"], crop=size["crop"] or 0, **fields)
     now = made.identity()
     if differ := [k for k in {**identity, **now} if identity.get(k) != now.get(k)]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +129,7 @@ class _Panel:
     """Labels at the top of a frame, and at its bottom where in the video it is."""
 
     def __init__(
-        self, width: int, height: int, seconds: float, found: Sequence[Found], color: dict[str, tuple[int, ...]]
+        self, width: int, height: int, seconds: float, found: Sequence[Found], color: Mapping[str, tuple[int, ...]]
     ):
         self.width, self.height, self.seconds, self.found, self.color = width, height, seconds, found, color
         self.line = max(8, min(height // 12, 40))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -236,3 +237,34 @@ def test_nothing_extracted_is_said(tmp_path):
     run([tmp_path / "bad.mp4"], tmp_path / "out")
     with pytest.raises(FeatureError, match="no video is extracted yet"):
         open_features(tmp_path / "out")
+
+
+def test_a_full_disk_costs_nothing_that_is_done(videos, tmp_path, monkeypatch):
+    from d2net.video.writing import RowWriter
+
+    add, calls = RowWriter.add, []
+
+    def full(self, row):
+        calls.append(row)
+        if len(calls) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        add(self, row)
+
+    monkeypatch.setattr(RowWriter, "add", full)
+    with pytest.raises(DataError, match=r"cannot write to .*out: No space left on device; what is extracted stays"):
+        run(videos, tmp_path / "out", workers=1)
+    monkeypatch.undo()
+    assert not list((tmp_path / "out").glob(".*.part")) and list(open_features(tmp_path / "out")) == ["a"]
+    assert run(videos, tmp_path / "out").kept == ["a"]
+
+
+def test_stopping_says_how_to_go_on(videos, tmp_path):
+    with pytest.raises(KeyboardInterrupt, match="stopped with 0 of 3 videos; run it again to go on"):
+        run(videos, tmp_path / "out", Averages(0), workers=1)
+
+
+def test_nothing_is_made_where_a_package_is_missing(videos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r"the package av is missing; pip install 'd2kernels\[video\]'"):
+        run(videos, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

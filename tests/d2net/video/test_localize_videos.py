@@ -110,7 +110,7 @@ def test_made_up_videos_follow_their_script():
 
 
 def test_the_demo_fails_without_training(tmp_path, capsys):
-    assert run_video_demo(tmp_path, iterations=1, videos=6) == 1
+    assert run_video_demo(tmp_path, iterations=1, videos=4) == 1
     out = capsys.readouterr().out
     assert "FAILED" in out
     for name in ("data/videos", "features", "run", "detections.json", "shown/video_000.mp4"):
@@ -119,4 +119,4 @@ def test_the_demo_fails_without_training(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_demo_learns(tmp_path, capsys):
-    assert run_video_demo(tmp_path, videos=20, iterations=200) == 0
+    assert run_video_demo(tmp_path, videos=16, iterations=150) == 0
