@@ -594,3 +594,12 @@ def test_the_measurement_of_memory_runs():
     sizes = ["--videos", "300", "--snippets", "3", "--width", "16", "--most", "100", "--formats", "f.safetensors"]
     done = subprocess.run([sys.executable, script, *sizes], capture_output=True, text=True)
     assert done.returncode == 0 and "300 videos" in done.stdout and "KiB a video" in done.stdout, done.stderr
+
+
+def test_real_detections_through_every_format(shared_dir, tmp_path):
+    place = shared_dir / "data" / "detections" / "autoloc_thumos14" / "predictions.json"
+    want = by_video(load_detections(place))
+    for name in ("d.csv", "d.tsv", "tracks", "d.json"):
+        convert(place, tmp_path / name)
+        place = tmp_path / name
+    assert by_video(load_detections(place)) == want
