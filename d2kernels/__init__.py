@@ -23,6 +23,7 @@ _PUBLIC = {
     "nms": "d2kernels.ops.nms",
     "soft_nms": "d2kernels.ops.nms",
     "localize": "d2kernels.ops.localize",
+    "tv_l1": "d2kernels.ops.tv_l1",
 }
 _MODULES = ("backends", "nn")
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from d2kernels.ops.svd import svdvals as svdvals
     from d2kernels.ops.temporal_conv import temporal_conv as temporal_conv
     from d2kernels.ops.topk_pool import topk_pool as topk_pool
+    from d2kernels.ops.tv_l1 import tv_l1 as tv_l1
     from d2kernels.ragged import Ragged as Ragged
 
 

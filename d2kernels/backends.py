@@ -25,6 +25,7 @@ OPS = (
     "connected_components",
     "nms",
     "localize",
+    "tv_l1",
 )
 BACKENDS = ("reference", "native", "triton")
 _PREFERENCE = {"cpu": ("native", "reference"), "cuda": ("triton", "native", "reference")}

@@ -130,3 +130,4 @@ int check_pdmi();
 int check_step_record();
 int check_svd();
 int check_topk_pool();
+int check_tv_l1();

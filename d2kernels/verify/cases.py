@@ -247,6 +247,22 @@ def _step_record(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...],
     yield inputs, call(float("inf"))
 
 
+def _tv_l1(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...], Callable[..., Any]]]:
+    # Every iteration is done, and few: where an error ends them hangs on the last bit.
+    few = {"nscales": 2, "warps": 1, "inner_iterations": 6, "outer_iterations": 2, "epsilon": 0.0, "scale_step": 0.75}
+    for i, (height, width) in enumerate(((24, 34), (batch.classes, batch.width % 61 + 1))):
+        # Smooth, so that the flow hangs little on rounding.
+        wide = torch.nn.functional.avg_pool2d(_random(3, height + 8, width + 8, seed=37 + i), 7, 1)
+        frames = (wide - 0.5) * 2 + 0.5
+        yield (
+            (frames[..., :-2, :-2], frames[..., 1:-1, 2:]),
+            lambda ragged, a, b, few=few: [
+                d2k.tv_l1(a, b, **few),
+                d2k.tv_l1(a, b, **few, gamma=0.5, median_filtering=3),
+            ],
+        )
+
+
 _CASES: dict[str, tuple[Callable[[Batch, int], Iterator[tuple[tuple[Tensor, ...], Callable[..., Any]]]], bool]] = {
     "temporal_conv": (_temporal_conv, False),
     "topk_pool": (_topk_pool, False),
@@ -262,6 +278,7 @@ _CASES: dict[str, tuple[Callable[[Batch, int], Iterator[tuple[tuple[Tensor, ...]
     "connected_components": (_components, True),
     "nms": (_nms, True),
     "localize": (_localize, True),
+    "tv_l1": (_tv_l1, False),
 }
 
 
@@ -272,5 +289,8 @@ def cases(op: str, sizes: Sequence[str] = SIZES) -> Iterator[Case]:
         for batch in BATCHES[size]:
             found = make(batch, sum(batch.lengths))
             for i, (inputs, call) in enumerate(found):
-                dtypes = WIDE if exact or op in ("condition_number", "pdmi", "svd", "losses") else FLOATS
+                if op == "tv_l1":
+                    dtypes: Sequence[torch.dtype] = FLOATS[:1]
+                else:
+                    dtypes = WIDE if exact or op in ("condition_number", "pdmi", "svd", "losses") else FLOATS
                 yield Case(f"{size}, n = {len(batch.lengths)}, {i + 1}", inputs, call, batch.lengths, dtypes, exact)

@@ -221,10 +221,8 @@ def test_svd_of_every_size(op, backend, shape):
     torch.testing.assert_close(got, (a, eye, eye, torch.linalg.svdvals(a)), rtol=1e-11, atol=1e-12 * max(shape))
 
 
-@pytest.mark.parametrize(("op", "backend"), cases(["head", "losses", "step_record"]))
-def test_ops_of_a_training_step(op, backend):
-    from d2kernels.verify.check import check
-
+@pytest.mark.parametrize(("op", "backend"), cases(["head", "losses", "step_record", "tv_l1"]))
+def test_ops_in_float32(op, backend):
     if backend == "reference":
         pytest.skip("the oracle itself")
     assert check(op, backend, torch.device("cuda"), ("small", "odd"))

@@ -77,6 +77,11 @@ def arguments():
             "relative": "max",
             "class_score": numbers(3, 2), "capacity": 100,
         },
+        "tv_l1": {
+            "previous": numbers(2, 6, 7), "next": numbers(2, 6, 7, seed=2), "tau": 0.25, "lambda_": 0.125,
+            "theta": 0.25, "nscales": 2, "warps": 2, "epsilon": 0.0, "inner_iterations": 3,
+            "outer_iterations": 2, "scale_step": 0.5, "gamma": 0.5, "median_filtering": 3,
+        },
     }  # fmt: skip
 
 
@@ -89,7 +94,7 @@ MODULES = {
     "AttentionPool": {"threshold": 0.5, "inclusive": True, "normalize": True},
     "ForegroundScore": {"dim": 4, "eps": 0.5},
 }  # fmt: skip
-WITHOUT_DERIVATIVE = "lowest_attention connected_components nms soft_nms localize".split()
+WITHOUT_DERIVATIVE = "lowest_attention connected_components nms soft_nms localize tv_l1".split()
 DIFFERENTIABLE = [name for name in arguments() if name not in WITHOUT_DERIVATIVE]
 
 

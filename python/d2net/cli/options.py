@@ -64,7 +64,7 @@ Short = Annotated[int | None, typer.Option(help="Pixels of the shorter side that
 
 Crop = Annotated[int | None, typer.Option(help="Side of the square cut out of the middle; 0 for none.")]
 
-Flow = Annotated[str | None, typer.Option(help="Optical flow: dis (fast) or tv-l1.")]
+Flow = Annotated[str | None, typer.Option(help="Optical flow: dis (fast), tv-l1 (OpenCV's), tv_l1 (the same, faster).")]
 
 
 def backbone_changes(

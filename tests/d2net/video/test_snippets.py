@@ -108,7 +108,7 @@ def test_motion_takes_every_shape_and_each_snippet_alone():
         assert np.array_equal(found[1], backbone(frames[1:], flow[1:])[0])
 
 
-@pytest.mark.parametrize("method", ["dis", "tv-l1"])
+@pytest.mark.parametrize("method", ["dis", "tv-l1", "tv_l1"])
 def test_flow_is_the_motion(method):
     before, after = view([(0, 0), (3, -2)], 96, 80)
     with one_thread():
@@ -134,6 +134,6 @@ def test_settings_that_do_not_fit_are_said():
     ):
         with pytest.raises(ValueError, match=text):
             make_backbone("motion", **changes)
-    with pytest.raises(ValueError, match="dis or tv-l1"):
+    with pytest.raises(ValueError, match="one of dis, tv-l1, tv_l1, got"):
         Flow("farneback")
     assert make_backbone("motion", short=64, crop=48).spec.size == Size(64, 48)
