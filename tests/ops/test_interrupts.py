@@ -71,11 +71,16 @@ def losses():
     )  # fmt: skip
 
 
+def flow():
+    frames = torch.rand(300, 120, 160)
+    d2k.tv_l1(frames[:-1], frames[1:])
+
+
 class Rung(Exception):
     pass
 
 
-LONG = [soft_nms, nms, nms_of_arrays, localize, localize_upsampled, matching, decompositions, losses]
+LONG = [soft_nms, nms, nms_of_arrays, localize, localize_upsampled, matching, decompositions, losses, flow]
 
 
 @pytest.mark.parametrize("call", LONG, ids=lambda f: f.__name__)
