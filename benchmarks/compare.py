@@ -58,6 +58,7 @@ def run(tree: Path, benches: Path, json: Path, arguments: list[str]) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", str(benches), "-q", "-p", "no:cacheprovider", "--no-peers"),
+            "--continue-on-collection-errors",  # the other revision may lack an op
             *("-o", "python_files=bench_*.py", "--benchmark-quiet", f"--benchmark-json={json}", *arguments),
         ],
         cwd=tree,  # `python -m` looks for packages in the current folder first

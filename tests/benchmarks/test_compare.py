@@ -26,6 +26,13 @@ def test_op(contest):
 def test_same(contest):
     contest(op="same", work="w", ours=Side("a", planted.same, checked=False), oracle=None, memory=False)
 """
+# Of an op that the older revision lacks.
+NEW_BENCH = """
+import added
+from harness import Side
+def test_new(contest):
+    contest(op="new", work="w", ours=Side("a", added.op, checked=False), oracle=None, memory=False)
+"""
 
 
 @pytest.fixture
@@ -43,6 +50,8 @@ def tree(tmp_path):
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "fast"]):
         subprocess.run([*git, *command], check=True)
     (root / "planted.py").write_text(PACKAGE.format(op=0.09))
+    (root / "added.py").write_text(PACKAGE.format(op=0.01))
+    (root / "benchmarks/bench_added.py").write_text(NEW_BENCH)
     return root
 
 
@@ -51,6 +60,8 @@ def test_a_planted_slow_down_is_named(tree):
     assert slower == ["op, w, forward, float32"], text
     (line,) = (line for line in text.splitlines() if "REGRESSED" in line)
     assert line.startswith("op, w") and "same, w" in text
+    (line,) = (line for line in text.splitlines() if "only in one" in line)
+    assert line.startswith("new, w")
 
 
 def test_an_unknown_revision_is_an_error(tree, tmp_path):
