@@ -120,7 +120,7 @@ setup(
     license="MIT",  # here, since setuptools before 77 refuses an SPDX expression in pyproject.toml
     packages=[*find_packages(".", include=["d2kernels", "d2kernels.*"]), *find_packages("python")],
     package_dir={"d2kernels": "d2kernels", "d2net": "python/d2net"},
-    package_data={"d2kernels": ["py.typed", "*.pyi"], "d2net": ["py.typed"]},
+    package_data={"d2kernels": ["py.typed", "*.pyi"], "d2net": ["py.typed", "report/*.html"]},
     ext_modules=[Extension("d2kernels._C", sources=[])] if PLAN.parts else [],
     cmdclass={"build_py": BuildPy, "build_ext": BuildExt},
 )

@@ -87,11 +87,13 @@ class Model:
 
 
 class Localized(NamedTuple):
-    """Detections in seconds, p (n, C) of each video in `detections.videos`, and T and λ' where they were asked for."""
+    """Detections in seconds; of each video in `detections.videos` p (n, C) and (stride, length) of its snippets in
+    seconds; and T and λ' where they were asked for."""
 
     detections: Detections
     p: np.ndarray
     activations: dict[str, VideoActivations]
+    steps: list[tuple[float, float]]
 
 
 def _check_array(name: str, array: np.ndarray, width: int) -> None:
@@ -546,7 +548,7 @@ def localize(
     columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 5
     detections = Detections.from_arrays(chosen, model.classes, *columns)
     p = np.concatenate(scores) if scores else np.zeros((0, len(model.classes)), np.float32)
-    return Localized(detections, p, kept)
+    return Localized(detections, p, kept, [found.steps(i) for i in range(len(chosen))])
 
 
 class _Videos(NamedTuple):

@@ -17,6 +17,8 @@ from d2net.data.files import check_destination
 from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.evaluation import evaluate
 from d2net.methods.d2net.network import D2Net
+from d2net.report.collect import collect
+from d2net.report.page import write_report
 from d2net.report.pictures import plot_video
 
 IOU = [i / 10 for i in range(1, 8)]
@@ -80,8 +82,12 @@ def run_demo(out: Path, iterations: int = 400, seed: int = 0) -> int:
     picture = out / "video.png"
     draw(model, store, truth, next(iter(truth.videos)), picture)
     print(f"picture      {picture}")
+    page = out / "report.html"
+    write_report(page, collect([out / "run"], store, annotations, iou="0.1:0.7:0.1", device="cpu"), "d2net demo")
+    print(f"report       {page}")
     print("average mAP at IoU 0.1 to 0.7: " + ", ".join(f"{k} {100 * v:.1f}" for k, v in scores.items()))
     print(f"took {time.perf_counter() - began:.0f} s")
+    print(f"see it all: open {page.resolve().as_uri()} in a browser")
     good = scores["trained"] > max(3 * scores["chance"], scores["chance"] + 0.2, scores["untrained"] + 0.1)
     if not good:
         print("FAILED: the trained model is not far above chance and the untrained one")

@@ -8,8 +8,9 @@ from d2net.demo import run_demo
 def test_demo_learns_and_says_where_everything_is(tmp_path, capsys):
     assert run_demo(tmp_path, iterations=150) == 0
     out = capsys.readouterr().out
-    for name in ("data/features.npz", "run", "detections.json", "metrics.json", "video.png"):
+    for name in ("data/features.npz", "run", "detections.json", "metrics.json", "video.png", "report.html"):
         assert str(tmp_path / name) in out and (tmp_path / name).exists()
+    assert f"open {(tmp_path / 'report.html').as_uri()} in a browser" in out
     assert (tmp_path / "video.png").stat().st_size > 5000
 
 

@@ -186,6 +186,14 @@ def test_the_best_of_each_class_by_rank():
     assert profile[:, :4].sum() == 0
 
 
+def test_more_unknown_classes_than_known_ones():
+    many = ("a", *(f"unknown{i}" for i in range(5)))
+    found = detections(*(("v", c, 0, 10, 0.9 - i / 10) for i, c in enumerate(many)), classes=many)
+    report = analyse_errors(found, annotations(video("v", ("a", 0, 10)), classes=("a",)), iou=0.5)
+    assert report.true_positives.tolist() == [1] and report.false_positives.tolist() == [[0, 5, 0, 0, 0]]
+    assert report.profile[0].sum() == 1  # ranks are of classes that have instances
+
+
 def test_ambiguous_detections_are_no_errors():
     report = analyse_errors(FOUND, TRUTH, iou="0.5", protocol="thumos", ambiguous={"a": [(60.0, 80.0)]})
     assert report.false_positives[0, 4] == 2

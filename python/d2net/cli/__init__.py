@@ -22,6 +22,7 @@ from d2net.cli.inspect import inspect
 from d2net.cli.localize import localize
 from d2net.cli.optional_value import optional_value
 from d2net.cli.parity import parity
+from d2net.cli.report import compare, report
 from d2net.cli.synth import synth
 from d2net.cli.train import train
 from d2net.cli.tune import tune
@@ -37,7 +38,22 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for command in (extract, inspect, convert, train, localize, evaluate, tune, ablate, synth, export, parity, demo):
+for command in (
+    extract,
+    inspect,
+    convert,
+    train,
+    localize,
+    evaluate,
+    tune,
+    ablate,
+    report,
+    compare,
+    synth,
+    export,
+    parity,
+    demo,
+):
     app.command(cls=optional_value("--errors"))(command)
 
 

@@ -84,7 +84,7 @@ def profile(kind: np.ndarray, found: Spans, truth: Spans, classes: int, most: in
     ordered = found.label[order]
     rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
     instances = np.bincount(truth.label, minlength=classes)
-    known = (ordered >= 0) & (instances[ordered] > 0)
+    known = (ordered >= 0) & (instances[np.maximum(ordered, 0)] > 0)  # classes that the ground truth lacks are negative
     part = np.full(len(order), most)
     part[known] = rank[known] // instances[ordered[known]]
     table = np.zeros((len(kind), most, len(KINDS) + 1), np.int64)

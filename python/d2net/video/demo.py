@@ -13,6 +13,8 @@ from d2net.data.features import FeatureStore, open_features
 from d2net.demo import check_folder, demo_settings
 from d2net.evaluation import evaluate
 from d2net.methods.d2net.network import D2Net
+from d2net.report.collect import collect
+from d2net.report.page import write_report
 from d2net.video.backbones import make_backbone
 from d2net.video.extract import extract
 from d2net.video.render import KINDS, Found, render
@@ -64,7 +66,11 @@ def run_video_demo(out: Path, iterations: int = 400, seed: int = 0, videos: int 
     for path in render(source, out / "shown", first, KINDS, shown, model.classes, store.durations[first]):
         print(f"shown        {path}")
     print(f"mAP at IoU 0.5: trained {100 * trained:.1f}, untrained {100 * chance:.1f}")
+    page = out / "report.html"
+    write_report(page, collect([out / "run"], store, annotations, iou="0.1:0.7:0.1", device="cpu"), "d2net demo")
+    print(f"report       {page}")
     print(f"took {time.perf_counter() - began:.0f} s")
+    print(f"see it all: open {page.resolve().as_uri()} in a browser")
     good = trained >= WANTED and chance < CHANCE
     if not good:
         print(f"FAILED: {100 * WANTED:.0f} or more was wanted, and less than {100 * CHANCE:.0f} of the untrained model")

@@ -1,0 +1,110 @@
+"""d2net report and d2net compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from d2net.cli.options import Crops, Device, SkipMissing, say
+from d2net.cli.reading import Data, Layout
+
+if TYPE_CHECKING:
+    from d2net.report.collect import Collected
+
+Runs = Annotated[list[Path], typer.Argument(help="Folders of runs.", show_default=False)]
+RunFeatures = Annotated[Path | None, typer.Option(help="Of the videos to show; with --annotations.")]
+RunAnnotations = Annotated[Path | None, typer.Option(help="Of the videos to show; with segments for metrics.")]
+Subset = Annotated[str | None, typer.Option(help="Of the annotations; the first run's localize.subsets by default.")]
+Protocol = Annotated[str | None, typer.Option(help="activitynet, thumos or release; the first run's by default.")]
+Iou = Annotated[str | None, typer.Option(help="start:stop:step, or comma-separated; the first run's by default.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+def report(
+    runs: Runs,
+    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("report.html"),
+    features: RunFeatures = None,
+    annotations: RunAnnotations = None,
+    subset: Subset = None,
+    protocol: Protocol = None,
+    iou: Iou = None,
+    at: Annotated[float, typer.Option(help="IoU that single detections and videos are judged at.")] = 0.5,
+    device: Device = "auto",
+    skip_missing: SkipMissing = False,
+    crops: Crops = "mean",
+    layout: Layout = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page about runs: settings, curves, metrics, errors, and every video's timeline.
+
+    It opens in any browser and needs no network. Metrics and timelines need --features and --annotations.
+
+    Example: d2net report run --features features.npz --annotations annotations.json --out report.html
+    """
+    from d2net.report.page import write_report
+
+    given = {"subset": subset, "protocol": protocol, "iou": iou, "at": at, "device": device}
+    found = _collect(runs, features, annotations, [out], given, crops, layout, skip_missing, quiet)
+    write_report(out, found)
+    if not found.results:
+        say("no --features and --annotations: the page has settings and curves, but no metrics and no videos")
+    say(f"report: {out}; open it in a browser")
+
+
+def compare(
+    runs: Runs,
+    features: RunFeatures = None,
+    annotations: RunAnnotations = None,
+    subset: Subset = None,
+    protocol: Protocol = None,
+    iou: Iou = None,
+    out: Annotated[Path | None, typer.Option(help="The same as JSON.")] = None,
+    device: Device = "auto",
+    skip_missing: SkipMissing = False,
+    crops: Crops = "mean",
+    layout: Layout = None,
+    quiet: Quiet = False,
+) -> None:
+    """Print runs side by side: which settings differ, how training ended, and with data the metrics.
+
+    Example: d2net compare run other --features features.npz --annotations annotations.json
+    """
+    import json
+
+    from d2net.data.files import write_text
+    from d2net.report.compare import comparison, table
+
+    given = {"subset": subset, "protocol": protocol, "iou": iou, "device": device, "details": False}
+    found = _collect(runs, features, annotations, [out], given, crops, layout, skip_missing, quiet)
+    print(table(found))
+    if out:
+        write_text(out, json.dumps(comparison(found), indent=1))
+        say(f"comparison: {out}")
+
+
+def _collect(
+    runs: list[Path],
+    features: Path | None,
+    annotations: Path | None,
+    outputs: list[Path | None],
+    given: dict[str, Any],
+    crops: str,
+    layout: list[str] | None,
+    skip_missing: bool,
+    quiet: bool,
+) -> Collected:
+    from d2net.data.files import check_outputs
+    from d2net.report.collect import collect
+    from d2net.training.folder import run_files
+
+    if (features is None) != (annotations is None):
+        raise ValueError("--features and --annotations go together; give both or neither")
+    inputs = [file for run in runs for file in run_files(run)]
+    check_outputs(outputs, [*inputs, features, annotations])
+    data = Data(layout, ("features", "annotations"), quiet)
+    given["subset"] = [given["subset"]] if given["subset"] else None
+    store = data.features(features, crops) if features else None
+    known = data.annotations(annotations) if annotations else None
+    return collect(runs, store, known, skip_missing=skip_missing, progress=not quiet, **given)
