@@ -175,7 +175,7 @@ def test_wheel_for_the_cpu(source, tmp_path):
         "import numpy as np, d2kernels as d2k; from d2kernels import _C; assert not _C.has_cuda, 'built with CUDA';"
         "from d2kernels.verify import machine; assert machine.build()['cxx'] and 'cuda' not in machine.build();"
         # At most 90 with the machine to itself; more processes than cores make it more.
-        "assert 0 < machine.build()['cpu_seconds'] < 160, machine.build()['cpu_seconds'];"
+        "assert 0 < machine.build()['cpu_seconds'] < 250, machine.build()['cpu_seconds'];"
         "print(_C.__file__, d2k.connected_components(np.ones(3), [0.5], offsets=[0, 3]).end)"
     )
     done = python(site, code)
