@@ -409,6 +409,11 @@ def _train(
             "held_out": held_out,
             **_held_out_digests(config, annotations, held_out, own_timings),
             "extraction": store.identity,
+            "sources": {
+                "features": os.path.abspath(store.source),
+                "annotations": os.path.abspath(annotations.source),
+                "crops": store.crops,
+            },
         },
         device=where,
         streams=streams,

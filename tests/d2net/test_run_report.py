@@ -22,7 +22,7 @@ from d2net.evaluation.errors import KINDS, TRUE
 from d2net.report.collect import collect
 from d2net.report.page import embedded, page_data, write_report
 from d2net.report.results import results
-from d2net.report.runs import read_run, thinned
+from d2net.report.runs import read_run, thinned, trained_on
 
 EVIL = "</script><script>document.body.id='broken'</script><!-- \u2028 & \" ' <b>"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -187,7 +187,12 @@ def test_commands(data, command, tmp_path):
     assert tree["differences"] == {"train.seed": [0, 1]} and len(tree["metrics"]) == 2
     status, out, _ = command("compare", *runs)
     assert status == 0 and "iterations" in out and "mAP" not in out
+    status, out, err = command("report", runs[0], "--out", tmp_path / "own.html", "--device", "cpu", "--quiet")
+    assert status == 0, err  # what it was trained on
+    assert len(content(tmp_path / "own.html")["videos"]) == len(content(tmp_path / "r.html")["videos"])
+    (folder / "data").rename(folder / "moved")
     status, out, _ = command("report", runs[0], "--out", tmp_path / "s.html")
+    (folder / "moved").rename(folder / "data")
     assert status == 0 and "no metrics and no videos" in out
     assert content(tmp_path / "s.html")["videos"] == []
     for wrong, said in (
@@ -199,6 +204,18 @@ def test_commands(data, command, tmp_path):
     ):
         status, _, err = command("report", *wrong)
         assert status == 2 and said in err and err.count("\n") == 1, err
+
+
+def test_features_that_have_changed_are_refused(data):
+    folder, store, _ = data
+    trained = trained_on(folder / "run0")
+    assert (trained.features, trained.annotations) == (folder / "data/features.npz", folder / "data/annotations.json")
+    trained.check(store)
+    name = next(iter(trained.lengths))
+    with pytest.raises(DataError, match="but the run was trained on"):
+        trained._replace(lengths={name: trained.lengths[name] + 1}).check(store)
+    with pytest.raises(DataError, match="is not there"):
+        trained._replace(lengths={"none": 3}).check(store)
 
 
 def test_annotations_without_segments(data, tmp_path):

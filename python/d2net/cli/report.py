@@ -12,6 +12,7 @@ from d2net.cli.reading import Data, Layout
 
 if TYPE_CHECKING:
     from d2net.report.collect import Collected
+    from d2net.report.runs import Sources
 
 Runs = Annotated[list[Path], typer.Argument(help="Folders of runs.", show_default=False)]
 RunFeatures = Annotated[Path | None, typer.Option(help="Of the videos to show; with --annotations.")]
@@ -39,17 +40,24 @@ def report(
 ) -> None:
     """Write one HTML page about runs: settings, curves, metrics, errors, and every video's timeline.
 
-    It opens in any browser and needs no network. Metrics and timelines need --features and --annotations.
+    It opens in any browser and needs no network. Metrics and timelines are of --features and --annotations, else of
+    what the first run was trained on, where that is still there.
 
-    Example: d2net report run --features features.npz --annotations annotations.json --out report.html
+    Example: d2net report run other --out report.html
     """
     from d2net.report.page import write_report
+    from d2net.report.runs import trained_on
 
     given = {"subset": subset, "protocol": protocol, "iou": iou, "at": at, "device": device}
-    found = _collect(runs, features, annotations, [out], given, crops, layout, skip_missing, quiet)
+    known = None
+    if features is None and annotations is None:
+        known = trained_on(runs[0])
+    if known:
+        features, annotations, crops = known.features, known.annotations, known.crops
+    found = _collect(runs, features, annotations, [out], given, crops, layout, skip_missing, quiet, known)
     write_report(out, found)
     if not found.results:
-        say("no --features and --annotations: the page has settings and curves, but no metrics and no videos")
+        say("no --features and --annotations, and what the run was trained on is gone: no metrics and no videos")
     say(f"report: {out}; open it in a browser")
 
 
@@ -94,6 +102,7 @@ def _collect(
     layout: list[str] | None,
     skip_missing: bool,
     quiet: bool,
+    trained: Sources | None = None,
 ) -> Collected:
     from d2net.data.files import check_outputs
     from d2net.report.collect import collect
@@ -106,5 +115,7 @@ def _collect(
     data = Data(layout, ("features", "annotations"), quiet)
     given["subset"] = [given["subset"]] if given["subset"] else None
     store = data.features(features, crops) if features else None
+    if store is not None and trained is not None:
+        trained.check(store)
     known = data.annotations(annotations) if annotations else None
     return collect(runs, store, known, skip_missing=skip_missing, progress=not quiet, **given)

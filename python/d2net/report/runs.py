@@ -7,10 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from d2net.config import load_config
+from d2net.data.features import FeatureStore
 from d2net.data.files import DataError, read_text
+from d2net.training.checkpoint import FILE, read_checkpoint, usable
 
 SEED = "train.seed"
 MOST_POINTS = 1000  # of a curve
@@ -35,6 +37,38 @@ def read_run(path: Path) -> RunRecord:
         raise DataError(f"{path} is not a run's folder; give what d2net train was given as --out")
     tree = load_config(path / "config.yaml").model_dump()
     return RunRecord(str(path), flat(tree), _curves(path / "log.jsonl"))
+
+
+class Sources(NamedTuple):
+    """What a run was trained on; lengths: snippets of each training video."""
+
+    features: Path
+    annotations: Path
+    crops: str
+    lengths: dict[str, int]
+
+    def check(self, store: FeatureStore) -> None:
+        """Raises DataError where the features have changed since."""
+        for name, length in self.lengths.items():
+            if name not in store or store.lengths[name] != length:
+                there = f"has {store.lengths[name]} snippets" if name in store else "is not there"
+                raise DataError(
+                    f"{store.source}: {name!r} {there}, but the run was trained on {length}; give --features and "
+                    "--annotations"
+                )
+
+
+def trained_on(path: Path) -> Sources | None:
+    """What the run's checkpoint says of its data; None of earlier revisions, and where a file is gone."""
+    if not (path / FILE).exists():
+        return None
+    saved = read_checkpoint(path, "cpu")
+    if (of := saved.get("sources")) is None:
+        return None
+    with usable(path):
+        lengths = dict(saved["features"]["lengths"])
+    found = Sources(Path(of["features"]), Path(of["annotations"]), of["crops"], lengths)
+    return found if found.features.exists() and found.annotations.exists() else None
 
 
 def flat(tree: dict[str, Any]) -> dict[str, Any]:

@@ -92,6 +92,10 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         ("features", "held_out_features"),
         (lambda v: _fields(v) and all(_fields(v.get(k)) for k in ("lengths", "digests")), "lengths and digests"),
     ),
+    "sources": (
+        lambda v: _fields(v) and all(isinstance(v.get(k), str) for k in ("features", "annotations", "crops")),
+        "where features and annotations were",
+    ),
     "timing": (lambda v: v is None or _fields(v), "the fields of a timing"),
     "timing_explicit": (lambda v: isinstance(v, bool), "true or false"),
     "optimizer": (lambda v: _fields(v) and {"state", "param_groups"} <= set(v), "an optimizer's state"),
