@@ -154,6 +154,19 @@ def test_worst_is_what_alone_is_found_worst(data):
         assert run.ap[name] == pytest.approx(alone.average_mAP)
 
 
+@pytest.mark.parametrize("protocol", ["thumos", "release"])
+def test_other_protocols(data, protocol):
+    folder, store, known = data
+    found = collect([folder / "run0"], store, known, device="cpu", protocol=protocol, iou="0.5")
+    tree, detections = page_data(found, ""), found.results[0].detections
+    errors = analyse_errors(
+        detections, known.subset("test"), protocol=protocol, iou="0.5", timing=found.results[0].model.timing
+    )
+    kinds = np.sum([v["runs"][0]["kinds"] for v in tree["videos"]], axis=0)
+    assert tree["protocol"] == protocol
+    assert kinds.tolist() == [*errors.false_positives[0].tolist(), errors.true_positives[0], 0]
+
+
 def test_long_curves_are_thinned():
     curve = [(i, float(i)) for i in range(1, 4001)]
     assert len(thinned(curve)) == 1000 and thinned(curve)[0] == (4, 2.5)
