@@ -40,7 +40,8 @@ class NpzFeatures(FeatureStore):
         self.path = path
         with reading(path, "an .npz", FeatureError):
             check_regular(path, FeatureError)
-            index = Index(path, file_state(path))
+            self.state = file_state(path)
+            index = Index(path, self.state)
             if index.keys() is None:
                 self._index(index)
                 index.save()
@@ -68,7 +69,12 @@ class NpzFeatures(FeatureStore):
 
     def _read(self, name: str) -> np.ndarray:
         # Not np.load: it takes the entry `v.npy` for the key `v.npy` too, and lists the archive in each process.
-        raw = _entry(self.path, self.entries[name], self.places[self.entries[name]])
+        entry = self.entries[name]
+        if file_state(self.path) == self.state:
+            raw = _entry(self.path, entry, self.places[entry])
+        else:  # another archive than the one opened: what it holds now is compared by the caller
+            with zipfile.ZipFile(self.path) as archive:
+                raw = archive.read(entry)
         return np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
 
 
