@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,10 +42,11 @@ from d2net.methods.d2net.network import D2Net
 from d2net.presets import TIMINGS
 from d2net.timing import Resolved, Statement, Timing, TimingWarning, UnknownTiming, resolve, to_seconds
 from d2net.training.checkpoint import FILE, CheckpointError, read_checkpoint, usable
-from d2net.training.folder import OURS, RESTARTS, check_folder
+from d2net.training.folder import OURS, RESTARTS
 from d2net.training.health import TrainingWarning
+from d2net.training.lock import FolderLock
 from d2net.training.loop import Run
-from d2net.training.restarts import MOST_VIDEOS, check_arguments, choose, folder_of, keep, read_restarts, train_all
+from d2net.training.restarts import MOST_VIDEOS, check_arguments, check_begun, choose, keep, read_restarts, train_all
 from d2net.training.resume import data_digest, segments_digest
 from d2net.training.survey import annotation_facts, training_facts
 
@@ -65,7 +67,7 @@ class Model:
 
     explicit_timing: the user stated the timing, so that it comes before what data say of themselves.
     extraction: the backbone and settings of the features that it was trained on, where those say so.
-    held_out: videos of the training subsets that were not trained on.
+    held_out: videos of the training subsets that were not trained on; trained: those that were, where it is known.
     """
 
     network: D2Net | Ensemble
@@ -75,6 +77,7 @@ class Model:
     explicit_timing: bool = True
     extraction: dict[str, Any] | None = None
     held_out: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
 
     def activations(self, features: np.ndarray) -> ScoredVideo:
         """T, λ' and p of one video; features: (s, d)."""
@@ -160,7 +163,9 @@ def load(path: str | os.PathLike, device: str = "auto", *, config: str | os.Path
         extraction = saved.get("extraction")
     own = decoder_from(config, settings) if config is not None else settings
     held_out = tuple(saved.get("held_out") or ())
-    return Model(network.to(pick_device(device)).eval(), own, classes, timing, explicit, extraction, held_out)
+    trained = tuple(saved["features"]["lengths"]) if "features" in saved else ()
+    where = pick_device(device)
+    return Model(network.to(where).eval(), own, classes, timing, explicit, extraction, held_out, trained)
 
 
 def stream_count(config: Config, annotations: Annotations, store: FeatureStore) -> int:
@@ -329,10 +334,26 @@ def _train_restarts(
 ) -> Model:
     """Trains every seed, then keeps one or all, as `train` says."""
     seeds = list(range(config.train.seed, config.train.seed + restarts))
+    if seeds[-1] >= 2**63:
+        raise ValueError(f"restarts: {restarts} seeds from {config.train.seed} on pass 2**63 - 1; lower train.seed")
     check_outputs([out / name for name in OURS], [store.source, annotations.source])
+    check_begun(out, seeds, resume, overwrite)
+    with FolderLock(out):
+        return _train_and_choose(store, annotations, out, config, seeds, criterion, average, resume, given)
+
+
+def _train_and_choose(
+    store: FeatureStore,
+    annotations: Annotations,
+    out: Path,
+    config: Config,
+    seeds: Sequence[int],
+    criterion: str,
+    average: bool,
+    resume: bool,
+    given: dict[str, Any],
+) -> Model:
     if not resume:
-        for folder in (out, *(folder_of(out, s) for s in seeds)):
-            check_folder(folder, False, overwrite)
         (out / RESTARTS).unlink(missing_ok=True)  # its runs are about to be replaced
     cache = CachedFeatures(store, config.train.cache_gigabytes)
 
@@ -758,14 +779,21 @@ def tune(
     """
     if not isinstance(annotations, Annotations):
         annotations = load_annotations(annotations)
-    for name, value, least in (("settings", settings, 1), ("folds", folds, 2), ("seconds", seconds, 0)):
+    for name, value, least in (
+        ("settings", settings, 1), ("folds", folds, 2), ("seconds", seconds, 0), ("seed", seed, 0),
+    ):  # fmt: skip
         if not value >= least:
             raise ValueError(f"tune: {name} must be at least {least}, got {value}")
     names = list(names if names is not None else model.held_out)
-    _check_unseen(model, annotations, names)
+    if not names:
+        raise ValueError(
+            "tune: the run held no videos out; name a subset that it was not trained on (--subset), or train with "
+            "train.holdout above 0"
+        )
     evaluation = _evaluation(model.config.evaluate, protocol, iou)
     videos = _videos(model, features, annotations=annotations, names=names, skip_missing=skip_missing)
     assert videos.annotations is not None  # as they were given
+    _check_unseen(model, videos.annotations, videos.names)
     truth = videos.annotations.only(videos.names)
     classes = {name: c for c, name in enumerate(truth.classes)}
     instances, _ = truth_spans(truth, {v: i for i, v in enumerate(videos.names)}, classes)
@@ -791,7 +819,7 @@ def tune(
             measure,
             model.config.localize,
             fields_for(min(videos.lengths)),
-            _groups(truth, by or model.config.train.holdout_by),
+            _groups(truth, by, model.config.train.holdout_by),
             settings=settings,
             folds=folds,
             seed=seed,
@@ -803,23 +831,21 @@ def tune(
 
 
 def _check_unseen(model: Model, annotations: Annotations, names: Sequence[str]) -> None:
-    """Raises ValueError where there is nothing to tune on, or it was trained on."""
-    if not names:
-        raise ValueError(
-            "tune: the run held no videos out; name a subset that it was not trained on (--subset), or train with "
-            "train.holdout above 0"
-        )
-    trained = {s.lower() for s in model.config.train.subsets}
-    held_out = set(model.held_out)
+    """Raises ValueError where a video is listed twice, or was trained on; names: the features'."""
+    if twice := next((v for v, count in Counter(names).items() if count > 1), None):
+        raise ValueError(f"tune: names lists {twice!r} twice; keep one")
+    subsets = {s.lower() for s in model.config.train.subsets}
+    held_out, trained = set(model.held_out), set(model.trained)
     seen = [
         v
         for v in names
-        if v not in held_out and v in annotations.videos and (annotations.videos[v].subset or "").lower() in trained
+        if v in trained
+        or (v not in held_out and v in annotations.videos and (annotations.videos[v].subset or "").lower() in subsets)
     ]
     if seen:
         raise ValueError(
-            f"tune: {len(seen)} of {len(names)} videos are of the subsets that were trained on ({some(seen)}): their "
-            "activations say nothing of new videos; take others, or the run's held-out videos"
+            f"tune: {len(seen)} of {len(names)} videos were trained on, or are of the subsets that were "
+            f"({some(seen)}): their activations say nothing of new videos; take others, or the run's held-out videos"
         )
 
 
@@ -848,11 +874,25 @@ def _metric(text: str, classes: Mapping[str, int]) -> tuple[str, int]:
     return "class", classes[name]
 
 
-def _groups(annotations: Annotations, by: str | None) -> np.ndarray:
-    """(n,) which videos belong together: those of one value of the field, or each alone."""
-    own = [video.info.get(by, (name,)) if by else (name,) for name, video in annotations.videos.items()]
-    groups = np.unique([repr(x) for x in own], return_inverse=True)[1].reshape(-1)
+def _groups(annotations: Annotations, by: str | None, default: str | None) -> np.ndarray:
+    """(n,) which videos belong together: those of one value of the field `by`, else of `default`, or each alone.
+
+    Raises:
+        ValueError: a video without the field, unless it is the default and no video has it, which is said; one group.
+    """
+    videos = annotations.videos
+    if (field := by or default) and (missing := [v for v, x in videos.items() if field not in x.info]):
+        if by or len(missing) < len(videos):
+            raise ValueError(
+                f"tune: {len(missing)} of {len(videos)} videos have no field {field!r} in {annotations.source} "
+                f"({some(missing)}); add it, or group by another (--by)"
+            )
+        text = f"no video has the field {field!r} that the run's held-out videos were grouped by; each stands alone"
+        warn([f"{annotations.source}: {text}"])
+        field = None
+    own = [str(video.info[field]) if field else name for name, video in videos.items()]
+    groups = np.unique(own, return_inverse=True)[1].reshape(-1)
     if groups.max(initial=0) < 1:
-        of = f" of different {by!r}" if by else ""
+        of = f" of different {field!r}" if field else ""
         raise ValueError(f"tune: at least two videos{of} are needed to measure a gain, got {len(own)} videos")
     return groups

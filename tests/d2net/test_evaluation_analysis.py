@@ -313,6 +313,38 @@ def test_event_scores_leave_out_low_scores_and_say_what_is_wrong():
     assert event_scores(FOUND, TRUTH, min_score=0.75).event_based.micro[3:] == (1, 1, 2)
     with pytest.raises(ValueError, match="resolution must be a number from 1e-06 to 1e9, got 0"):
         event_scores(FOUND, TRUTH, resolution=0)
+    for low in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="min_score must be finite"):
+            event_scores(FOUND, TRUTH, min_score=low)
+
+
+def test_long_detections_in_short_segments_are_counted():
+    found = detections(("a", "run", 0.0, 1e15, 0.5))
+    scores = event_scores(found, annotations(video("a", ("run", 0, 1))), resolution=1e-5).segment_based.micro
+    assert scores.tp == 100_000 and scores.fp == pytest.approx(1e20) and scores.fn == 0 and 0 < scores.f1 < 1e-14
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ("--all-protocols --protocol thumos", "--protocol thumos and --all-protocols exclude each other"),
+        ("--min-score 0.5", "--min-score and --onset-only are of --events"),
+        ("--onset-only", "--min-score and --onset-only are of --events"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, capsys, monkeypatch, options, says):
+    command = "d2net evaluate --predictions p.json --ground-truth a.json"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", f"{command} {options}".split())
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code and says in capsys.readouterr().err
+
+
+def test_a_grid_of_nothing():
+    for truths, protocols in (([], ["thumos"]), ([TRUTH], [])):
+        with pytest.raises(ValueError, match="at least one ground truth and one protocol"):
+            evaluate_all(FOUND, truths, protocols=protocols)
 
 
 @pytest.mark.parametrize("where", ["last", "middle", "file"])

@@ -13,8 +13,10 @@ from d2net.config import make_config
 from d2net.data.files import DataError
 from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.export import export_onnx
+from d2net.training.checkpoint import CheckpointError
 from d2net.training.criteria import CRITERIA, contrast, correlation, entropy, of_runs, total_variation
 from d2net.training.folder import RunExists
+from d2net.training.lock import FolderInUse, FolderLock
 
 SETTINGS = {
     "train.subsets": ["train"], "train.iterations": 12, "train.learning_rate": 3e-3, "train.batch_size": 4,
@@ -150,3 +152,29 @@ def test_bad_arguments_and_records(run, files, tmp_path, capsys, monkeypatch):
     assert not stop.value.code
     out = capsys.readouterr().out
     assert "no segments were looked at" in out and "total_variation" in out
+
+
+def test_a_run_that_is_no_restart_stays(files, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(CheckpointError, match=r"nothing to resume: .* seeds 5 to 7"):
+        train(files, out, resume=True)
+    assert not out.exists()
+    train(files, out, restarts=1)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        train(files, out, resume=True)
+    with FolderLock(out), pytest.raises(FolderInUse):
+        train(files, out, overwrite=True)
+    with pytest.raises(ValueError, match=r"pass 2\*\*63 - 1; lower train.seed"):
+        train(files, out, overwrite=True, settings={"train.seed": 2**63 - 2})
+    assert all((out / name).read_bytes() == data for name, data in before.items())
+
+
+def test_an_average_is_said_to_be_its_folder(files, tmp_path, capsys, monkeypatch):
+    command = ["d2net", "train", "--features", files[0], "--annotations", files[1], "--out", tmp_path, "--quiet"]
+    options = "--restarts 2 --set train.subsets=[train] --set iterations=2 --average".split()
+    monkeypatch.setattr(sys, "argv", [*map(str, command), *options])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert f"checkpoint: {tmp_path}\n" in capsys.readouterr().out

@@ -206,7 +206,7 @@ def test_what_cannot_be_tuned_on_is_refused(model, files):
     few = list(model.held_out)
     bare = {v: dataclasses.replace(x, segments=()) for v, x in annotations.videos.items()}
     for says, changed in {
-        "videos are of the subsets that were trained on": {"names": [*few, trained[0]]},
+        "videos were trained on, or are of the subsets that were": {"names": [*few, trained[0]]},
         "has no segments of the": {"annotations": dataclasses.replace(annotations, videos=bare)},
         "at least two videos are needed": {"names": few[:1]},
         "metric must be mAP, F1 or class:NAME": {"metric": "class:nothing"},
@@ -219,3 +219,39 @@ def test_what_cannot_be_tuned_on_is_refused(model, files):
             api.tune(model, files[0], **{"annotations": annotations, **changed})
     with pytest.raises(ValueError, match="the run held no videos out; name a subset"):
         api.tune(dataclasses.replace(model, held_out=()), files[0], annotations)
+
+
+def test_videos_that_were_trained_on_are_found_under_any_name(model, files, tmp_path):
+    tree = json.loads(files[1].read_text())
+    seen = next(v for v, x in tree["database"].items() if x["subset"] == "train" and v not in model.held_out)
+    tree["database"] = {f"{v}.mp4": x for v, x in tree["database"].items()}
+    (tmp_path / "other.json").write_text(json.dumps(tree))
+    other = load_annotations(tmp_path / "other.json")
+    for name in (seen, f"{seen}.mp4"):
+        with pytest.raises(ValueError, match="1 of 1 videos were trained on, or are of the subsets that were"):
+            api.tune(model, files[0], other, names=[name])
+    for video in tree["database"].values():
+        video["subset"] = "test"
+    (tmp_path / "renamed.json").write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match="1 of 1 videos were trained on"):
+        api.tune(model, files[0], tmp_path / "renamed.json", names=[seen])
+    assert api.tune(model, files[0], other, settings=1).outcome.videos == len(model.held_out)
+    twice = [model.held_out[0], f"{model.held_out[0]}.mp4"]
+    with pytest.raises(ValueError, match=r"lists .* twice; keep one"):
+        api.tune(model, files[0], other, names=twice)
+
+
+def test_a_field_to_group_by_is_in_every_video(model, files, tmp_path):
+    with pytest.raises(ValueError, match=r"videos have no field 'usr' in .*group by another"):
+        api.tune(model, *files, by="usr")
+    grouped = dataclasses.replace(model, config=make_config(overrides=SETTINGS | {"train.holdout_by": "user"}))
+    with pytest.warns(UserWarning, match="no video has the field 'user'.*each stands alone"):
+        found = api.tune(grouped, *files, settings=1).outcome
+    assert found.groups == found.videos == len(model.held_out)
+    tree = json.loads(files[1].read_text())
+    for i, v in enumerate(model.held_out):
+        tree["database"][v]["user"] = 1 if i % 4 == 0 else str(i % 4)  # 1 and "1" are one user, as for train.holdout_by
+    (tmp_path / "users.json").write_text(json.dumps(tree))
+    assert api.tune(model, files[0], tmp_path / "users.json", by="user", settings=1).outcome.groups == 3
+    with pytest.raises(ValueError, match="tune: seed must be at least 0, got -1"):
+        api.tune(model, *files, seed=-1)

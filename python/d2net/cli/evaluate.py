@@ -70,6 +70,10 @@ def evaluate(
     from d2net.evaluation import analyse_errors, evaluate_all, event_scores, load_ambiguous
     from d2net.evaluation import evaluate as run
 
+    if protocol is not None and all_protocols:
+        raise ValueError(f"--protocol {protocol} and --all-protocols exclude each other")
+    if (min_score is not None or onset_only) and not events:
+        raise ValueError("--min-score and --onset-only are of --events; add it, or leave them out")
     if config is not None:
         settings = load_config(config).evaluate
         protocol, iou = protocol or settings.protocol, settings.iou if iou is None else iou

@@ -98,4 +98,4 @@ def train(
             average=average,
             criterion=criterion,
         )
-    print(f"checkpoint: {out / 'checkpoint.pt'}")
+    print(f"checkpoint: {out if average else out / 'checkpoint.pt'}")  # the file alone is one run of the average

@@ -74,7 +74,7 @@ class EventReport:
 
 
 def segment_counts(found: Spans, truth: Spans, resolution: float) -> tuple[np.ndarray, np.ndarray]:
-    """(3, k): cells where a class of a video is active in both, in found alone, in truth alone; and (k,) the labels.
+    """(3, k) float64: cells where a class of a video is active in both, in found alone, in truth alone; (k,) labels.
 
     Cell c is [c, c + 1) · resolution; an event is active in every cell that it touches (its onset rounded down, its
     offset up). A sweep over the ends, so that the cost does not depend on how long videos are.
@@ -95,7 +95,7 @@ def segment_counts(found: Spans, truth: Spans, resolution: float) -> tuple[np.nd
     active = [np.cumsum(np.where(side == k, step, 0)) > 0 for k in (0, 1)]
     width = np.append(np.diff(at), 0)
     both = [active[0] & active[1], active[0] & ~active[1], active[1] & ~active[0]]
-    return np.stack([np.where(b, width, 0) for b in both]).astype(np.int64), label
+    return np.stack([np.where(b, width, 0.0) for b in both]), label  # long videos in short cells pass 2**63
 
 
 def event_matches(
@@ -147,7 +147,7 @@ def event_scores(
             instance's length, that its offset may be off; onset_only: offsets do not count.
 
     Raises:
-        ValueError: as `evaluate`, or a resolution, collar or share that is not positive and finite.
+        ValueError: as `evaluate`, a min_score that is not finite, or a resolution, collar or share out of its range.
     """
     for name, value, least in (
         ("resolution", resolution, 1e-6),
@@ -157,6 +157,8 @@ def event_scores(
         if not least <= value <= 1e9:
             raise ValueError(f"{name} must be a number from {least:g} to 1e9, got {value}")
     if min_score is not None:
+        if not np.isfinite(min_score):
+            raise ValueError(f"min_score must be finite, or None to take all detections, got {min_score}")
         detections = detections[detections.score >= min_score]
     data = prepare(detections, ground_truth, protocol="activitynet", iou=0.5, subset=subset)
     found, truth, n = data.found, data.truth, len(data.classes)

@@ -64,8 +64,8 @@ def evaluate_all(
 
     ambiguous segments and timing are for the protocols that have them; the rest as `evaluate`.
     """
-    if not ground_truths:
-        raise ValueError("evaluate_all: give at least one ground truth")
+    if not ground_truths or not protocols:
+        raise ValueError("evaluate_all: give at least one ground truth and one protocol")
     return Grid(
         [
             evaluate(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from d2net.data.files import DataError, read_json, reading, shown, write_atomically, write_text
-from d2net.training.checkpoint import FILE
+from d2net.training.checkpoint import FILE, CheckpointError
 from d2net.training.criteria import CRITERIA, of_runs
-from d2net.training.folder import OURS, RESTARTS
+from d2net.training.folder import OURS, RESTARTS, check_folder
 
 MOST_VIDEOS = 200  # that a run is judged by
 
@@ -103,6 +103,23 @@ def check_arguments(restarts: int, average: bool, criterion: str) -> None:
         raise ValueError("average is of several restarts; give restarts of 2 or more")
     if criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+
+
+def check_begun(out: Path, seeds: Sequence[int], resume: bool, overwrite: bool) -> None:
+    """Makes `out`; as `check_folder` for it and each seed's folder, of which one must have been begun to `resume`.
+
+    Raises:
+        RunExists: a run is there and neither was given. CheckpointError: nothing to resume.
+    """
+    if resume:
+        if not any((folder_of(out, s) / FILE).exists() for s in seeds):
+            raise CheckpointError(
+                f"nothing to resume: {out} has no checkpoint of restarts with seeds {seeds[0]} to {seeds[-1]}; pass "
+                "--overwrite to start them"
+            )
+        return
+    for folder in (out, *(folder_of(out, s) for s in seeds)):
+        check_folder(folder, False, overwrite)
 
 
 def train_all(
