@@ -26,6 +26,7 @@ from d2net.data.detections import Detections, load_detections
 from d2net.data.detections.saving import by_video, save_detections_as
 from d2net.data.features import FeatureError, FeatureStore, open_features
 from d2net.data.features.writing import write_features
+from d2net.data.features.writing.journal import Journal
 from d2net.data.files import DataError
 from d2net.data.kinds import kind_of
 
@@ -206,6 +207,31 @@ def test_what_is_left_damaged_is_not_gone_on_with(tmp_path, name, damage, monkey
     assert write_features(tmp_path / name, store).resumed == 0
     assert bits(open_features(tmp_path / name)) == bits(store)
     assert not [n for n in os.listdir(tmp_path) if n.startswith(".")]
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_another_job_killed_before_its_first_video(tmp_path, name, monkeypatch):
+    """What it laid out is not taken for the first job's."""
+    store = open_features(save(tmp_path / "s.npz", random_arrays(dtypes=(np.float32,))))
+    read, original = [], type(store)._read
+
+    def stopping(self, video):
+        if len(read) == 4:
+            raise KeyboardInterrupt
+        read.append(video)
+        return original(self, video)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "_read", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            write_features(tmp_path / name, store)
+    for method in ("begin", "forget"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, method, lambda _: (_ for _ in ()).throw(Stopped))
+            with pytest.raises(Stopped):
+                write_features(tmp_path / name, store, timing={"snippet_seconds": 1.0})
+    write_features(tmp_path / name, store)
+    assert bits(open_features(tmp_path / name)) == bits(store)
 
 
 def test_what_changed_meanwhile_starts_again(tmp_path, monkeypatch):
@@ -518,6 +544,20 @@ def test_numbers_of_classes_get_their_names(tmp_path):
         convert(tmp_path / "d.pkl", tmp_path / "e.csv", classes=tmp_path / "a.json")
 
 
+def test_numbers_of_classes_are_their_label_ids(tmp_path):
+    ids = {"run": 4, "jump": 1, "fall": 2}
+    entry = {"annotations": [{"label": c, "label_id": i, "segment": [0, 1]} for c, i in ids.items()]}
+    (tmp_path / "a.json").write_text(json.dumps({"database": {"v": entry}}))
+    rows = [{"label": i, "score": 0.5, "segment": [0, 1]} for i in ids.values()]
+    (tmp_path / "d.json").write_text(json.dumps({"results": {"v": rows}}))
+    convert(tmp_path / "d.json", tmp_path / "e.json", classes=tmp_path / "a.json")
+    assert [r["label"] for r in json.loads((tmp_path / "e.json").read_text())["results"]["v"]] == [*ids]
+    rows[0]["label"] = 0
+    (tmp_path / "d.json").write_text(json.dumps({"results": {"v": rows}}))
+    with pytest.raises(DataError, match=r"label '0' is not .* 3 classes, which are numbered 1 to 4 by label_id"):
+        convert(tmp_path / "d.json", tmp_path / "f.json", classes=tmp_path / "a.json")
+
+
 def test_kinds_are_told_by_content(tmp_path):
     known = Annotations(("run",), {"v": Video("v", "train", 9.0, None, ("run",), (Segment("run", 1.0, 2.0),))})
     one = np.ones(1)
@@ -531,6 +571,8 @@ def test_kinds_are_told_by_content(tmp_path):
     kinds = {"a": "annotations", "d": "detections", "f": "features"}
     for place in tmp_path.iterdir():
         assert kind_of(place) == kinds[place.name[0]], place
+    (tmp_path / "folder" / "done.txt").touch()
+    assert kind_of(tmp_path / "folder") == "features"
     (tmp_path / "x").write_text("{}")
     with pytest.raises(DataError, match="neither features, annotations"):
         kind_of(tmp_path / "x")
@@ -540,6 +582,14 @@ def test_kinds_are_told_by_content(tmp_path):
         convert(tmp_path / "f.npz", tmp_path / "g.npz", classes=tmp_path / "a0.json")
     with pytest.raises(DataError, match=r"lists of events are written as \.json, \.csv, \.tsv"):
         convert(tmp_path / "a0.json", tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("field", ['"x": NaN', '"x": -Infinity'])
+def test_a_field_that_json_has_not(tmp_path, field):
+    (tmp_path / "a.json").write_text(f'{{"database": {{"v": {{{field}, "video_labels": ["run"]}}}}}}')
+    with pytest.raises(DataError, match=r"b\.json cannot hold .*a\.json: it has a field that is NaN or infinite"):
+        convert(tmp_path / "a.json", tmp_path / "b.json")
+    assert os.listdir(tmp_path) == ["a.json"]
 
 
 def test_a_list_is_replaced_only_when_asked(tmp_path):

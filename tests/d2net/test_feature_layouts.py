@@ -11,6 +11,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from d2net.data.activations import VideoActivations, load_activations, save_activations
 from d2net.data.features import FeatureError, open_features
@@ -154,6 +156,21 @@ def test_batch_axes_crops_and_turned_arrays(tmp_path):
     with pytest.warns(LayoutWarning, match=r"all 3 arrays have 6 rows and differ in width: read as \(width"):
         store = opened("turned.npz", lambda x: x.T)
     assert store.lengths == {"v": 3, "w": 5, "x": 9} and all(np.array_equal(store[name], x) for name, x in made.items())
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.sampled_from(["mean", "first"]))
+def test_crops_of_videos_of_any_length(tmp_path_factory, lengths, crops):
+    """One snippet of ten crops, (1, 10, d), is a batch of one only where nothing tells otherwise."""
+    path = tmp_path_factory.mktemp("crops") / "f.npz"
+    rng = np.random.default_rng(0)
+    made = {f"v{i}": rng.standard_normal((n, 10, 3)).astype(np.float32) for i, n in enumerate(lengths)}
+    np.savez(path, **made)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LayoutWarning)
+        store = open_features(path, crops=crops)
+    for name, x in made.items():
+        want = x[0] if max(lengths) == 1 else x[:, 0] if crops == "first" else x.mean(1)
+        assert store.lengths[name] == len(want) and np.allclose(store[name], want, atol=1e-6)
 
 
 def test_one_odd_width_is_an_error_and_turns_nothing(tmp_path):
@@ -312,6 +329,15 @@ def test_activations_of_videos_by_any_name(tmp_path):
     ):
         save_activations(tmp_path / "a.npz", made)
     assert (tmp_path / "a.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("part", ["v", "v.foreground"])
+def test_activations_beyond_float32_are_refused(tmp_path, part):
+    made = {"v": np.zeros((3, 2)), "v.foreground": np.zeros(3)}
+    made[part].flat[-1] = 1e300
+    np.savez(tmp_path / "a.npz", **made)
+    with pytest.raises(DataError, match=r"'v' holds NaN, infinity, or more than float32 holds"):
+        load_activations(tmp_path / "a.npz", 2)
 
 
 def test_a_pipe_in_a_folder_is_refused(tmp_path):

@@ -265,6 +265,23 @@ def test_the_command_that_is_printed_trains(capsys, made, tmp_path, monkeypatch,
     assert (tmp_path / "run" / "checkpoint.pt").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "repeated"),
+    [
+        (["--fps", 25, "--stride", 16, "--snippet-frames", 16], "--fps 25.0 --stride 16.0 --snippet-frames 16.0"),
+        (["--snippet-seconds", 0.64], "--snippet-seconds 0.64"),
+        (["--fps", 25, "--stride", 8, "--snippet-frames", 8], "--fps 25 --stride 16 --snippet-frames 16"),
+        (["--layout", "annotations=activitynet", "--layout", "rows", "--crops", "first"],
+         "--layout annotations=activitynet --layout rows --crops first"),
+    ],
+)  # fmt: skip
+def test_the_command_repeats_what_the_user_said(capsys, made, tmp_path, given, repeated):
+    paths = write(tmp_path, made._replace(annotations={k: v for k, v in made.annotations.items() if k not in TIMING}))
+    _, out, _ = run(capsys, "inspect", *paths, "--json", "--quiet", *given)
+    words = json.loads(out)["recommended"]["command"].replace("\\\n", " ").split()
+    assert repeated in " ".join(words)
+
+
 def test_preset_auto_trains_with_what_it_prints_and_the_users_word_wins(capsys, made, tmp_path):
     import yaml
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -69,6 +70,9 @@ def inspect(
         if isinstance(fields, dict)
         for field, value in fields.items()
     }
+    flags = [f"--layout {shlex.quote(name)}" for name in layout or []]
+    if crops != "mean":
+        flags.append(f"--crops {shlex.quote(crops)}")
     with tqdm(desc="features", unit="video", disable=quiet or features is None, file=sys.stderr, leave=False) as bar:
 
         def step(_: int, total: int) -> None:
@@ -85,6 +89,7 @@ def inspect(
             subsets=[train_subset] if train_subset else None,
             labels_only=labels_only,
             defaults=defaults,
+            flags=flags,
             step=step,
         )
     if as_json:

@@ -68,7 +68,7 @@ def localize(
     """Find segments in videos, in seconds.
 
     Example: d2net localize --checkpoint run --features features.npz --out detections.json
-    Or: d2net localize --checkpoint run --video match.mp4 --render srt,mp4 --out detections.json
+    Or: d2net localize --checkpoint run --video match.mp4 --render srt,mp4 --out found/match.json
     """
     from d2net import api
     from d2net.config import from_dict, make_config, parse_assignments
@@ -88,6 +88,7 @@ def localize(
     given = features if video is None else None
     inputs = [*run_files(checkpoint), given, activations, annotations, video_info, config, *shown.files]
     check_outputs([out, save_activations], inputs)
+    shown.check_rendered(render_to or out.parent)
     model = api.load(checkpoint, device, config=config)
     tree = model.config.model_dump()
     decoder = parse_assignments(assignments or [])

@@ -51,13 +51,23 @@ class Videos:
         self.sources = {name: path for path, name in video_names(self.files)[0]}
         return folder
 
+    def check_rendered(self, folder: Path) -> None:
+        """Raises DataError where what would be rendered into the folder is one of the videos, or cannot be written."""
+        if not self.kinds:
+            return
+        from d2net.video.extract import video_names
+
+        try:
+            names = [name for _, name in video_names(self.files)[0]]
+            check_outputs([folder / f"{name}.{kind}" for name in names for kind in self.kinds], self.files)
+        except DataError as error:
+            raise DataError(f"--render: {error}; --render-to FOLDER says where to") from error
+
     def render(self, found: Any, durations: Mapping[str, float], folder: Path) -> None:
         if not self.kinds:
             return
         from d2net.video.localize import render_all
 
-        outputs = [folder / f"{name}.{kind}" for name in found.videos for kind in self.kinds]
-        check_outputs(outputs, self.files)
         made, failed = render_all(found, self.sources, durations, folder, self.kinds)
         self.failed += failed.values()
         say("\n".join(map(str, made)))

@@ -37,7 +37,7 @@ def synth(
     format: Annotated[str, typer.Option(help="Of the features: npz, h5, safetensors or folder.")] = "npz",
     dtype: Annotated[str | None, typer.Option(help="As for convert; float16 by default.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything; video i is the same however many there are.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files in OUT.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files in OUT, but no folder.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Make features and annotations up: any number of videos, that train, localize and evaluate take.

@@ -93,9 +93,15 @@ def _video(
         raise DataError(f"{path}: {name!r} must be (snippets, {classes}), got {array.shape}")
     if foreground is not None and foreground.shape != array.shape[:1]:
         raise DataError(f"{path}: {name + _FOREGROUND!r} must be {array.shape[:1]}, got {foreground.shape}")
-    for part in (array, foreground):
-        if part is not None and part.dtype.kind not in "fiub":
-            raise DataError(f"{path}: {name!r} must hold numbers, got {part.dtype}")
-        if part is not None and not np.isfinite(part).all():
-            raise DataError(f"{path}: {name!r} holds NaN or infinity")
-    return VideoActivations(array.astype(np.float32), None if foreground is None else foreground.astype(np.float32))
+    return VideoActivations(_single(path, name, array), None if foreground is None else _single(path, name, foreground))
+
+
+def _single(path: str | os.PathLike, name: str, array: np.ndarray) -> np.ndarray:
+    """As float32."""
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{path}: {name!r} must hold numbers, got {array.dtype}")
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise DataError(f"{path}: {name!r} holds NaN, infinity, or more than float32 holds")
+    return single

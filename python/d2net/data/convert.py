@@ -76,7 +76,8 @@ def convert(
         return [f"read {known.summary()}", *(f"not in {out.name}: {lost}" for lost in save_annotations(out, known))]
     found = load_detections(source, layout=layouts.detections)
     if classes is not None:
-        found = named_classes(found, load_annotations(classes).classes)
+        known = load_annotations(classes)
+        found = named_classes(found, known.classes, known.ids)
     save_detections_as(out, found)
     return [f"read {found.summary()}"]
 

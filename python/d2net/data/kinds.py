@@ -10,6 +10,7 @@ from typing import Literal
 from d2net.data.annotations.splits import is_split_folder
 from d2net.data.annotations.wtalc import is_wtalc
 from d2net.data.events import Event, is_events, read_events, read_tracks, track_files
+from d2net.data.features.files import KINDS as ARRAYS
 from d2net.data.files import DataError, check_regular, read_json, reading
 
 Kind = Literal["features", "annotations", "detections"]
@@ -28,7 +29,11 @@ def kind_of(path: str | os.PathLike) -> Kind:
         if place.is_dir():
             if is_wtalc(place) or is_split_folder(place):
                 return "annotations"
-            return _of_events(read_tracks(place)) if track_files(place) else "features"
+            tracks = track_files(place)
+            # Empty texts are tracks of nothing, or marks beside arrays.
+            if not tracks or (not any(p.stat().st_size for p in tracks) and _holds_arrays(place)):
+                return "features"
+            return _of_events(read_tracks(place))
         check_regular(place)
         if place.suffix.lower() in _FEATURES:
             return "features"
@@ -41,6 +46,10 @@ def kind_of(path: str | os.PathLike) -> Kind:
         if isinstance(tree, dict) and ("database" in tree) != ("results" in tree):
             return "annotations" if "database" in tree else "detections"
     raise DataError(f"{path}: neither features, annotations (`database`) nor detections (`results`); say --kind")
+
+
+def _holds_arrays(folder: Path) -> bool:
+    return any(p.suffix.lower() in ARRAYS for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def _of_events(events: Iterator[Event]) -> Kind:

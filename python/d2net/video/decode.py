@@ -58,6 +58,16 @@ class Size:
         return planes[..., top : top + self.crop, left : left + self.crop]
 
 
+def square(width: int, height: int, aspect: float) -> tuple[int, int]:
+    """(width, height) of a picture whose pixels are `aspect` as wide as high, once they are square.
+
+    What a file says of it makes no picture longer than 4 times its short side, unless it is so already.
+    """
+    long = max(WIDEST * height, width)
+    short = max(1, min(height // WIDEST, width))
+    return min(max(round(width * aspect), short), long), height
+
+
 def media_files(paths: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
     """The files, and of folders those with a video's extension, by name; and why of folders that give none."""
     files: list[Path] = []
@@ -268,8 +278,7 @@ class VideoReader:
     def _image(self, frame: Any) -> np.ndarray:
         """(height, width, 3) of one frame: square pixels, scaled, upright."""
         turns = round((frame.rotation or 0) / 90)
-        aspect = self._stream.sample_aspect_ratio or 1
-        width, height = max(1, round(frame.width * float(aspect))), frame.height
+        width, height = square(frame.width, frame.height, float(self._stream.sample_aspect_ratio or 1))
         if self.size is not None:
             width, height = self.size.scaled(width, height)
         image = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR").to_ndarray()

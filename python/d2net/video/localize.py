@@ -79,10 +79,10 @@ def render_all(
     folder: str | os.PathLike,
     kinds: Sequence[str],
 ) -> tuple[list[Path], dict[str, str]]:
-    """Renders each video's detections; the files, and why of videos that could not be."""
+    """Renders the detections of each video that has a source; the files, and why of videos that could not be."""
     made: list[Path] = []
     failed = {}
-    for name in found.videos:
+    for name in [n for n in found.videos if n in sources]:
         rows = found.for_video(name)
         shown = [
             Found(found.classes[c], float(a), float(b), float(s))

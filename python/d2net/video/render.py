@@ -104,25 +104,34 @@ def burn(video: str | os.PathLike, path: str | os.PathLike, found: Sequence[Foun
     color = {label: COLORS[i % len(COLORS)] for i, label in enumerate(labels)}
     with VideoReader(video, 25, partial=True) as reader, replacing(path) as temporary:
         length = reader.expected
-        with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as file:
-            stream: Any = None
-            for time, image in reader.timed():
+        try:
+            with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as file:
+                stream: Any = None
+                for time, image in reader.timed():
+                    if stream is None:
+                        height, width = (2 * (n // 2) or 2 for n in image.shape[:2])  # as H.264's colours need
+                        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+                        stream = file.add_stream(codec, rate=30)
+                        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                        stream.time_base = stream.codec_context.time_base = base
+                        if codec == "libx264":
+                            stream.options = {"preset": "veryfast", "crf": "20", "x264-params": "log-level=none"}
+                        panel = _Panel(width, height, length, found, color)
+                    if (image.shape[0] < height) or (image.shape[1] < width):
+                        at = f"{float(time):.2f} s"
+                        raise VideoError(f"{video}: its picture becomes smaller at {at}; convert it first")
+                    drawn = panel.draw(np.array(image[:height, :width]), float(time))
+                    frame = av.VideoFrame.from_ndarray(drawn, format="rgb24")
+                    frame.pts, frame.time_base = round(time / base), base
+                    file.mux(stream.encode(frame))
                 if stream is None:
-                    height, width = (2 * (n // 2) or 2 for n in image.shape[:2])  # as H.264's colours need
-                    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-                    stream = file.add_stream(codec, rate=30)
-                    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-                    stream.time_base = stream.codec_context.time_base = base
-                    if codec == "libx264":
-                        stream.options = {"preset": "veryfast", "crf": "20", "x264-params": "log-level=none"}
-                    panel = _Panel(width, height, length, found, color)
-                if (image.shape[0] < height) or (image.shape[1] < width):
-                    raise VideoError(f"{video}: its picture becomes smaller at {float(time):.2f} s; convert it first")
-                drawn = panel.draw(np.array(image[:height, :width]), float(time))
-                frame = av.VideoFrame.from_ndarray(drawn, format="rgb24")
-                frame.pts, frame.time_base = round(time / base), base
-                file.mux(stream.encode(frame))
-            file.mux(stream.encode())
+                    raise VideoError(f"{video}: none of its frames can be decoded; get or convert it again")
+                file.mux(stream.encode())
+        except av.FFmpegError as error:
+            if isinstance(error, OSError):  # of the disk
+                raise
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise VideoError(f"{video}: its pictures cannot be written as .mp4: {reason}; convert it first") from error
 
 
 class _Panel:

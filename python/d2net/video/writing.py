@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -73,10 +74,11 @@ class Folder:
                     f"{self.path} holds {held[0]!r} and no features of d2net extract; give --out a folder of their own"
                 )
             return Log(identity, {})
-        log = read_log(place)
         if overwrite:
-            self._old = [entry.file for entry in log.videos.values()]
+            with suppress(DataError):  # of a log that says nothing, files that get no new content stay and are not read
+                self._old = [entry.file for entry in read_log(place).videos.values()]
             return Log(identity, {})
+        log = read_log(place)
         differ = [k for k in {**log.identity, **identity} if log.identity.get(k) != identity.get(k)]
         if differ:
             k = differ[0]

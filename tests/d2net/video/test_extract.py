@@ -232,6 +232,20 @@ def test_logs_that_lie(videos, tmp_path, number, changes, says):
     assert str(tmp_path / "out") in str(error.value)
 
 
+@pytest.mark.parametrize("log", ['{"format": "d2net features 0"}\n', "junk\n", "", b"\xff\xfe", 1])
+def test_a_log_that_cannot_be_read_is_overwritten_when_asked(videos, tmp_path, log):
+    path = tmp_path / "out" / "extraction.jsonl"
+    run(videos, tmp_path / "out")
+    whole = content(tmp_path / "out")
+    if log == 1:
+        log = path.read_text().replace('"snippets": ', '"snippets": -')
+    path.write_bytes(log if isinstance(log, bytes) else log.encode())
+    with pytest.raises(DataError, match=r"extraction\.jsonl"):
+        run(videos, tmp_path / "out")
+    assert len(run(videos, tmp_path / "out", overwrite=True).done) == 3
+    assert content(tmp_path / "out") == whole
+
+
 def test_nothing_extracted_is_said(tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"")
     run([tmp_path / "bad.mp4"], tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -99,7 +100,20 @@ def test_no_video_is_written_onto(trained, tmp_path):
     shutil.copy(trained / "videos" / video.name, video)
     before = video.read_bytes()
     made = invoke("--checkpoint", trained / "run", "--video", video, "--out", tmp_path / "o.json", "--render", "mp4")
-    assert made.exit_code != 0 and "is the input" in str(made.exception) and video.read_bytes() == before
+    assert made.exit_code != 0 and "is the input" in str(made.exception) and "--render-to" in str(made.exception)
+    assert os.listdir(tmp_path) == [video.name] and video.read_bytes() == before  # it is said before anything is done
+
+
+def test_only_given_videos_are_rendered(trained, tmp_path):
+    """Also where a subset of the annotations names others, whose features are kept."""
+    made = invoke(
+        "--checkpoint", trained / "run", "--video", trained / "videos" / "video_000.mp4", "--render", "srt",
+        "--features", shutil.copytree(trained / "features", tmp_path / "kept"), "--out", tmp_path / "found" / "o.json",
+        "--annotations", trained / "annotations.json", "--subset", "test",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.exception
+    assert sorted(os.listdir(tmp_path / "found")) == ["o.json", "video_000.srt"]
+    assert len(json.loads((tmp_path / "found" / "o.json").read_text())["results"]) == 3
 
 
 def test_made_up_videos_follow_their_script():

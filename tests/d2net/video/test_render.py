@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from videos import clip_of, coded, decoded, write_video
 
+from d2net.video import VideoError
 from d2net.video.render import KINDS, Found, burn, render, srt, strongest, vtt
 
 times = st.floats(0, 40_000, allow_nan=False).map(lambda x: round(x, 4))
@@ -85,6 +86,33 @@ def test_all_kinds_are_written(tmp_path):
     assert (tmp_path / "shown" / "v.png").read_bytes().startswith(b"\x89PNG")
     nothing = render(video, tmp_path / "nothing", "v", KINDS, [], ["y"], 2.0)
     assert (tmp_path / "nothing" / "v.vtt").read_text() == "WEBVTT\n" and len(nothing) == 4
+
+
+@pytest.mark.parametrize(("aspect", "shape"), [("50/1", (64, 256)), ("1/50", (64, 16)), ("4/3", (64, 128))])
+def test_pixels_of_any_shape(tmp_path, aspect, shape):
+    """What a file says of its pixels makes no picture that cannot be held or written."""
+    import av
+    from av.bitstream import BitStreamFilterContext
+
+    with av.open(str(tmp_path / "v.h264"), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"x264-params": "log-level=none"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        change = BitStreamFilterContext(f"h264_metadata=sample_aspect_ratio={aspect}", stream)
+        frames = [av.VideoFrame.from_ndarray(coded(i), format="rgb24") for i in range(3)]
+        for packet in [p for f in [*frames, None] for p in stream.encode(f)]:
+            file.mux(change.filter(packet))
+    burn(tmp_path / "v.h264", tmp_path / "out.mp4", [], [])
+    with av.open(str(tmp_path / "out.mp4")) as file:
+        assert (file.streams.video[0].height, file.streams.video[0].width) == shape
+
+
+def test_pictures_that_no_mp4_holds(tmp_path):
+    video = write_video(tmp_path / "v.mkv", [np.zeros((2, 17000, 3), np.uint8)], [0], codec="ffv1", pixels="bgr0")
+    (tmp_path / "out.mp4").write_bytes(b"before")
+    with pytest.raises(VideoError, match=r"v\.mkv: its pictures cannot be written as \.mp4"):
+        burn(video, tmp_path / "out.mp4", [], [])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mp4", "v.mkv"]
+    assert (tmp_path / "out.mp4").read_bytes() == b"before"
 
 
 @pytest.mark.parametrize("frames", [1, 2])

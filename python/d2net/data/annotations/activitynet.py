@@ -27,10 +27,11 @@ def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None 
         raise DataError(f"{path}: classes must be a list of names, got {shown(given)}")
     videos = {name: _video(path, name, entry) for name, entry in tree["database"].items()}
     found = sorted({c for v in videos.values() for c in v.labels})
+    ids: tuple[int, ...] = ()
     if given is None:
         numbered = classes_by_id(tree["database"])
         if numbered.classes is not None and set(found) <= set(numbered.classes):
-            given = numbered.classes
+            given, ids = numbered.classes, numbered.ids
         if numbered.note:
             warnings.warn(f"{path}: {numbered.note}", AnnotationWarning, stacklevel=3)
     known = tuple(given) if given is not None else tuple(found)
@@ -53,7 +54,7 @@ def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None 
         warnings.warn(f"{path}: {text}", AnnotationWarning, stacklevel=3)
     seconds = _positive(path, tree, "snippet_seconds")
     frames = {k: v for k in ("fps", "stride", "snippet_frames") if (v := usable(tree.get(k))) is not None}
-    return Annotations(known, videos, tree.get("streams"), seconds, str(path), report, frames)
+    return Annotations(known, videos, tree.get("streams"), seconds, str(path), report, frames, ids=ids)
 
 
 def _video(path: str | os.PathLike, name: str, entry: Any) -> Video:

@@ -8,10 +8,14 @@ from d2net.data.files import shown
 
 
 class Numbered(NamedTuple):
-    """classes: labels in the order of their numbers, None where not all have one; note: a contradiction, in words."""
+    """classes: labels in the order of their numbers, None where not all have one; note: a contradiction, in words.
+
+    ids: the classes' numbers.
+    """
 
     classes: list[str] | None
     note: str = ""
+    ids: tuple[int, ...] = ()
 
 
 def classes_by_id(database: dict[str, Any]) -> Numbered:
@@ -33,4 +37,5 @@ def classes_by_id(database: dict[str, Any]) -> Numbered:
                 return Numbered(None, f"{at}, and {shown(label)} is {shown(ids[label])} before; classes go by name")
             if labels.setdefault(number, label) != label:
                 return Numbered(None, f"{at}, and {shown(labels[number])} before; classes go by name")
-    return Numbered([labels[number] for number in sorted(labels)] or None)
+    order = tuple(sorted(labels))
+    return Numbered([labels[number] for number in order] or None, ids=order)

@@ -45,7 +45,7 @@ class Annotations:
     """Videos by name, in file order. report counts degenerate (end = start) and overrunning segments.
 
     streams: rows of [first, end, name] as the file has them; who uses them checks them (`check_streams`).
-    layout: in words.
+    layout: in words. ids: the classes' numbers where the file's label_id states them, else they are their places.
     """
 
     classes: tuple[str, ...]
@@ -56,6 +56,7 @@ class Annotations:
     report: dict[str, int] = field(default_factory=dict)
     frames: dict[str, float] = field(default_factory=dict)
     layout: str = field(default="annotations", compare=False)
+    ids: tuple[int, ...] = field(default=(), compare=False)
 
     def summary(self) -> str:
         """What was understood, in one line."""

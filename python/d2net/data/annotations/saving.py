@@ -42,8 +42,13 @@ def save_annotations(path: str | os.PathLike, annotations: Annotations) -> list[
             compare(path, from_tree(place, tree), kept)
 
     if whole:
+        try:
+            text = json.dumps(to_tree(annotations), allow_nan=False)
+        except ValueError as error:
+            what = "a field that is NaN or infinite, which JSON has not; correct or remove it"
+            raise DataError(f"{path} cannot hold {annotations.source}: it has {what}") from error
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(to_tree(annotations), allow_nan=False), encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
             check(temporary)
     else:
         extra = list(dict.fromkeys(k for v in kept.videos.values() for k in _others(v)))

@@ -37,16 +37,20 @@ def save_detections_as(path: str | os.PathLike, detections: Detections) -> None:
     write_events(path, _rows(detections), [], check, scored=True)
 
 
-def named_classes(detections: Detections, classes: Sequence[str]) -> Detections:
+def named_classes(detections: Detections, classes: Sequence[str], ids: Sequence[int] = ()) -> Detections:
     """Detections whose labels are numbers, as models' results have them, by these names.
+
+    Args:
+        ids: the classes' numbers; from 0 on by default.
 
     Raises:
         DataError: a label is no number of a class.
     """
-    for label in detections.classes:
-        if not label.isdecimal() or int(label) >= len(classes):
-            raise DataError(f"label {label!r} is not the number of one of the {len(classes)} classes, counted from 0")
-    names = tuple(classes[int(label)] for label in detections.classes)
+    by_number = dict(zip(map(str, ids or range(len(classes))), classes, strict=True))
+    if odd := [label for label in detections.classes if label not in by_number]:
+        counted = f"which are numbered {min(ids)} to {max(ids)} by label_id" if ids else "counted from 0"
+        raise DataError(f"label {odd[0]!r} is not the number of one of the {len(classes)} classes, {counted}")
+    names = tuple(by_number[label] for label in detections.classes)
     columns = (detections.video, detections.label, detections.start, detections.end, detections.score)
     return Detections.from_arrays(detections.videos, names, *columns)
 

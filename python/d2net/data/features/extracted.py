@@ -62,7 +62,8 @@ def read_log(path: Path) -> Log:
             _check(entry)
         except (ValueError, TypeError, RecursionError) as error:
             reason = str(error) if isinstance(error, ValueError) else shown(line)
-            raise FeatureError(f"{path}: line {number} is not of a video: {reason}; extract again") from error
+            todo = "extract again with --overwrite"
+            raise FeatureError(f"{path}: line {number} is not of a video: {reason}; {todo}") from error
         videos[entry.video] = entry
     return Log(head, videos)
 

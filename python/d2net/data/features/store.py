@@ -34,10 +34,11 @@ Axis = Literal["rows", "transposed"]
 
 
 class _Rows(NamedTuple):
-    """(s, d) of each video, whether the arrays are (d, s), and what is to be said."""
+    """(s, d) of each video, whether the arrays are (d, s), which are ten crops, and what is to be said."""
 
     shapes: dict[str, tuple[int, ...]]
     turned: bool
+    crops: frozenset[str]
     notes: list[str]
 
 
@@ -64,8 +65,11 @@ def _rows(held: Mapping[str, tuple[int, ...]]) -> _Rows:
     axis = _axis.get()
     shapes: dict[str, tuple[int, ...]] = {}
     notes = []
-    batch = [n for n, shape in held.items() if len(shape) == 3 and shape[0] == 1]
-    crops = [n for n, shape in held.items() if len(shape) == 3 and shape[1] == CROPS and n not in set(batch)]
+    deep = {n: shape for n, shape in held.items() if len(shape) == 3}
+    # (1, 10, d) is one snippet where all are ten crops, and not all have a first axis of 1.
+    all_crops = all(shape[1] == CROPS for shape in deep.values()) and any(shape[0] != 1 for shape in deep.values())
+    batch = [n for n, shape in deep.items() if shape[0] == 1 and not all_crops]
+    crops = [n for n, shape in deep.items() if shape[1] == CROPS and n not in set(batch)]
     shapes = dict(held) | {n: held[n][1:] for n in batch} | {n: (held[n][0], held[n][2]) for n in crops}
     if crops:
         notes.append(f"{len(crops)} arrays are (snippets, {CROPS} crops, width), such as {crops[0]!r}")
@@ -83,11 +87,11 @@ def _rows(held: Mapping[str, tuple[int, ...]]) -> _Rows:
     if axis == "transposed":
         if crops:
             raise FeatureError(f"layout transposed: {crops[0]!r} is {held[crops[0]]}, ten crops; transpose it first")
-        return _Rows({n: shape[::-1] for n, shape in shapes.items()}, True, notes)
+        return _Rows({n: shape[::-1] for n, shape in shapes.items()}, True, frozenset(), notes)
     if turned:
         shapes = {n: shape[::-1] for n, shape in shapes.items()}
         notes.append(f"all {len(held)} arrays have {flat[0][0]} rows and differ in width: read as (width, snippets)")
-    return _Rows(shapes, turned, notes)
+    return _Rows(shapes, turned, frozenset(crops), notes)
 
 
 class FeatureStore(ABC):
@@ -118,7 +122,7 @@ class FeatureStore(ABC):
         self.held = {name: shape for name, (shape, _) in shapes.items()}
         self.dtypes = {name: dtype for name, (_, dtype) in shapes.items()}
         rows = _rows(self.held)
-        self.turned = rows.turned
+        self.turned, self.ten_crops = rows.turned, rows.crops
         self.crops: Crops = "mean"
         self.notes = rows.notes
         first = self.names[0]
@@ -171,7 +175,7 @@ class FeatureStore(ABC):
                     f"{array.dtype} {array.shape}; put it back, or start again"
                 )
             if array.ndim == 3:
-                array = array[0] if len(array) == 1 else self._one_crop(array)
+                array = self._one_crop(array) if name in self.ten_crops else array[0]
             if self.turned:
                 array = np.ascontiguousarray(array.T)
             if array.dtype not in (np.float16, np.float32):
@@ -181,7 +185,7 @@ class FeatureStore(ABC):
 
     def dtype(self, name: str) -> np.dtype:
         """Of `self[name]`, known without reading the data."""
-        averaged = len(self.held[name]) == 3 and self.held[name][0] != 1 and self.crops == "mean"
+        averaged = name in self.ten_crops and self.crops == "mean"
         half = self.dtypes[name] == np.float16 and not averaged
         return np.dtype(np.float16 if half else np.float32)
 

@@ -17,7 +17,7 @@ from d2net.data.inspect import labels, rows
 from d2net.data.inspect.coverage import coverage_findings, matched
 from d2net.data.inspect.facts import durations_of, gather
 from d2net.data.inspect.findings import Finding
-from d2net.data.inspect.recommend import command, recommend
+from d2net.data.inspect.recommend import command, recommend, timing_flags
 from d2net.data.inspect.report import Inspection
 from d2net.data.inspect.segments import segment_findings
 from d2net.data.inspect.steps import Fit, fit_steps
@@ -37,6 +37,7 @@ def inspect_data(
     subsets: Sequence[str] | None = None,
     labels_only: bool = False,
     defaults: Mapping[str, Any] | None = None,
+    flags: Sequence[str] = (),
     step: Step | None = None,
     open_features: Callable[[Path], FeatureStore] = open_features,
     load_annotations: Callable[[Path], Annotations] = load_annotations,
@@ -48,7 +49,7 @@ def inspect_data(
         timing: as the user states it, before what data say.
         subsets: those trained on, told from their names by default.
         labels_only: recommend without looking at segments.
-        defaults: the recipe's fields, which the command need not repeat.
+        defaults: the recipe's fields, which the command need not repeat. flags: options that it repeats.
         open_features, load_annotations: in place of the usual ones, such as with a layout that the user names.
         step: called with the number of videos read and of all.
 
@@ -81,8 +82,10 @@ def inspect_data(
         if told.videos:
             done.choices = recommend(told)
             done.used_segments = told.share is not None
-            flags = "" if done.timing is None or done.timing["agrees"] else fit.flags() if fit else ""
-            done.command = command(str(features), str(annotations), done.choices, flags, defaults or {})
+            agrees = done.timing is None or done.timing["agrees"]
+            when = timing_flags(timing) if agrees else fit.flags() if fit else ""
+            options = [*flags, *([when] if when.startswith("--") else [])]
+            done.command = command(str(features), str(annotations), done.choices, options, defaults or {})
     return done
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from d2net.data.inspect.facts import Facts
+from d2net.timing import Timing
 
 
 class Choice(NamedTuple):
@@ -131,10 +132,18 @@ def _two_digits(value: float) -> float:
     return float(f"{value:.1e}")
 
 
-def command(features: str, annotations: str, choices: Sequence[Choice], flags: str, defaults: Mapping[str, Any]) -> str:
-    """`d2net train …` with the choices that differ from the recipe's `defaults`. flags: of the timing."""
+def timing_flags(timing: Timing | None) -> str:
+    """The options that state it, as the user did; empty for None."""
+    given = {} if timing is None else {k: v for k, v in timing.to_dict().items() if v}
+    return " ".join(f"--{k.replace('_', '-')}" + ("" if v is True else f" {v!r}") for k, v in given.items())
+
+
+def command(
+    features: str, annotations: str, choices: Sequence[Choice], flags: Sequence[str], defaults: Mapping[str, Any]
+) -> str:
+    """`d2net train …` with the choices that differ from the recipe's `defaults`. flags: of reading and timing."""
     parts = ["d2net train", f"--features {shlex.quote(features)}", f"--annotations {shlex.quote(annotations)}"]
-    parts += ["--out run", *([flags] if flags.startswith("--") else [])]
+    parts += ["--out run", *flags]
     for field, value, _ in choices:
         if defaults.get(field) == value:
             continue

@@ -72,6 +72,7 @@ def write_features(
         writer = make(partial, plan)
         try:
             if not (journal.going_on and writer.holds(len(journal.sums))):
+                journal.forget()  # first: of what is removed, nothing is done
                 _remove(partial)
                 writer.lay_out()
                 with writer:

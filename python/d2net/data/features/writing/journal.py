@@ -50,6 +50,11 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def forget(self) -> None:
+        """Before what it speaks of is removed: another job may be stopped before it begins."""
+        self._file.truncate(0)
+        os.fsync(self._file.fileno())
+
     def begin(self) -> None:
         """Of a job that starts from its first video."""
         self.sums = []
