@@ -584,6 +584,13 @@ def test_kinds_are_told_by_content(tmp_path):
         convert(tmp_path / "a0.json", tmp_path / "b.npz")
 
 
+def test_a_place_without_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "f.npz", random_arrays())
+    with pytest.raises(DataError, match="give the name of what to write"):
+        convert("f.npz", ".")
+
+
 @pytest.mark.parametrize("field", ['"x": NaN', '"x": -Infinity'])
 def test_a_field_that_json_has_not(tmp_path, field):
     (tmp_path / "a.json").write_text(f'{{"database": {{"v": {{{field}, "video_labels": ["run"]}}}}}}')

@@ -8,6 +8,9 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -227,4 +230,15 @@ def test_two_outputs_of_which_one_is_the_other_s_folder(tmp_path):
         with pytest.raises(DataError, match="cannot both be files"):
             check_outputs(outputs, [])
     check_outputs([tmp_path / "a/b", tmp_path / "a/c", tmp_path / "ab"], [])
+
+
+def test_many_outputs_are_checked_in_linear_time(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: made.append(dir) or nullcontext())
+    outputs = [tmp_path / f"v{i}.srt" for i in range(20_000)]
+    began = time.process_time()
+    check_outputs(outputs, [tmp_path / "v.mp4"])
+    assert time.process_time() - began < 60 and made == [tmp_path]  # pairs of them would take hours
+    with pytest.raises(DataError, match="cannot both be files"):
+        check_outputs([*outputs, outputs[7] / "x"], [])
     assert list(tmp_path.iterdir()) == []

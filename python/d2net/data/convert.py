@@ -49,6 +49,8 @@ def convert(
         DataError: `source` cannot be read; `out` is what is read, is there (without overwrite) or cannot hold what is
             in `source`; an argument is for another kind of data.
     """
+    if not Path(out).name:
+        raise DataError(f"{out} is a folder that is there; give the name of what to write")
     if kind is not None and kind not in KINDS:
         raise DataError(f"kind must be {', '.join(KINDS)}, got {kind!r}")
     named = [k for k in KINDS if getattr(layouts, k) is not None]

@@ -126,8 +126,11 @@ def _destination(path: str | os.PathLike) -> Path:
 
 def check_destination(path: str | os.PathLike, *, make: bool = True) -> None:
     """Makes the folder of `path`, if asked; raises DataError where no file can be written there."""
-    path = _destination(path)
-    folder = path.parent
+    _check_folder(_destination(path).parent, make)
+
+
+def _check_folder(wanted: Path, make: bool) -> None:
+    folder = wanted
     try:
         if make:
             folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +139,7 @@ def check_destination(path: str | os.PathLike, *, make: bool = True) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise DataError(f"cannot write to the folder {path.parent}: {error.strerror}; choose another place") from error
+        raise DataError(f"cannot write to the folder {wanted}: {error.strerror}; choose another place") from error
 
 
 def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[str | os.PathLike | None]) -> None:
@@ -148,17 +151,24 @@ def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[
         DataError: names the file.
     """
     taken = {os.path.realpath(p): f"the input {p}" for p in inputs if p is not None}
-    written: list[str] = []
+    written: set[str] = set()
+    above: dict[str, str] = {}  # folders of what is written
+    checked: set[Path] = set()
     folders = {real: said for real, said in taken.items() if os.path.isdir(real)}
     for path in outputs:
         if path is None:
             continue
-        check_destination(path, make=False)
+        if (parent := _destination(path).parent) not in checked:
+            _check_folder(parent, make=False)
+            checked.add(parent)
         if (real := os.path.realpath(path)) in taken:
             raise DataError(f"{path} is {taken[real]} too; give another name to write to")
-        if other := next((o for o in written if os.path.commonpath([real, o]) in (real, o)), None):
+        parents = [str(p) for p in Path(real).parents]
+        if other := above.get(real) or next((p for p in parents if p in written), None):
             raise DataError(f"{path} and the output {other} cannot both be files; give another name to write to")
-        written.append(real)
+        written.add(real)
+        for p in parents:
+            above.setdefault(p, real)
         for folder, said in folders.items():
             if os.path.commonpath([real, folder]) == folder:
                 raise DataError(f"{path} lies in {said}, which would read it; give another place to write to")

@@ -33,7 +33,9 @@ def backbone_of(
                 "the model's features do not say what made them; give --backbone, and --weights if it has any"
             )
         return make_backbone(name, weights=weights, device=device)
-    trained = str(identity["backbone"])
+    if not isinstance(identity, Mapping) or not isinstance(identity.get("backbone"), str):
+        raise ValueError("the model does not say rightly what made its features; give --features extracted anew")
+    trained = identity["backbone"]
     if name is None and is_code(trained):
         raise ValueError(
             f"the model was trained on features of {trained}, which is code or a folder: say --backbone too"
@@ -43,7 +45,9 @@ def backbone_of(
     # What is in a checkpoint names settings, and no more.
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in identity.items() if k in MADE_BY}
     size = fields.pop("size", None)
-    if not isinstance(size, dict) or not {"short", "crop"} <= size.keys():
+    sides = [size.get(k) for k in ("short", "crop")] if isinstance(size, dict) else []
+    numbers = [sides[1] or 0, identity.get("fps"), sides[0]] if sides else [None]
+    if not all(isinstance(x, (int, float)) for x in numbers):
         raise ValueError(f"the model's features do not say how {trained} was used; give --features extracted anew")
     made = make_backbone(trained, weights=weights, device=device, short=size["short"], crop=size["crop"] or 0, **fields)
     now = made.identity()

@@ -16,6 +16,7 @@ from d2net.data.features import open_features
 from d2net.video.backbones import make_backbone
 from d2net.video.demo import run_video_demo, video_demo_config
 from d2net.video.extract import extract
+from d2net.video.localize import backbone_of
 from d2net.video.synth import write_script, write_videos
 
 
@@ -114,6 +115,17 @@ def test_only_given_videos_are_rendered(trained, tmp_path):
     assert made.exit_code == 0, made.exception
     assert sorted(os.listdir(tmp_path / "found")) == ["o.json", "video_000.srt"]
     assert len(json.loads((tmp_path / "found" / "o.json").read_text())["results"]) == 3
+
+
+@pytest.mark.parametrize(
+    "change", ["x", [1], {"backbone": None}, {"fps": "x"}, {"size": [1]}, {"size": {"short": "a", "crop": None}},
+               {"size": {"short": None, "crop": None}}, {"stride": "y"}, {"size": {"short": 48, "crop": [1]}}],
+)  # fmt: skip
+def test_models_that_lie_about_their_features(change):
+    identity = make_backbone("motion", short=48).identity()
+    assert backbone_of(identity).identity() == identity
+    with pytest.raises(ValueError, match=r"give --features extracted anew|stride must be"):
+        backbone_of(identity | change if isinstance(change, dict) else change)
 
 
 def test_made_up_videos_follow_their_script():
