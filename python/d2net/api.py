@@ -42,11 +42,20 @@ from d2net.methods.d2net.network import D2Net
 from d2net.presets import TIMINGS
 from d2net.timing import Resolved, Statement, Timing, TimingWarning, UnknownTiming, resolve, to_seconds
 from d2net.training.checkpoint import FILE, CheckpointError, read_checkpoint, usable
-from d2net.training.folder import OURS, RESTARTS
+from d2net.training.folder import OURS, RESTARTS, remove_empty
 from d2net.training.health import TrainingWarning
 from d2net.training.lock import FolderLock
 from d2net.training.loop import Run
-from d2net.training.restarts import MOST_VIDEOS, check_arguments, check_begun, choose, keep, read_restarts, train_all
+from d2net.training.restarts import (
+    MOST_VIDEOS,
+    check_arguments,
+    check_begun,
+    choose,
+    folder_of,
+    keep,
+    read_restarts,
+    train_all,
+)
 from d2net.training.resume import data_digest, segments_digest
 from d2net.training.survey import annotation_facts, training_facts
 
@@ -337,9 +346,14 @@ def _train_restarts(
     if seeds[-1] >= 2**63:
         raise ValueError(f"restarts: {restarts} seeds from {config.train.seed} on pass 2**63 - 1; lower train.seed")
     check_outputs([out / name for name in OURS], [store.source, annotations.source])
-    check_begun(out, seeds, resume, overwrite)
-    with FolderLock(out):
-        return _train_and_choose(store, annotations, out, config, seeds, criterion, average, resume, given)
+    made = [p for p in (*(folder_of(out, s) for s in seeds), out, *out.parents) if not p.exists()]
+    try:
+        check_begun(out, seeds, resume, overwrite)
+        with FolderLock(out):
+            return _train_and_choose(store, annotations, out, config, seeds, criterion, average, resume, given)
+    except BaseException:
+        remove_empty(made)
+        raise
 
 
 def _train_and_choose(

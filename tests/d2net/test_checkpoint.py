@@ -99,6 +99,8 @@ def whole():
         ({"config": {"loss": {"gama": 1}}}, "does not fit.*unknown field 'loss.gama'"),
         ({"timing": {"fps": -1}}, "does not fit.*fps must be a positive number"),
         ({"classes": 3}, "does not fit"),
+        ({"extraction": "i3d"}, "its extraction must be what made the features"),
+        ({"extraction": {"fps": 25.0}}, "its extraction must be what made the features"),
     ],
 )
 def test_content_that_does_not_fit(tmp_path, change, says):

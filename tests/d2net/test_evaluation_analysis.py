@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from d2net import cli
 from d2net.data.annotations import Annotations, Segment, Video
 from d2net.data.detections import Detections, save_detections
-from d2net.evaluation import analyse_errors, evaluate, evaluate_all, event_scores
+from d2net.evaluation import analyse_errors, bipartite, evaluate, evaluate_all, event_scores
 from d2net.evaluation.bipartite import maximum_matching
 from d2net.evaluation.errors import KINDS
 
@@ -218,10 +219,12 @@ def _plain_matching(pairs, used_i=frozenset(), j=0, m=0):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=18))
-def test_a_matching_is_the_largest(pairs):
+@given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=18), st.sampled_from([0, 64, 10**9]))
+def test_a_matching_is_the_largest(pairs, few):
     i, j = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
-    of_j = maximum_matching(i, j, 6, 6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bipartite, "FEW", few)
+        of_j = maximum_matching(i, j, 6, 6)
     matched = {(int(a), b) for b, a in enumerate(of_j) if a >= 0}
     assert matched <= pairs and len({a for a, _ in matched}) == len(matched)
     assert len(matched) == _plain_matching(sorted(pairs), m=6)
@@ -232,6 +235,14 @@ def test_a_long_chain_of_pairs_is_matched_whole():
     i, j = np.concatenate([[np.arange(n), np.arange(n)], [np.arange(n - 1), np.arange(1, n)]], 1)
     order = np.random.default_rng(0).permutation(len(i))
     assert (maximum_matching(i[order], j[order], n, n) >= 0).all()
+
+
+@pytest.mark.parametrize("n, m", [(1500, 1500), (50, 5000)])
+def test_a_crowd_is_matched_without_a_wait(n, m):
+    i, j = np.divmod(np.arange(n * m), m)
+    began = time.process_time()
+    assert (maximum_matching(i, j, n, m) >= 0).sum() == min(n, m)
+    assert time.process_time() - began < 60  # a second; a round of sorting for each pair takes many minutes
 
 
 def _cells(rows, resolution):

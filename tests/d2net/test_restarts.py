@@ -170,6 +170,13 @@ def test_a_run_that_is_no_restart_stays(files, tmp_path):
     assert all((out / name).read_bytes() == data for name, data in before.items())
 
 
+def test_what_fails_before_a_step_leaves_nothing(files, tmp_path):
+    for changed in ({"loss.min_snippets": 100_000}, {"model.streams": 3}):
+        with pytest.raises(ValueError, match=r"nothing could be trained|cannot be split"):
+            train(files, tmp_path / "new" / "run", settings=changed)
+        assert not (tmp_path / "new").exists()
+
+
 def test_an_average_is_said_to_be_its_folder(files, tmp_path, capsys, monkeypatch):
     command = ["d2net", "train", "--features", files[0], "--annotations", files[1], "--out", tmp_path, "--quiet"]
     options = "--restarts 2 --set train.subsets=[train] --set iterations=2 --average".split()

@@ -97,6 +97,10 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "where features and annotations were",
     ),
     "timing": (lambda v: v is None or _fields(v), "the fields of a timing"),
+    "extraction": (
+        lambda v: v is None or (_fields(v) and isinstance(v.get("backbone"), str)),
+        "what made the features, its backbone among them",
+    ),
     "timing_explicit": (lambda v: isinstance(v, bool), "true or false"),
     "optimizer": (lambda v: _fields(v) and {"state", "param_groups"} <= set(v), "an optimizer's state"),
     "sums": (lambda v: isinstance(v, torch.Tensor), "a tensor"),

@@ -39,8 +39,8 @@ def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
 
 def remove_empty(folders: Sequence[Path]) -> None:
     """Removes folders, inner ones first, that hold nothing but a lock."""
-    with suppress(OSError):
-        for folder in folders:
+    for folder in folders:
+        with suppress(OSError):
             if folder.is_dir() and {p.name for p in folder.iterdir()} == {LOCK}:
                 (folder / LOCK).unlink()
             folder.rmdir()
