@@ -116,6 +116,7 @@ class VideoReader:
         self.fps = Fraction(str(fps))
         self.duration = 0.0
         self.undecodable = 0
+        self.missing = 0.0  # seconds that a truncated file states and lacks
         self._av = needed("av", "av")
         with reading(self.path, "a video", VideoError):
             check_regular(self.path, VideoError)
@@ -210,11 +211,13 @@ class VideoReader:
             raise VideoError(f"{self.path}: none of its frames can be decoded; get or convert it again")
         self.duration = float(end)
         short = (self.stated or 0) - self.duration
-        if short > max(0.5, 0.01 * self.duration) and not self.partial:
-            raise VideoError(
-                f"{self.path} is truncated: it says {self.stated:.2f} s and {self.duration:.2f} s decode; get it "
-                "again, or take what there is with d2net extract --partial"
-            )
+        if short > max(0.5, 0.01 * self.duration):
+            if not self.partial:
+                raise VideoError(
+                    f"{self.path} is truncated: it says {self.stated:.2f} s and {self.duration:.2f} s decode; get it "
+                    "again, or take what there is with d2net extract --partial"
+                )
+            self.missing = short
         for _ in range(max(math.floor(end * self.fps + half), 1) - slot):
             image = self._image(held) if image is None else image
             yield image

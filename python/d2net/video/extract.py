@@ -26,6 +26,8 @@ from d2net.video.flow import Flow, one_thread
 from d2net.video.snippets import Snippet, snippets
 from d2net.video.writing import Folder, RowWriter
 
+TRUNCATED = "truncated"  # how the log's note begins on a video that only partial=True takes
+
 
 @dataclass
 class Extraction:
@@ -80,7 +82,7 @@ def extract(
     Args:
         out: a new folder, or one of the same backbone and settings.
         workers: threads that decode; as many as there are processors by default.
-        partial: takes what decodes of truncated videos.
+        partial: takes what decodes of truncated videos; a later run without it reads them again.
         overwrite: starts again whatever the folder's features are.
 
     Raises:
@@ -177,7 +179,7 @@ class _Run:
             check_regular(path, VideoError)
             sha256 = file_digest(path)
         before = self.folder.log.videos.get(name)
-        if before is not None and before.sha256 == sha256:
+        if before is not None and before.sha256 == sha256 and (self.partial or not before.note.startswith(TRUNCATED)):
             return _Ended(before)
         spec = self.backbone.spec
         count = 0
@@ -191,9 +193,10 @@ class _Run:
                 row = self._row(snippet) if self.backbone.per_snippet else snippet
                 self._put(index, row)
                 count += 1
-            note = f"{reader.undecodable} packets could not be decoded" if reader.undecodable else ""
+            notes = [f"{TRUNCATED}: {reader.missing:.2f} s are missing"] if reader.missing else []
+            notes += [f"{reader.undecodable} packets could not be decoded"] if reader.undecodable else []
             file = self.folder.file_name(name)
-            return _Ended(Extracted(name, file, count, round(reader.duration, 6), path.name, sha256, note))
+            return _Ended(Extracted(name, file, count, round(reader.duration, 6), path.name, sha256, "; ".join(notes)))
 
     def _watched(self, reader: VideoReader, index: int) -> Iterator[np.ndarray]:
         whole = max(reader.expected * float(reader.fps), 1.0)

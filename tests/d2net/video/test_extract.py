@@ -282,3 +282,17 @@ def test_nothing_is_made_where_a_package_is_missing(videos, tmp_path, monkeypatc
     with pytest.raises(ImportError, match=r"the package av is missing; pip install 'd2kernels\[video\]'"):
         run(videos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_partial_took_is_kept_only_by_partial(tmp_path):
+    path = write_video(
+        tmp_path / "v.mp4", [texture(i) for i in range(120)], [i / 25 for i in range(120)],
+        container_options={"movflags": "+faststart"},
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    out = tmp_path / "out"
+    assert run([path], out, partial=True).done == ["v"]
+    assert "truncated: " in (out / "extraction.jsonl").read_text()
+    assert run([path], out, partial=True).kept == ["v"]
+    found = run([path], out)
+    assert not found.kept and "v.mp4 is truncated" in found.failed[str(path)]
