@@ -50,7 +50,7 @@ demo: $(STAMP)
 	$(PY) -m d2net demo $(ARGS)
 
 test: $(STAMP)
-	@$(PY) -m pytest -ra $$($(PY) -c 'import xdist' 2>/dev/null && echo -n auto --maxprocesses=4 --dist=loadfile) $(ARGS)
+	@$(PY) -m pytest -ra $$($(PY) -c 'import xdist' 2>/dev/null && echo '-n auto --maxprocesses=4 --dist=loadfile') $(ARGS)
 
 emulate: $(STAMP)
 	$(PY) tests/gpuemu/emulate.py $(ARGS) || [ $$? = 77 ]
