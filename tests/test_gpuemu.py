@@ -31,7 +31,7 @@ def test_planted_defects_are_reported():
         env=environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "33 cases, 0 wrong" in done.stdout and "2 xfailed" in done.stdout, done.stdout
+    assert "35 cases, 0 wrong" in done.stdout and "2 xfailed" in done.stdout, done.stdout
 
 
 @pytest.fixture
@@ -64,6 +64,11 @@ def test_the_record_names_what_ran_and_whether_all_of_it_passed(ran):
     made = ran(("kernels, sm_80", {module: True}, True), ("kernels, sm_90", None, False))
     assert made == {"pdmi/triton": {"hash": "c", "arch": [80, 90], "passed": False}}
     assert ran(("kernels, sm_80", {module: True}, True), ("tiles, sm_80", {module: False}, False)) == made
+
+
+def test_every_part_writes_what_the_record_reads(tmp_path):
+    for part in emulate.parts(tmp_path, {}, 2, False, 1):
+        assert any(str(part.results) in option for option in part.command), part.name
 
 
 def test_checks_are_laid_at_an_op():
