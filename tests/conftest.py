@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # OpenMP's threads that spin would take the other workers' time
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A worker's pytest-benchmark times nothing, and its children's shall: they are no workers.
+if os.environ.pop("PYTEST_XDIST_WORKER", None):
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would take the other workers' time
 
 import torch
 from hypothesis import HealthCheck, settings
