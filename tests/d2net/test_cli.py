@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from d2net import api, cli
@@ -397,3 +398,12 @@ def test_rows_of_an_ablation_that_are_refused_first(capsys, data, tmp_path, rows
     files = ["--features", data[0], "--annotations", data[1]]
     status, _, err = run(capsys, "ablate", *files, "--out", out, "--rows", rows)
     assert status == 2 and says in err and not out.exists()
+
+
+def test_a_command_without_arguments_runs_or_names_what_it_needs():
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        if any(p.required for p in command.params):
+            result = CliRunner().invoke(cli.app, [name])
+            assert result.exit_code == 2 and "Missing" in result.output, (name, result.output)
+        else:
+            assert command.make_context(name, []).params, name

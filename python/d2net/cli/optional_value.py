@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from typer.core import TyperCommand
@@ -15,7 +16,7 @@ def optional_value(*names: str) -> type[TyperCommand]:
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             filled: list[str] = []
-            for arg, following in zip(args, [*args[1:], "--"], strict=True):
+            for arg, following in itertools.zip_longest(args, args[1:], fillvalue="--"):
                 filled.append(arg)
                 if arg in names and following.startswith("-"):
                     filled.append(PRINTED)
