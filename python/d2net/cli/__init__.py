@@ -54,7 +54,7 @@ for command in (
     parity,
     demo,
 ):
-    app.command(cls=optional_value("--errors"))(command)
+    app.command(cls=optional_value("--errors") if command is evaluate else None)(command)
 
 
 def _version(asked: bool) -> None:
