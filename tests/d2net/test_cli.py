@@ -27,21 +27,6 @@ SET_TIMING = ["--set", "fps=25", "--set", "stride=16", "--set", "snippet_frames=
 TIMING = ["--fps", "25", "--stride", "16", "--snippet-frames", "16"]
 
 
-def run(capsys, *arguments):
-    """(exit status, standard output, standard error) of one command."""
-    before = sys.argv
-    sys.argv = ["d2net", *map(str, arguments)]
-    try:
-        cli.main()
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    finally:
-        sys.argv = before
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_synthetic(tmp_path_factory.mktemp("data"), make_synthetic(videos=18, classes=3, width=16))
@@ -55,11 +40,11 @@ def trained(data, tmp_path_factory):
     return out
 
 
-def test_train_localize_evaluate(capsys, data, trained, tmp_path):
+def test_train_localize_evaluate(command, data, trained, tmp_path):
     features, annotations = data
     found, metrics = tmp_path / "detections.json", tmp_path / "metrics.json"
-    status, out, err = run(
-        capsys, "localize", "--checkpoint", trained, "--features", features, "--annotations", annotations,
+    status, out, err = command(
+        "localize", "--checkpoint", trained, "--features", features, "--annotations", annotations,
         "--subset", "test", "--out", found, "--save-activations", tmp_path / "a.npz",
     )  # fmt: skip
     assert status == 0, err
@@ -71,8 +56,8 @@ def test_train_localize_evaluate(capsys, data, trained, tmp_path):
     for video, rows in results.items():
         for row in rows:
             assert 0 <= row["segment"][0] < row["segment"][1] <= truth[video]["duration_second"] + 1e-9
-    status, out, err = run(
-        capsys, "evaluate", "--predictions", found, "--ground-truth", annotations, "--subset", "test", "--out", metrics
+    status, out, err = command(
+        "evaluate", "--predictions", found, "--ground-truth", annotations, "--subset", "test", "--out", metrics
     )
     assert status == 0, err
     report = json.loads(metrics.read_text())
@@ -80,23 +65,23 @@ def test_train_localize_evaluate(capsys, data, trained, tmp_path):
     assert set(report["ap"]) == {"class_0", "class_1", "class_2"} and len(report["iou"]) == 7
 
     again = tmp_path / "again.json"
-    status, _, err = run(
-        capsys, "localize", "--checkpoint", trained, "--activations", tmp_path / "a.npz", "--annotations", annotations,
+    status, _, err = command(
+        "localize", "--checkpoint", trained, "--activations", tmp_path / "a.npz", "--annotations", annotations,
         "--subset", "test", "--out", again,
     )  # fmt: skip
     assert status == 0, err
     assert json.loads(again.read_text())["results"] == results
 
 
-def test_decoder_fields_can_be_changed_and_others_not(capsys, data, trained, tmp_path):
+def test_decoder_fields_can_be_changed_and_others_not(command, data, trained, tmp_path):
     common = ["localize", "--checkpoint", trained, "--features", data[0]]
     counts = []
     for extra in ([], ["--set", "iou_threshold=1.0"]):
         out = tmp_path / "d.json"
-        assert run(capsys, *common, "--out", out, *extra)[0] == 0
+        assert command(*common, "--out", out, *extra)[0] == 0
         counts.append(sum(map(len, json.loads(out.read_text())["results"].values())))
     assert counts[1] > counts[0]
-    status, _, err = run(capsys, *common, "--out", tmp_path / "d.json", "--set", "gamma=3")
+    status, _, err = command(*common, "--out", tmp_path / "d.json", "--set", "gamma=3")
     assert status == 2 and "loss.gamma" in err
 
 
@@ -129,10 +114,10 @@ TRAINED_VIDEO = "video_010"
     ],
     ids=["nan", "width", "no-rows", "missing"],
 )
-def test_bad_features(capsys, data, tmp_path, change, says):
+def test_bad_features(command, data, tmp_path, change, says):
     features = broken_features(data, tmp_path, change)
-    status, _, err = run(
-        capsys, "train", "--features", features, "--annotations", data[1], "--out", tmp_path / "run", *SHORT, *TIMING
+    status, _, err = command(
+        "train", "--features", features, "--annotations", data[1], "--out", tmp_path / "run", *SHORT, *TIMING
     )
     assert status == 2 and says in err and "Traceback" not in err
 
@@ -148,10 +133,10 @@ def test_bad_features(capsys, data, tmp_path, change, says):
     ],
     ids=["no-subset", "label-outside", "no-database", "no-labels", "no-classes"],
 )
-def test_bad_annotations(capsys, data, tmp_path, change, says):
+def test_bad_annotations(command, data, tmp_path, change, says):
     annotations = broken_annotations(data, tmp_path, change)
-    status, _, err = run(
-        capsys, "train", "--features", data[0], "--annotations", annotations, "--out", tmp_path / "run", *SHORT
+    status, _, err = command(
+        "train", "--features", data[0], "--annotations", annotations, "--out", tmp_path / "run", *SHORT
     )
     assert status == 2 and says in err and "Traceback" not in err
 
@@ -201,28 +186,28 @@ def test_training_videos_by_name(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_truncated_files_and_folders_in_use(capsys, data, trained, tmp_path):
+def test_truncated_files_and_folders_in_use(command, data, trained, tmp_path):
     short = tmp_path / "features.npz"
     short.write_bytes(data[0].read_bytes()[:5000])
     base = ["train", "--annotations", data[1], *SHORT]
-    status, _, err = run(capsys, *base, "--features", short, "--out", tmp_path / "run")
+    status, _, err = command(*base, "--features", short, "--out", tmp_path / "run")
     assert status == 2 and "features.npz" in err
-    status, _, err = run(capsys, *base, "--features", data[0], "--out", trained, *TIMING)
+    status, _, err = command(*base, "--features", data[0], "--out", trained, *TIMING)
     assert status == 2 and "--resume" in err and "--overwrite" in err
     bad = tmp_path / "checkpoint.pt"
     bad.write_bytes((trained / "checkpoint.pt").read_bytes()[:3000])
-    status, _, err = run(capsys, "localize", "--checkpoint", bad, "--features", data[0], "--out", tmp_path / "d.json")
+    status, _, err = command("localize", "--checkpoint", bad, "--features", data[0], "--out", tmp_path / "d.json")
     assert status == 2 and "checkpoint.pt" in err and not (tmp_path / "d.json").exists()
 
 
-def test_seconds_are_refused_without_timing(capsys, data, tmp_path):
+def test_seconds_are_refused_without_timing(command, data, tmp_path):
     out = tmp_path / "run"
-    status, _, err = run(capsys, "train", "--features", data[0], "--annotations", data[1], "--out", out, *SHORT)
+    status, _, err = command("train", "--features", data[0], "--annotations", data[1], "--out", out, *SHORT)
     assert status == 0, err
     common = ["localize", "--checkpoint", out, "--features", data[0], "--out", tmp_path / "d.json"]
-    status, _, err = run(capsys, *common)
+    status, _, err = command(*common)
     assert status == 2 and "--snippet-seconds" in err
-    assert run(capsys, *common, "--snippet-seconds", "0.64")[0] == 0
+    assert command(*common, "--snippet-seconds", "0.64")[0] == 0
 
 
 def test_ctrl_c_says_how_to_go_on(data, tmp_path):
@@ -239,26 +224,26 @@ def test_ctrl_c_says_how_to_go_on(data, tmp_path):
     assert (out / "checkpoint.pt").exists()
 
 
-def test_resized_features_need_durations(capsys, data, trained, tmp_path):
+def test_resized_features_need_durations(command, data, trained, tmp_path):
     found = tmp_path / "d.json"
     common = ["localize", "--checkpoint", trained, "--features", data[0], "--out", found, "--resized"]
-    status, _, err = run(capsys, *common)
+    status, _, err = command(*common)
     assert status == 2 and "'video_000' was resized and its duration is unknown" in err and not found.exists()
-    assert run(capsys, *common, "--annotations", data[1])[0] == 0
+    assert command(*common, "--annotations", data[1])[0] == 0
     info = tmp_path / "info.csv"
     info.write_text("video,duration,resized\nvideo_000,20,1\n")
     assert load_video_info(info).timings == {"video_000": Timing(resized=True)}
 
 
-def test_outputs_that_cannot_be_written_are_refused_first(capsys, data, tmp_path):
+def test_outputs_that_cannot_be_written_are_refused_first(command, data, tmp_path):
     nothing = ["localize", "--checkpoint", tmp_path / "absent", "--features", data[0], "--out"]
-    status, _, err = run(capsys, *nothing, tmp_path)
+    status, _, err = command(*nothing, tmp_path)
     assert status == 2 and "is a folder; give the name of a file" in err
-    status, _, err = run(capsys, *nothing, data[0] / "d.json")
+    status, _, err = command(*nothing, data[0] / "d.json")
     assert status == 2 and "cannot write to the folder" in err
 
 
-def test_no_output_is_an_input_or_another_output(capsys, data, trained, tmp_path):
+def test_no_output_is_an_input_or_another_output(command, data, trained, tmp_path):
     before = data[0].read_bytes()
     (tmp_path / "link.npz").symlink_to(data[0])
     common = ["localize", "--checkpoint", trained, "--features", data[0], "--out"]
@@ -267,14 +252,14 @@ def test_no_output_is_an_input_or_another_output(capsys, data, trained, tmp_path
         (tmp_path / "link.npz", "is the input"),
         (tmp_path / "a", "another output"),
     ):
-        status, _, err = run(capsys, *common, out, "--save-activations", tmp_path / "a")
+        status, _, err = command(*common, out, "--save-activations", tmp_path / "a")
         assert status == 2 and says in err, err
     assert data[0].read_bytes() == before
     common = ["evaluate", "--predictions", data[1], "--ground-truth", data[1], "--out", data[1]]
-    assert "is the input" in run(capsys, *common)[2]
+    assert "is the input" in command(*common)[2]
 
 
-def test_snippet_times_of_the_release_protocol(capsys, data, tmp_path):
+def test_snippet_times_of_the_release_protocol(command, data, tmp_path):
     rows = [{"label": "class_0", "score": 1, "segment": [0, 4]}]
     found = tmp_path / "d.json"
     found.write_text(json.dumps({"results": {"video_000": rows}}))
@@ -286,47 +271,47 @@ def test_snippet_times_of_the_release_protocol(capsys, data, tmp_path):
         (["thumos", "--ambiguous", tmp_path / "absent"], "no file"),
         (["thumos", "--ambiguous", data[0]], "is not UTF-8 text"),
     ):
-        status, _, err = run(capsys, *common, *options)
+        status, _, err = command(*common, *options)
         assert status == 2 and says in err, err
 
 
-def test_ablate_keeps_the_runs_that_its_folder_holds(capsys, data, tmp_path):
-    command = ["ablate", "--features", data[0], "--annotations", data[1], "--out", tmp_path, "--rows", "CE, Dis"]
-    command += ["--seeds", "1", "--set", "iterations=2", "--set", "train.subsets=train", *SET_TIMING]
-    assert run(capsys, *command)[0] == 0
+def test_ablate_keeps_the_runs_that_its_folder_holds(command, data, tmp_path):
+    asked = ["ablate", "--features", data[0], "--annotations", data[1], "--out", tmp_path, "--rows", "CE, Dis"]
+    asked += ["--seeds", "1", "--set", "iterations=2", "--set", "train.subsets=train", *SET_TIMING]
+    assert command(*asked)[0] == 0
     before = (tmp_path / "Dis-0" / "checkpoint.pt").stat().st_mtime_ns
     (tmp_path / "CE-0" / "checkpoint.pt").unlink()
-    status, _, err = run(capsys, *command)
+    status, _, err = command(*asked)
     assert status == 2 and "already holds a run" in err
     assert (tmp_path / "Dis-0" / "checkpoint.pt").stat().st_mtime_ns == before
-    assert run(capsys, *command, "--resume")[0] == 0
+    assert command(*asked, "--resume")[0] == 0
     assert (tmp_path / "CE-0" / "checkpoint.pt").exists()
 
 
-def test_demo_replaces_nothing_of_others(capsys, tmp_path):
+def test_demo_replaces_nothing_of_others(command, tmp_path):
     (tmp_path / "run").mkdir()
-    status, _, err = run(capsys, "demo", "--out", tmp_path)
+    status, _, err = command("demo", "--out", tmp_path)
     assert status == 2 and "already holds 'run'" in err and not (tmp_path / "data").exists()
 
 
-def test_empty_detections_evaluate_to_zero(capsys, data, tmp_path):
+def test_empty_detections_evaluate_to_zero(command, data, tmp_path):
     empty = tmp_path / "empty.json"
     empty.write_text(json.dumps({"results": {}}))
     out = tmp_path / "m.json"
-    status, _, err = run(
-        capsys, "evaluate", "--predictions", empty, "--ground-truth", data[1], "--subset", "test", "--out", out
+    status, _, err = command(
+        "evaluate", "--predictions", empty, "--ground-truth", data[1], "--subset", "test", "--out", out
     )
     assert status == 0, err
     assert json.loads(out.read_text())["average_mAP"] == 0
 
 
-def test_version(capsys):
+def test_version(command):
     from d2kernels import __version__
 
-    assert run(capsys, "--version") == (0, f"d2net {__version__}\n", "")
+    assert command("--version") == (0, f"d2net {__version__}\n", "")
 
 
-def test_durations_do_not_need_known_classes(capsys, data, trained, tmp_path):
+def test_durations_do_not_need_known_classes(command, data, trained, tmp_path):
     def rename(tree):
         tree["classes"] = None
         for video in tree["database"].values():
@@ -335,9 +320,9 @@ def test_durations_do_not_need_known_classes(capsys, data, trained, tmp_path):
 
     annotations = broken_annotations(data, tmp_path, rename)
     common = ["localize", "--checkpoint", trained, "--features", data[0], "--out", tmp_path / "d.json"]
-    status, _, err = run(capsys, *common, "--annotations", annotations, "--subset", "test")
+    status, _, err = command(*common, "--annotations", annotations, "--subset", "test")
     assert status == 0 and "video" in err, err  # the progress bar
-    assert run(capsys, *common, "--annotations", annotations, "--quiet")[2] == ""
+    assert command(*common, "--annotations", annotations, "--quiet")[2] == ""
 
 
 @pytest.mark.parametrize(
@@ -351,12 +336,12 @@ def test_durations_do_not_need_known_classes(capsys, data, trained, tmp_path):
         (OSError(28, "No space left on device", "x"), 2, "error: x: No space left on device"),
     ],
 )
-def test_any_error_is_one_line(capsys, monkeypatch, tmp_path, error, status, says):
+def test_any_error_is_one_line(command, monkeypatch, tmp_path, error, status, says):
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("d2net.demo.run_demo", lambda *_: (_ for _ in ()).throw(error))
-    got, _, err = run(capsys, "demo", "--out", tmp_path / "x")
+    got, _, err = command("demo", "--out", tmp_path / "x")
     assert got == status and says in err and len(err.splitlines()) == 1 and "\x1b" not in err
     kept = list(tmp_path.glob("d2net-*.txt"))
     assert len(kept) == (status == 70) and all("Traceback" in k.read_text() and str(k) in err for k in kept)
@@ -393,10 +378,10 @@ def test_every_command_has_help(monkeypatch):
 @pytest.mark.parametrize(
     ("rows", "says"), [("CE,CE", "CE is given twice in CE, CE"), ("CE,x", "unknown row 'x'"), ("", "unknown row ''")]
 )
-def test_rows_of_an_ablation_that_are_refused_first(capsys, data, tmp_path, rows, says):
+def test_rows_of_an_ablation_that_are_refused_first(command, data, tmp_path, rows, says):
     out = tmp_path / "out"
     files = ["--features", data[0], "--annotations", data[1]]
-    status, _, err = run(capsys, "ablate", *files, "--out", out, "--rows", rows)
+    status, _, err = command("ablate", *files, "--out", out, "--rows", rows)
     assert status == 2 and says in err and not out.exists()
 
 

@@ -6,7 +6,6 @@ import copy
 import io
 import json
 import shlex
-import sys
 import tracemalloc
 import zipfile
 
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2net import cli
 from d2net.data.annotations import load_annotations
 from d2net.data.features import open_features
 from d2net.data.inspect import inspect_data
@@ -24,21 +22,6 @@ from d2net.data.inspect.steps import fit_steps
 from d2net.data.synth import make_synthetic, write_synthetic
 
 TIMING = {"fps": 25, "stride": 16, "snippet_frames": 16}
-
-
-def run(capsys, *arguments):
-    """(exit status, standard output, standard error) of one command."""
-    before = sys.argv
-    sys.argv = ["d2net", *map(str, arguments)]
-    try:
-        cli.main()
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    finally:
-        sys.argv = before
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 @pytest.fixture(scope="module")
@@ -237,10 +220,10 @@ def test_frames_of_each_videos_own_rate_and_resized_features():
     assert fit_steps({v: int(rng.integers(5, 900)) for v in rates}, durations, {}) is None
 
 
-def test_a_stated_timing_that_does_not_fit_is_an_error_with_the_one_that_does(capsys, made, tmp_path):
+def test_a_stated_timing_that_does_not_fit_is_an_error_with_the_one_that_does(command, made, tmp_path):
     features, annotations = write(tmp_path, made)
-    assert run(capsys, "inspect", features, annotations, "--quiet")[0] == 0
-    status, out, _ = run(capsys, "inspect", features, annotations, "--quiet", "--fps", 25, "--stride", 8,
+    assert command("inspect", features, annotations, "--quiet")[0] == 0
+    status, out, _ = command("inspect", features, annotations, "--quiet", "--fps", 25, "--stride", 8,
                          "--snippet-frames", 8)  # fmt: skip
     assert status == 1 and "durations fit other snippets" in out and "--fps 25 --stride 16 --snippet-frames 16" in out
     weak = json.loads(annotations.read_text())
@@ -252,15 +235,15 @@ def test_a_stated_timing_that_does_not_fit_is_an_error_with_the_one_that_does(ca
 
 
 @pytest.mark.parametrize("labels_only", [True, False])
-def test_the_command_that_is_printed_trains(capsys, made, tmp_path, monkeypatch, labels_only):
+def test_the_command_that_is_printed_trains(command, made, tmp_path, monkeypatch, labels_only):
     monkeypatch.chdir(tmp_path)
     paths = write(tmp_path, made)
-    status, out, _ = run(capsys, "inspect", *paths, "--json", "--quiet", *["--labels-only"] * labels_only)
+    status, out, _ = command("inspect", *paths, "--json", "--quiet", *["--labels-only"] * labels_only)
     tree = json.loads(out)
     assert status == 0 and tree["recommended"]["used_segments"] is not labels_only
     words = shlex.split(tree["recommended"]["command"].replace("\\\n", ""))
     assert words[0] == "d2net" and all(c["reason"] for c in tree["recommended"]["choices"])
-    status, _, err = run(capsys, *words[1:], "--set", "iterations=3", "--quiet")
+    status, _, err = command(*words[1:], "--set", "iterations=3", "--quiet")
     assert status == 0, err
     assert (tmp_path / "run" / "checkpoint.pt").exists()
 
@@ -275,21 +258,19 @@ def test_the_command_that_is_printed_trains(capsys, made, tmp_path, monkeypatch,
          "--layout annotations=activitynet --layout rows --crops first"),
     ],
 )  # fmt: skip
-def test_the_command_repeats_what_the_user_said(capsys, made, tmp_path, given, repeated):
+def test_the_command_repeats_what_the_user_said(command, made, tmp_path, given, repeated):
     paths = write(tmp_path, made._replace(annotations={k: v for k, v in made.annotations.items() if k not in TIMING}))
-    _, out, _ = run(capsys, "inspect", *paths, "--json", "--quiet", *given)
+    _, out, _ = command("inspect", *paths, "--json", "--quiet", *given)
     words = json.loads(out)["recommended"]["command"].replace("\\\n", " ").split()
     assert repeated in " ".join(words)
 
 
-def test_preset_auto_trains_with_what_it_prints_and_the_users_word_wins(capsys, made, tmp_path):
+def test_preset_auto_trains_with_what_it_prints_and_the_users_word_wins(command, made, tmp_path):
     import yaml
 
     features, annotations = write(tmp_path, made)
     common = ["train", "--features", features, "--annotations", annotations, "--set", "iterations=3"]
-    status, out, err = run(
-        capsys, *common, "--out", tmp_path / "a", "--preset", "auto", "--set", "smoothing=7", "--quiet"
-    )
+    status, out, err = command(*common, "--out", tmp_path / "a", "--preset", "auto", "--set", "smoothing=7", "--quiet")
     assert status == 0, err
     lines = [x.removeprefix("auto: ") for x in out.splitlines() if x.startswith("auto: ")]
     said = {x.partition(" = ")[0]: x.partition(" = ")[2].partition(": ") for x in lines}
@@ -302,19 +283,15 @@ def test_preset_auto_trains_with_what_it_prints_and_the_users_word_wins(capsys, 
     for name, (value, _, _) in said.items():
         section, field = name.split(".")
         assert config[section][field] == yaml.safe_load(value), name
-    status, _, err = run(
-        capsys, *common, "--out", tmp_path / "a", "--preset", "auto", "--set", "smoothing=7", "--resume"
-    )
+    status, _, err = command(*common, "--out", tmp_path / "a", "--preset", "auto", "--set", "smoothing=7", "--resume")
     assert status == 0, err
     settings = tmp_path / "c.yaml"
     settings.write_text("preset: auto\ntrain: {subsets: [test]}\n")
-    status, out, err = run(capsys, *common, "--out", tmp_path / "b", "--config", settings)
+    status, out, err = command(*common, "--out", tmp_path / "b", "--config", settings)
     assert status == 0 and "auto: loss.pool_divisor" in out and "train.subsets" not in out
-    status, _, err = run(
-        capsys, *common, "--out", tmp_path / "d", "--preset", "auto", "--set", "train.subsets=[nothing]"
-    )
+    status, _, err = command(*common, "--out", tmp_path / "d", "--preset", "auto", "--set", "train.subsets=[nothing]")
     assert status == 2 and "no video of subset nothing" in err
-    status, _, err = run(capsys, "localize", "--checkpoint", tmp_path / "a", "--features", features, "--out",
+    status, _, err = command("localize", "--checkpoint", tmp_path / "a", "--features", features, "--out",
                          tmp_path / "x.json", "--set", "preset=auto")  # fmt: skip
     assert status == 2 and len(err.splitlines()) == 1
 
@@ -436,14 +413,14 @@ def test_any_annotations_are_inspected_to_the_end(tmp_path_factory, database):
         assert found.text() and json.dumps(found.tree(), allow_nan=False)
 
 
-def test_what_cannot_be_read_is_a_finding(capsys, made, tmp_path):
+def test_what_cannot_be_read_is_a_finding(command, made, tmp_path):
     features, annotations = write(tmp_path, made)
     features.write_bytes(features.read_bytes()[:2000])
-    status, out, _ = run(capsys, "inspect", features, annotations, "--json", "--quiet")
+    status, out, _ = command("inspect", features, annotations, "--json", "--quiet")
     tree = json.loads(out)
     assert status == 1 and tree["features"] is None and tree["annotations"]["videos"] == 18
     assert tree["errors"] == 1 and str(features) in tree["findings"][0]["text"]
-    status, out, _ = run(capsys, "inspect", tmp_path / "none.json", "--quiet")
+    status, out, _ = command("inspect", tmp_path / "none.json", "--quiet")
     assert status == 1 and "no file" in out
 
 

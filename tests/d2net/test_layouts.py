@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 
-from d2net import cli
 from d2net.data import annotations, detections, features
 from d2net.data.annotations import load_annotations
 from d2net.data.detections import load_detections
@@ -19,21 +17,6 @@ from d2net.data.layouts import Layouts, layout_names, parse_layouts
 from d2net.data.synth import make_synthetic, write_synthetic
 
 KINDS = ("features", "annotations", "detections", "axis")
-
-
-def run(capsys, *arguments):
-    """(exit status, standard output, standard error) of one command."""
-    before = sys.argv
-    sys.argv = ["d2net", *map(str, arguments)]
-    try:
-        cli.main()
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    finally:
-        sys.argv = before
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 def rows(s, d=4):
@@ -126,33 +109,33 @@ def test_arrays_are_turned_where_the_user_says_so(tmp_path, batch):
         open_features(tmp_path / "h.npz", axis="other")
 
 
-def test_what_was_understood_is_said_by_every_command(capsys, tmp_path):
+def test_what_was_understood_is_said_by_every_command(command, tmp_path):
     data = write_synthetic(tmp_path, make_synthetic(videos=12, classes=2, width=8))
     renamed = tmp_path / "features.data", tmp_path / "truth.data"
     for old, new in zip(data, renamed, strict=True):
         shutil.move(old, new)
     inputs = ["--features", renamed[0], "--annotations", renamed[1], "--layout", "npz", "--layout", "activitynet"]
     timing = ["--fps", 25, "--stride", 16, "--snippet-frames", 16]
-    status, out, err = run(capsys, "train", *inputs, *timing, "--out", tmp_path / "run", "--set", "iterations=2",
+    status, out, err = command("train", *inputs, *timing, "--out", tmp_path / "run", "--set", "iterations=2",
                            "--set", "train.subsets=[train]")  # fmt: skip
     assert status == 0, err
     assert "features: an .npz keyed by video: 12 videos" in out and "annotations: ActivityNet's JSON: 12 videos" in out
-    status, out, err = run(capsys, "localize", "--checkpoint", tmp_path / "run", *inputs, "--out", tmp_path / "d.json")
+    status, out, err = command("localize", "--checkpoint", tmp_path / "run", *inputs, "--out", tmp_path / "d.json")
     assert status == 0 and "features: an .npz" in out and "annotations: ActivityNet's JSON" in out, err
     scored = ["--predictions", tmp_path / "d.json", "--ground-truth", renamed[1]]
-    status, out, err = run(capsys, "evaluate", *scored)
+    status, out, err = command("evaluate", *scored)
     assert status == 0 and "detections: ActivityNet's results: " in out and "ground truth: ActivityNet's JSON" in out, (
         err
     )
-    status, _, err = run(capsys, "evaluate", *scored, "--layout", "columns")
+    status, _, err = command("evaluate", *scored, "--layout", "columns")
     assert status == 2 and len(err.splitlines()) == 1 and "d.json" in err
-    status, _, err = run(capsys, "evaluate", *scored, "--layout", "npz")
+    status, _, err = command("evaluate", *scored, "--layout", "npz")
     assert status == 2 and "no 'npz' here; there are, of annotations: activitynet" in err
-    status, out, err = run(capsys, "convert", renamed[0], tmp_path / "c.safetensors", "--layout", "npz")
+    status, out, err = command("convert", renamed[0], tmp_path / "c.safetensors", "--layout", "npz")
     assert status == 0 and "read an .npz keyed by video" in out, err
-    status, out, err = run(capsys, "convert", renamed[1], tmp_path / "c.csv", "--layout", "annotations=activitynet")
+    status, out, err = command("convert", renamed[1], tmp_path / "c.csv", "--layout", "annotations=activitynet")
     assert status == 0 and "read ActivityNet's JSON" in out, err
-    status, out, err = run(capsys, "inspect", *renamed, "--layout", "npz", "--json", "--quiet", *timing)
+    status, out, err = command("inspect", *renamed, "--layout", "npz", "--json", "--quiet", *timing)
     assert status == 0 and json.loads(out)["features"]["videos"] == 12, out
 
 

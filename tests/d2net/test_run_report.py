@@ -138,7 +138,7 @@ def test_page_of_200_long_videos_is_small(data, tmp_path):
         [folder / "run0"], open_features(tmp_path / "f.npz"), load_annotations(tmp_path / "a.json"), device="cpu"
     )
     made = page_data(found, "")
-    # All 200 are as long as these two, whose share of the room is made that of 200.
+    # 200 like these two, each as large as a page of two lets it be.
     small = {**made, "videos": made["videos"] * 100}
     assert len(made["videos"]) == 2 and made["videos"][0]["runs"][0]["points"] >= 1000
     assert len(embedded(small)) < 20e6
