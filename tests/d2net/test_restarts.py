@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from d2net import api, cli
+from d2net.api import training
 from d2net.config import make_config
 from d2net.data.files import DataError
 from d2net.data.synth import make_synthetic, write_synthetic
@@ -76,9 +77,9 @@ def test_one_run_is_kept_as_any_other(run, files):
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_each_criterion_is_followed(files, run, tmp_path, criterion, monkeypatch):
     kept, models = [], [api.load(run / f"seed-{s}") for s in (5, 6, 7)]
-    monkeypatch.setattr(api, "train_all", lambda *_: models)
-    monkeypatch.setattr(api, "keep", lambda out, found: kept.append(found))
-    monkeypatch.setattr(api, "load", lambda *_: None)
+    monkeypatch.setattr(training, "train_all", lambda *_: models)
+    monkeypatch.setattr(training, "keep", lambda out, found: kept.append(found))
+    monkeypatch.setattr(training, "load", lambda *_: None)
     train(files, tmp_path / "run", criterion=criterion)
     best = max if CRITERIA[criterion] else min
     values = kept[0].values[criterion]
@@ -109,14 +110,14 @@ def test_an_average_of_activations(run, files, tmp_path):
 
 
 def test_what_was_stopped_goes_on(run, files, tmp_path, monkeypatch):
-    out, real = tmp_path / "run", api._train
+    out, real = tmp_path / "run", training.train_once
 
     def stops(*given, **named):
         if given[2].name == "seed-7":
             raise KeyboardInterrupt
         return real(*given, **named)
 
-    monkeypatch.setattr(api, "_train", stops)
+    monkeypatch.setattr(training, "train_once", stops)
     with pytest.raises(KeyboardInterrupt):
         train(files, out)
     monkeypatch.undo()

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2net import api, cli
+from d2net.api import tuning
 from d2net.config import LocalizeConfig, make_config
 from d2net.data.annotations import load_annotations
 from d2net.data.synth import make_synthetic, write_synthetic
@@ -67,8 +68,8 @@ def test_random_decoders_are_valid():
 @pytest.mark.parametrize("protocol", ["activitynet", "thumos", "release"])
 def test_tuning_scores_what_localize_and_evaluate_score(model, files, protocol, monkeypatch):
     seen = []
-    monkeypatch.setattr(api, "search", lambda *given, **_: seen.append(given))
-    monkeypatch.setattr(api, "Tuned", lambda *given: given)
+    monkeypatch.setattr(tuning, "search", lambda *given, **_: seen.append(given))
+    monkeypatch.setattr(tuning, "Tuned", lambda *given: given)
     annotations = load_annotations(files[1])
     api.tune(model, files[0], annotations, protocol=protocol, settings=1)
     decode, truth, metric = seen[0][:3]

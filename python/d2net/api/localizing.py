@@ -1,0 +1,113 @@
+"""Detections of a trained model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from d2net.api.inputs import Features, Videos, prepare
+from d2net.api.model import Model
+from d2net.config import LocalizeConfig
+from d2net.data.activations import VideoActivations
+from d2net.data.annotations import Annotations
+from d2net.data.detections import Detections
+from d2net.localization.decoding import VideoScores, localize_chunks
+from d2net.timing import Timing, to_seconds
+
+
+class Localized(NamedTuple):
+    """Detections in seconds; of each video in `detections.videos` p (n, C) and (stride, length) of its snippets in
+    seconds; and T and λ' where they were asked for."""
+
+    detections: Detections
+    p: np.ndarray
+    activations: dict[str, VideoActivations]
+    steps: list[tuple[float, float]]
+
+
+def localize(
+    model: Model,
+    features: Features,
+    *,
+    from_activations: bool = False,
+    annotations: Annotations | None = None,
+    names: Sequence[str] | None = None,
+    timing: Timing | None = None,
+    durations: Mapping[str, float] | None = None,
+    video_timings: Mapping[str, Timing] | None = None,
+    config: LocalizeConfig | None = None,
+    keep_activations: bool = False,
+    progress: bool = False,
+    skip_missing: bool = False,
+) -> Localized:
+    """Detections in seconds (Sec. 3.3).
+
+    Args:
+        features: one (s, d) array, a mapping of them by video, a store, or its path.
+        from_activations: `features` maps videos to `VideoActivations` instead, and the network is not run.
+        annotations: gives durations, and its own word on the timing.
+        names: which videos; all by default.
+        timing: comes before what the data state, and that before the model's own timing, unless the user stated that;
+            video_timings comes before all for single videos. Contradictions are TimingWarnings.
+        durations: seconds by video; segments are clipped to them.
+        config: overrides the model's decoder.
+        keep_activations: also returns T and λ' of every video.
+        progress: shows a bar on standard error.
+        skip_missing: localize the videos of `names` that have features, and say which have none.
+
+    Names in durations, video_timings and annotations that only differ as `v_x.mp4` does from `x` are matched, and said.
+
+    Raises:
+        UnknownTiming: the model was trained without timing and none is given.
+        DataError: durations, video_timings or annotations in which no video of the features is.
+    """
+    config = config or model.config.localize
+    found = prepare(
+        model, features, from_activations, annotations, names, timing, durations, video_timings, config.reweight,
+        keep_activations, skip_missing,
+    )  # fmt: skip
+    chosen = found.names
+    loss = model.config.loss
+    parts: list[tuple[np.ndarray, ...]] = []
+    kept: dict[str, VideoActivations] = {}
+    scores, first = [], 0
+    bar = tqdm(total=len(chosen), unit="video", disable=not progress, mininterval=0.1 if sys.stderr.isatty() else 30)
+    for chunk in localize_chunks(
+        found.activate, chosen, found.lengths, config, pool_divisor=loss.pool_divisor, pool_rounding=loss.pool_rounding
+    ):
+        parts += _in_seconds(chunk, first, found)
+        scores.append(chunk.p)
+        first += len(chunk.names)
+        bar.update(len(chunk.names))
+        if keep_activations:
+            kept |= _by_video(chunk)
+    bar.close()
+    columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 5
+    detections = Detections.from_arrays(chosen, model.classes, *columns)
+    p = np.concatenate(scores) if scores else np.zeros((0, len(model.classes)), np.float32)
+    return Localized(detections, p, kept, [found.steps(i) for i in range(len(chosen))])
+
+
+def _by_video(chunk: VideoScores) -> dict[str, VideoActivations]:
+    classes = chunk.activations.classes.unpack()
+    foreground = chunk.activations.foreground.split(chunk.lengths)
+    return {
+        v: VideoActivations(c.cpu().numpy(), f.cpu().numpy())
+        for v, c, f in zip(chunk.names, classes, foreground, strict=True)
+    }
+
+
+def _in_seconds(chunk: VideoScores, first: int, videos: Videos) -> list[tuple[np.ndarray, ...]]:
+    """(video, label, start, end, score) columns of each video of the chunk."""
+    sequence, label, start, end, score = (t.cpu().numpy() for t in chunk.detections[:5])
+    bounds = np.searchsorted(sequence, np.arange(len(chunk.names) + 1))
+    columns: list[tuple[np.ndarray, ...]] = []
+    for i, v in enumerate(chunk.names):
+        part = slice(bounds[i], bounds[i + 1])
+        a, b = to_seconds(start[part], end[part], *videos.steps(first + i), videos.durations.get(v, np.inf))
+        columns.append((np.full(len(a), first + i), label[part], a, b, score[part]))
+    return columns

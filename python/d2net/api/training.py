@@ -1,0 +1,147 @@
+"""Training from files, once or by several seeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2net.api.inputs import named_as
+from d2net.api.model import Model, load
+from d2net.api.single import train_once, training_videos
+from d2net.config import Config, make_config
+from d2net.data.annotations import Annotations, load_annotations
+from d2net.data.dataset import CachedFeatures
+from d2net.data.features import FeatureStore, open_features
+from d2net.data.files import check_outputs
+from d2net.training.folder import OURS, RESTARTS, remove_empty
+from d2net.training.lock import FolderLock
+from d2net.training.restarts import (
+    MOST_VIDEOS,
+    check_arguments,
+    check_begun,
+    choose,
+    folder_of,
+    keep,
+    read_restarts,
+    train_all,
+)
+
+
+def train(
+    features: FeatureStore | str | os.PathLike,
+    annotations: Annotations | str | os.PathLike,
+    out: str | os.PathLike,
+    config: Config | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    skip_missing: bool = False,
+    restarts: int = 1,
+    average: bool = False,
+    criterion: str = "entropy",
+) -> Model:
+    """Trains D2-Net with video-level labels and leaves checkpoint.pt, config.yaml and log.jsonl in `out`.
+
+    Args:
+        features: a store, or the path of an .npz, .h5 or folder of (s, d) arrays keyed by video.
+        annotations: loaded, or the path of an ActivityNet-style JSON; only labels are used, not segments,
+            unless train.selection is loc_mAP.
+        config: `make_config(preset, recipe)`; the release recipe by default.
+        names: the training videos, in place of those of train.subsets.
+        skip_missing: train on the videos that have features, and say which have none.
+        restarts: trainings, with seeds train.seed and on, in folders seed-N of `out`; the one that is best by
+            `criterion` (of `criteria.CRITERIA`; video-level labels alone) is kept as the run, or with `average` the
+            mean of all of their activations.
+
+    Raises:
+        RunExists: `out` holds a run and neither resume nor overwrite was given.
+        ValueError: features, annotations and configuration that do not fit; the message names which.
+    """
+    if not isinstance(features, (FeatureStore, str, os.PathLike)):
+        kind = type(features).__name__
+        raise TypeError(f"train: features must be a path or what open_features returned, got {kind}; save an .npz")
+    config = config or make_config()
+    store = features if isinstance(features, FeatureStore) else open_features(features)
+    if not isinstance(annotations, Annotations):
+        annotations = load_annotations(annotations)
+    check_arguments(restarts, average, criterion)
+    given: dict[str, Any] = {"names": names, "device": device, "progress": progress, "skip_missing": skip_missing}
+    if restarts > 1:
+        return _train_restarts(
+            store, annotations, Path(out), config, restarts, criterion, average, resume, overwrite, given
+        )
+    if resume and read_restarts(Path(out)) is not None:
+        raise ValueError(f"{out} holds restarts: go on with them (--restarts), or with one of its runs, as seed-0")
+    return train_once(store, annotations, out, config, resume=resume, overwrite=overwrite, **given)
+
+
+def _train_restarts(
+    store: FeatureStore,
+    annotations: Annotations,
+    out: Path,
+    config: Config,
+    restarts: int,
+    criterion: str,
+    average: bool,
+    resume: bool,
+    overwrite: bool,
+    given: dict[str, Any],
+) -> Model:
+    """Trains every seed, then keeps one or all, as `train` says."""
+    seeds = list(range(config.train.seed, config.train.seed + restarts))
+    if seeds[-1] >= 2**63:
+        raise ValueError(f"restarts: {restarts} seeds from {config.train.seed} on pass 2**63 - 1; lower train.seed")
+    check_outputs([out / name for name in OURS], [store.source, annotations.source])
+    made = [p for p in (*(folder_of(out, s) for s in seeds), out, *out.parents) if not p.exists()]
+    try:
+        check_begun(out, seeds, resume, overwrite)
+        with FolderLock(out):
+            return _train_and_choose(store, annotations, out, config, seeds, criterion, average, resume, given)
+    except BaseException:
+        remove_empty(made)
+        raise
+
+
+def _train_and_choose(
+    store: FeatureStore,
+    annotations: Annotations,
+    out: Path,
+    config: Config,
+    seeds: Sequence[int],
+    criterion: str,
+    average: bool,
+    resume: bool,
+    given: dict[str, Any],
+) -> Model:
+    if not resume:
+        (out / RESTARTS).unlink(missing_ok=True)  # its runs are about to be replaced
+    cache = CachedFeatures(store, config.train.cache_gigabytes)
+
+    def one(seed: int, folder: Path, resume: bool, overwrite: bool) -> Model:
+        with_seed = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        return train_once(
+            store, annotations, folder, with_seed, resume=resume, overwrite=overwrite, cache=cache, **given
+        )
+
+    models = train_all(one, out, seeds, resume)
+    known, alias = named_as(annotations, store)
+    if given["names"] is None:
+        names = training_videos(store, known, config, given["skip_missing"])
+    else:
+        names = [v for v in (alias.get(v, v) for v in given["names"]) if v in store]
+    held_out = set(models[0].held_out)
+    names = [v for v in names if v not in held_out]
+    names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(len(names), MOST_VIDEOS)).astype(int))]
+    activations = [{v: model.activations(cache[v]).classes for v in names} for model in models]
+    found = choose(activations, known.label_matrix(names), seeds, config.loss.pool_divisor, criterion, average)
+    keep(out, found)
+    if given["progress"]:
+        print(found.said())
+    return load(out, given["device"])
