@@ -25,7 +25,17 @@ def attention_pool_backward_cpu(
     problem: _Pool, grad: int, grad_mass: int, mass: int, grad_x: int, grad_attention: int, threads: int, /
 ) -> None: ...
 def dropout_cpu(
-    x: int, dtype: int, rows: int, channels: int, seed: int, threshold: int, scale: float, y: int, threads: int, /
+    x: int,
+    dtype: int,
+    rows: int,
+    channels: int,
+    seed: int,
+    first_row: int,
+    threshold: int,
+    scale: float,
+    y: int,
+    threads: int,
+    /,
 ) -> None: ...
 _Products = tuple[int, ...]  # addresses, one for each of 6 points
 
@@ -40,7 +50,7 @@ def winograd_weight_cpu(w: int, size: int, u: int, threads: int, /) -> None: ...
 def winograd_weight_gradient_cpu(products: _Products, size: int, grad: int, threads: int, /) -> None: ...
 
 _Convolution = tuple[int, int, int, int, int, int, int, int, int]
-_Dropout = tuple[int, int, float]
+_Dropout = tuple[int, int, int, float]
 
 def convolves_cpu() -> bool: ...
 def temporal_conv_cpu(

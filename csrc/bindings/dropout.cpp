@@ -9,15 +9,15 @@ void bind_dropout(Module& m) {
     m.def("dropout_cpu", [](Call& c) {
         Address x, y;
         int dtype, threads;
-        int64_t rows, channels, seed;
+        int64_t rows, channels, seed, first_row;
         uint32_t threshold;
         double scale;
-        c.rest(x, dtype, rows, channels, seed, threshold, scale, y, threads);
+        c.rest(x, dtype, rows, channels, seed, first_row, threshold, scale, y, threads);
         with_dtype(dtype, [&](auto zero) {
             using T = decltype(zero);
             run([&] {
-                return cpu::dropout(pointer<const T>(x), rows, channels, static_cast<uint64_t>(seed), threshold, scale,
-                                    pointer<T>(y), threads);
+                return cpu::dropout(pointer<const T>(x), rows, channels, static_cast<uint64_t>(seed), first_row, threshold,
+                                    scale, pointer<T>(y), threads);
             });
         });
     });

@@ -13,11 +13,11 @@ cpu::Convolution convolution(Reader r) {
     return x;
 }
 
-// seed, threshold, scale
+// seed, first row, threshold, scale
 cpu::Dropping dropping(Reader r) {
     cpu::Dropping x{};
     int64_t seed;
-    r.rest(seed, x.threshold, x.scale);
+    r.rest(seed, x.first_row, x.threshold, x.scale);
     x.seed = static_cast<uint64_t>(seed);
     return x;
 }

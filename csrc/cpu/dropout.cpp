@@ -72,19 +72,19 @@ D2K_DEFINE(Half)
 D2K_DEFINE(float)
 
 template <class T>
-Status dropout(const T* x, int64_t rows, int64_t channels, uint64_t seed, uint32_t threshold, double scale, T* y,
-               int threads) {
+Status dropout(const T* x, int64_t rows, int64_t channels, uint64_t seed, int64_t first_row, uint32_t threshold,
+               double scale, T* y, int threads) {
     const double steps = kSteps * static_cast<double>(rows) * static_cast<double>(channels);
     const auto counters = static_cast<uint64_t>((channels + 3) / 4);
     return parallel_for(rows, std::max<int64_t>(1, rows / 64), steps, threads, [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; ++r)
-            drop_row(x + r * channels, channels, static_cast<uint64_t>(r) * counters, seed, threshold,
+            drop_row(x + r * channels, channels, static_cast<uint64_t>(first_row + r) * counters, seed, threshold,
                      static_cast<ArithmeticOf<T>>(scale), y + r * channels);
     });
 }
 
 #define D2K_INSTANTIATE(T) \
-    template Status dropout<T>(const T*, int64_t, int64_t, uint64_t, uint32_t, double, T*, int);
+    template Status dropout<T>(const T*, int64_t, int64_t, uint64_t, int64_t, uint32_t, double, T*, int);
 D2K_INSTANTIATE(float)
 D2K_INSTANTIATE(double)
 D2K_INSTANTIATE(BFloat16)

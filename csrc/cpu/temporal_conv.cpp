@@ -229,8 +229,8 @@ struct Output {
 };
 
 // Of dropout, a row's first.
-uint64_t counter(int64_t row, int64_t channels) {
-    return static_cast<uint64_t>(row) * static_cast<uint64_t>((channels + 3) / 4);
+uint64_t counter(const Dropping& dropping, int64_t row, int64_t channels) {
+    return static_cast<uint64_t>(dropping.first_row + row) * static_cast<uint64_t>((channels + 3) / 4);
 }
 
 // A row's columns [first, first + size) from its sums.
@@ -240,7 +240,7 @@ void finish_row(const Products& by, const Output& out, int64_t row, int64_t chan
     const float* residual = out.residual.data ? out.residual.data + row * out.residual.stride + first : nullptr;
     uint8_t* sign = out.sign ? out.sign + row * ((channels + 7) / 8) : nullptr;
     by.finish(sums, size, out.bias ? out.bias + first : nullptr, out.slope, residual, y, sign, first);
-    if (out.dropping) by.drop(*out.dropping, y, size, counter(row, channels) + static_cast<uint64_t>(first / 4), y);
+    if (out.dropping) by.drop(*out.dropping, y, size, counter(*out.dropping, row, channels) + static_cast<uint64_t>(first / 4), y);
 }
 
 void zero_gaps(const Sequences& sequences, int64_t channels, float* out) {
@@ -325,7 +325,7 @@ Status convolve(const Convolution& shape, const Rows& without, const Input& x, c
 
 // Dropout of rows of sequences, from x (rows `stride` apart) to y.
 void drop_rows(const Dropping& dropping, const float* x, int64_t row, int64_t channels, float* y) {
-    products()->drop(dropping, x, channels, counter(row, channels), y);
+    products()->drop(dropping, x, channels, counter(dropping, row, channels), y);
 }
 
 template <int m>

@@ -89,7 +89,7 @@ uint32_t word(uint64_t seed, uint64_t counter, int64_t which) {
 void drops(const Products& by) {
     for (int64_t size = 1; size < 70; ++size)
         for (const uint64_t first : {uint64_t{0}, uint64_t{5}, (uint64_t{1} << 32) - 3}) {
-            const Dropping dropping{0x9876543210fedcbau, 0xb0000000u, 1.75f};
+            const Dropping dropping{0x9876543210fedcbau, 0, 0xb0000000u, 1.75f};
             const auto x = drawn(size);
             auto got = x, want = x;
             by.drop(dropping, x.data(), size, first, got.data());

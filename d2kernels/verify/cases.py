@@ -79,7 +79,8 @@ def _temporal_conv(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...
     yield (
         layer(2 * batch.classes, 5),
         lambda ragged, *t: d2k.temporal_conv(
-            ragged(t[0]), *t[1:], groups=2, dilation=2, dropout=0.5, seed=torch.tensor([7], device=t[0].device)
+            ragged(t[0]), *t[1:], groups=2, dilation=2, dropout=0.5,
+            **{name: torch.tensor([at], device=t[0].device) for name, at in (("seed", 7), ("first_row", 2**33))},
         ).values,
     )
 

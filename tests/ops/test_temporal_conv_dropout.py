@@ -7,7 +7,7 @@ import torch
 
 import d2kernels as d2k
 from d2kernels import _native
-from d2kernels.ops.temporal_conv.dropout import drop, keep, philox, threshold
+from d2kernels.ops.temporal_conv.dropout import drop, keep, philox, rows_from, threshold
 
 BACKENDS = ["reference", "native"]
 EYE = torch.eye(6)[:, :, None]
@@ -67,6 +67,30 @@ def test_native_drops_the_same(channels, p, dtype):
     for a, b in zip(*made, strict=True):
         torch.testing.assert_close(a, b)
         assert torch.equal(a == 0, ~keep(seed, *x.shape, p))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("channels", "dtype"), [(64, torch.float32), (6, torch.float32), (6, torch.bfloat16)])
+@pytest.mark.parametrize("by", ["argument", "context"])
+def test_parts_of_a_batch_drop_what_the_whole_does(backend, channels, dtype, by):
+    x = torch.randn(90, channels, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weight, seed = torch.eye(channels, dtype=dtype)[:, :, None], torch.tensor([5])
+
+    def run(rows, first):
+        leaf, first = x[rows].clone().requires_grad_(), torch.tensor([first])
+        at = {"offsets": torch.tensor([0, len(leaf)]), "dropout": 0.5, "seed": seed, "negative_slope": 0.5}
+        with d2k.backends.use(backend, "temporal_conv"), rows_from(first if by == "context" else None):
+            out = d2k.temporal_conv(leaf, weight, first_row=None if by == "context" else first, **at)
+        return torch.stack([out.detach(), torch.autograd.grad(out.sum(), leaf)[0]])
+
+    whole = run(slice(0, 90), 0)
+    parts = [run(slice(0, 40), 0), run(slice(40, 41), 40), run(slice(41, 90), 41)]
+    assert torch.equal(torch.cat(parts, 1), whole)
+    assert not torch.equal(run(slice(41, 90), 0), parts[2])
+    # Far rows, whose counters pass 32 bits.
+    far = keep(torch.tensor([5, 2**33]), 1, 6, 0.5)
+    words = [w for i in range(2) for w in by_integers(2**34 + i, 5)][:6]
+    assert far.tolist() == [[w >= 2**31 for w in words]]
 
 
 def test_native_without_its_extension(monkeypatch):
@@ -152,6 +176,14 @@ def test_errors(p, seed, text):
 def test_a_number_is_no_seed():
     with pytest.raises(TypeError, match="got int 5"):
         dropped(torch.zeros(3, 6), 0.5, 5)
+
+
+def test_a_first_row_of_another_kind():
+    at = {"offsets": torch.tensor([0, 3]), "dropout": 0.5}
+    with pytest.raises(TypeError, match=r"first_row must be a tensor .* got int 5"):
+        d2k.temporal_conv(torch.zeros(3, 6), EYE, first_row=5, **at)
+    with pytest.raises(ValueError, match=r"first_row must be \(1,\) torch.int64, got \(2,\)"):
+        d2k.temporal_conv(torch.zeros(3, 6), EYE, first_row=torch.tensor([5, 6]), **at)
 
 
 def test_module_drops_while_training():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import d2kernels as d2k
 from d2kernels.ops.temporal_conv import bits, reference
-from d2kernels.ops.temporal_conv.dropout import keep
+from d2kernels.ops.temporal_conv.dropout import keep, placed
 
 kernels = importlib.import_module("d2kernels.ops.temporal_conv.triton")
 configs = importlib.import_module("d2kernels.ops.temporal_conv.triton_configs")
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 NAN = float("nan")
 SEED = torch.tensor([7 - 2**63], device=DEVICE)
+FIRST = torch.tensor([2**33 + 5], device=DEVICE)
 SMALL = configs.Config(16, 16, 16, 4, 2, group_m=2)  # many tiles of few rows
 
 
@@ -60,7 +61,7 @@ class Layer:
     def exact(self):
         leaves, options = self.leaves(torch.float64), dict(self.options)
         slope, residual = options.pop("negative_slope", None), options.pop("residual", False)
-        p, seed = options.pop("dropout", 0.0), options.pop("seed", None)
+        p, seed, first = options.pop("dropout", 0.0), options.pop("seed", None), options.pop("first_row", None)
         options["padding"] = options.get("dilation", 1) * (self.weight.shape[2] // 2)
         outs, x = [], self.x.with_values(leaves[0])
         for s in (s for s in x.unpack() if len(s)):
@@ -69,7 +70,7 @@ class Layer:
             outs.append(y + s if residual else y)
         out = torch.cat(outs)
         if p:
-            out = out * keep(seed, *self.seed.shape, p)[self.inside] / (1 - p)
+            out = out * keep(placed(seed, first), *self.seed.shape, p)[self.inside] / (1 - p)
         grads = torch.autograd.grad(out, leaves, self.seed[self.inside].double())
         full = torch.zeros(self.seed.shape, dtype=torch.float64, device=DEVICE)
         full[self.inside] = out.detach()
@@ -99,6 +100,7 @@ LAYERS = {
     ),
     "dropout, output's sign": (([9, 0, 8], 20, 48, 3), {"negative_slope": 0.3, "dropout": 0.5, "seed": SEED}),
     "dropout, groups end within four": (([17, 6], 16, 22, 3), {"groups": 2, "dropout": 0.2, "seed": SEED}),
+    "dropout, part of a batch": (([9, 0, 8], 20, 48, 3), {"dropout": 0.5, "seed": SEED, "first_row": FIRST}),
     "dropout, two channels": (([9], 16, 2, 1), {"dropout": 0.5, "seed": SEED}),
     "no bias": (([17, 6], 16, 7, 3), {"bias": False, "gap": 0, "dilation": 2}),
 }

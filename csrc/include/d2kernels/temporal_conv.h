@@ -18,6 +18,7 @@ struct Convolution {
 // Dropout as dropout.h makes it; threshold 0 for none.
 struct Dropping {
     uint64_t seed;
+    int64_t first_row;
     uint32_t threshold;
     float scale;
 };

@@ -10,6 +10,7 @@ from torch import Tensor
 from d2kernels._arguments import flag, number, whole
 from d2kernels.ops._library import apply, once
 from d2kernels.ops.temporal_conv import schema
+from d2kernels.ops.temporal_conv.dropout import placed
 from d2kernels.ragged import Ragged, take
 
 _FARTHEST = 1 << 40  # rows; no sequence is as long, and no product with a place in the kernel wraps
@@ -85,14 +86,20 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, residual
         raise ValueError(f"temporal_conv: residual needs as many channels out as in, got {c_in} in and {c_out} out")
 
 
-def _seed(x: Tensor, dropout: float, seed: Tensor | None) -> Tensor | None:
+def _seed(x: Tensor, dropout: float, seed: Tensor | None, first_row: Tensor | None) -> Tensor | None:
+    for name, given in (("seed", seed), ("first_row", first_row)):
+        if given is None:
+            continue
+        if not isinstance(given, Tensor):
+            kind = type(given).__name__
+            raise TypeError(f"temporal_conv: {name} must be a tensor (1,) of torch.int64, got {kind} {given!r}")
+        if given.dtype != torch.int64 or given.shape != (1,):
+            raise ValueError(f"temporal_conv: {name} must be (1,) torch.int64, got {tuple(given.shape)} {given.dtype}")
+    if not dropout:
+        return None
     if seed is None:
-        return torch.randint(-(1 << 63), (1 << 63) - 1, (1,), device=x.device) if dropout else None
-    if not isinstance(seed, Tensor):
-        raise TypeError(f"temporal_conv: seed must be a tensor (1,) of torch.int64, got {type(seed).__name__} {seed!r}")
-    if seed.dtype != torch.int64 or seed.shape != (1,):
-        raise ValueError(f"temporal_conv: seed must be (1,) torch.int64, got {tuple(seed.shape)} {seed.dtype}")
-    return seed if dropout else None
+        seed = torch.randint(-(1 << 63), (1 << 63) - 1, (1,), device=x.device)
+    return placed(seed, first_row)
 
 
 def temporal_conv(
@@ -106,6 +113,7 @@ def temporal_conv(
     residual: bool = False,
     dropout: float = 0.0,
     seed: Tensor | None = None,
+    first_row: Tensor | None = None,
     offsets: Tensor | None = None,
     lengths: Tensor | None = None,
     mask: Tensor | None = None,
@@ -127,6 +135,8 @@ def temporal_conv(
             kept: the backward makes it again from the seed.
         seed: (1,) int64 on x's device, drawn from torch's generator when None. It and an element's place in the batch's
             rows, padding counted, say whether the element is dropped, on every backend.
+        first_row: (1,) int64 on x's device, where the batch is a part of a larger one: which of its rows the first here
+            is. The parts drop what the whole batch would with the same seed.
         offsets, lengths, mask: see `Ragged`; dense rows take exactly one of lengths and mask.
 
     Under autocast, x, weight and bias are cast as F.conv1d casts them. On a CPU, D2K_FLOAT32=winograd in the
@@ -158,7 +168,7 @@ def temporal_conv(
     slope = None if negative_slope is None else number("temporal_conv", "negative_slope", negative_slope)
     dropout = number("temporal_conv", "dropout", dropout, least=0, below=1)
     _check(rows, weight, bias, groups, residual)
-    seed = _seed(rows, dropout, seed)
+    seed = _seed(rows, dropout, seed, first_row)
     options = (dilation, groups, slope, residual, dropout, seed, form.gap)
     out, _ = apply(TemporalConv, rows, weight, bias, form.offsets, form.lengths, *options)
     return form.restore(out)

@@ -1,17 +1,40 @@
 """The mask of dropout from a counter and a seed, so that the backward makes it again instead of keeping it.
 
 Philox-4x32 with 7 rounds (Salmon et al., SC 2011): the seed is the key, and word j of counter row · ⌈c / 4⌉ + i is
-that of channel 4i + j. An element stays where its word is at least p · 2³².
+that of channel 4i + j. An element stays where its word is at least p · 2³². Rows count from where the batch begins in
+a larger one, so that the parts of a batch drop what the whole would.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 ROUNDS = 7
 _CHUNK = 1 << 15  # counters at a time: what they make stays in a core's cache
 _LOW = 0xFFFFFFFF
+_first: Tensor | None = None  # no ContextVar: torch.compile cannot read one
+
+
+@contextmanager
+def rows_from(first: Tensor | None) -> Iterator[None]:
+    """Batches within are the part of a larger one that begins at its row `first`, (1,) int64 on their device."""
+    global _first
+    before, _first = _first, first
+    try:
+        yield
+    finally:
+        _first = before
+
+
+def placed(seed: Tensor, first: Tensor | None) -> Tensor:
+    """(2,): the seed (1,) and the row of a larger batch that counting begins at, that of `rows_from` where None."""
+    first = _first if first is None else first
+    return F.pad(seed, (0, 1)) if first is None else torch.cat([seed, first])
 
 
 def threshold(p: float) -> int:
@@ -31,11 +54,12 @@ def philox(counter: Tensor, seed: Tensor, rounds: int = ROUNDS) -> tuple[Tensor,
 
 
 def keep(seed: Tensor, rows: int, channels: int, p: float) -> Tensor:
-    """(rows, channels) bool."""
+    """(rows, channels) bool; seed: (1,), or (2,) of `placed`."""
     blocks = (channels + 3) // 4
     least, parts = threshold(p), []
+    number, first = seed[:1], seed[1:].sum()
     for counter in torch.arange(rows * blocks, device=seed.device).split(_CHUNK):
-        parts.append(torch.stack([word >= least for word in philox(counter, seed)], 1))
+        parts.append(torch.stack([word >= least for word in philox(counter + first * blocks, number)], 1))
     words = torch.cat(parts) if parts else torch.zeros((0, 4), dtype=torch.bool, device=seed.device)
     return words.view(rows, 4 * blocks)[:, :channels]
 

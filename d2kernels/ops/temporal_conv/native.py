@@ -183,7 +183,7 @@ def _drop(x: Tensor, p: float, seed: Tensor | None, out: Tensor | None = None) -
         x.data_ptr(),
         _native.dtype_number(x.dtype),
         *x.shape,
-        int(seed),
+        *seed.tolist(),
         threshold(p),
         1 / (1 - p),
         out.data_ptr(),

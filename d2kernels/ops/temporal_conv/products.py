@@ -38,9 +38,12 @@ def _shape(offsets: Tensor, lengths: Tensor, total: int, weight: Tensor, dilatio
     return (*place, c_in, c_out // groups, groups, taps, min(dilation, max(total, 1)))
 
 
-def _dropout(p: float, seed: Tensor | None) -> tuple[int, int, float]:
-    """Seed, threshold and scale; a threshold of 0 drops nothing."""
-    return (0, 0, 1.0) if seed is None or threshold(p) == 0 else (int(seed), threshold(p), 1 / (1 - p))
+def _dropout(p: float, seed: Tensor | None) -> tuple[int, int, int, float]:
+    """Seed, first row, threshold and scale; a threshold of 0 drops nothing."""
+    if seed is None or threshold(p) == 0:
+        return 0, 0, 0, 1.0
+    number, first = seed.tolist()
+    return number, first, threshold(p), 1 / (1 - p)
 
 
 def _address(x: Tensor | None) -> int:
@@ -103,12 +106,13 @@ def backward(
     offsets, lengths = offsets.contiguous(), lengths.contiguous()
     shape = _shape(offsets, lengths, total, weight, dilation, groups)
     dropped = _dropout(dropout, seed)
-    changes = negative_slope is not None or dropped[1] > 0
+    drops = dropped[2] > 0
+    changes = negative_slope is not None or drops
     inner = x.new_empty((total, c_out)) if changes else grad
     grad_x = x.new_empty((total, weight.shape[1] * groups) if need_x else 0)
     grad_w, grad_b = weight.new_empty(0), weight.new_empty(0)
     # What passes by the convolution: the gradient itself, or what dropout leaves of it, written where it is added to.
-    passes = (grad_x if dropped[1] > 0 else grad) if need_x and residual else None
+    passes = (grad_x if drops else grad) if need_x and residual else None
     if need_weight:
         grad_w, grad_b = torch.empty_like(weight), weight.new_empty(c_out)
     by_output = negative_slope is not None and sign.is_floating_point()

@@ -2,7 +2,8 @@
 
 `sign` says where the activation passed its input: one bit an element (bits.py), saved where the output cannot tell.
 The backward takes that, or the output itself where its sign serves, or anything where there is no activation. Dropped
-elements have no sign, and need none. `seed` is one int64 number, and not None where dropout is not 0. x has at least
+elements have no sign, and need none. `seed` is (2,) int64, dropout.py's seed and first row, and not None where
+dropout is not 0. x has at least
 `gap` zero rows before, between and after its sequences; a gradient's gap rows hold anything.
 """
 

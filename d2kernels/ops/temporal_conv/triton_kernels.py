@@ -33,8 +33,8 @@ def _reach(offsets, lengths, n, total, rows, STEPS: tl.constexpr):
 def _kept(seed, rows, first, CHANNELS: tl.constexpr, BLOCKS: tl.constexpr, LEAST: tl.constexpr,
           BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):  # fmt: skip
     """(BLOCK_M, BLOCK_N) of dropout.py's mask from channel `first` on; BLOCKS: `first` and BLOCK_N are fours."""
-    at = rows[:, None] * ((CHANNELS + 3) // 4)
-    number = tl.load(seed)
+    number, before = tl.load(seed), tl.load(seed + 1)
+    at = (rows + before)[:, None] * ((CHANNELS + 3) // 4)
     if BLOCKS:
         counter = at + (first // 4 + tl.arange(0, BLOCK_N // 4))[None, :]
         a, b, c, d = tl.randint4x(number, counter, ROUNDS_OF)
