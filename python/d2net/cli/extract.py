@@ -23,6 +23,7 @@ def extract(
     short: Short = None,
     crop: Crop = None,
     flow: Flow = None,
+    decoder: Annotated[str | None, typer.Option(help="av (PyAV), torchcodec or torchcodec-cuda (a GPU).")] = None,
     batch: Annotated[int | None, typer.Option(help="Snippets that the backbone takes at once.")] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that decode; by default one a processor.")] = None,
     device: Device = "auto",
@@ -41,7 +42,7 @@ def extract(
     from d2net.video.decode import media_files
     from d2net.video.extract import extract as run
 
-    changes = backbone_changes(fps, stride, snippet_frames, short, crop, flow)
+    changes = backbone_changes(fps, stride, snippet_frames, short, crop, flow, decoder)
     network = make_backbone(backbone, weights=weights or [], device=device, batch=batch, **changes)
     if workers is not None and not 1 <= workers <= 1024:
         raise ValueError(f"--workers must be 1 to 1024, got {workers}")

@@ -74,9 +74,13 @@ def backbone_changes(
     short: int | None,
     crop: int | None,
     flow: str | None,
+    decoder: str | None,
 ) -> dict[str, Any]:
     """What was given of how a backbone's snippets are made."""
-    given = {"fps": fps, "stride": stride, "snippet_frames": snippet_frames, "short": short, "crop": crop, "flow": flow}
+    given = {
+        "fps": fps, "stride": stride, "snippet_frames": snippet_frames, "short": short, "crop": crop, "flow": flow,
+        "decoder": decoder,
+    }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -21,7 +21,7 @@ from d2net.data.files import DataError, check_regular, reading, shown
 from d2net.training.lock import FolderLock
 from d2net.video import VideoError, needed
 from d2net.video.backbones import Backbone
-from d2net.video.decode import VideoReader
+from d2net.video.decode import VideoReader, open_video
 from d2net.video.flow import Flow, one_thread
 from d2net.video.snippets import Snippet, snippets
 from d2net.video.writing import Folder, RowWriter
@@ -183,7 +183,7 @@ class _Run:
             return _Ended(before)
         spec = self.backbone.spec
         count = 0
-        with VideoReader(path, spec.fps, spec.size, partial=self.partial) as reader:
+        with open_video(path, spec.fps, spec.size, partial=self.partial, decoder=spec.decoder) as reader:
             made = snippets(
                 self._watched(reader, index), spec.snippet_frames, spec.stride, self.flow, spec.size, self.pool
             )

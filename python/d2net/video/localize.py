@@ -13,7 +13,7 @@ from d2net.video.backbones import Backbone, is_code, make_backbone
 from d2net.video.extract import Extraction, extract
 from d2net.video.render import Found, render
 
-MADE_BY = {"fps", "stride", "snippet_frames", "size", "flow", "mean", "std"}
+MADE_BY = {"fps", "stride", "snippet_frames", "size", "flow", "mean", "std", "decoder"}
 
 
 def backbone_of(

@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from videos import coded, decoded, write_audio, write_video
+from videos import coded, decoded, moving, texture, write_audio, write_video
 
+from d2net.data.features import open_features
+from d2net.data.files import DataError
 from d2net.video import VideoError
-from d2net.video.decode import Size, VideoReader, media_files
+from d2net.video.backbones import make_backbone
+from d2net.video.decode import Size, VideoReader, media_files, open_video
+from d2net.video.extract import extract
 
 RATES = {
     "23.976": Fraction(24000, 1001),
@@ -27,8 +31,17 @@ RATES = {
 SMALL = Size(24)
 
 
+@pytest.fixture(scope="module", params=["av", "torchcodec"], autouse=True)
+def decoder(request) -> str:
+    """Which decoder `read` takes; torchcodec where it and FFmpeg's libraries are."""
+    if request.param == "torchcodec":
+        pytest.importorskip("torchcodec.decoders", reason="torchcodec is missing", exc_type=(ImportError, RuntimeError))
+    read.decoder = request.param
+    return request.param
+
+
 def read(path, fps=25.0, size=SMALL, **options):
-    with VideoReader(path, fps, size, **options) as reader:
+    with open_video(path, fps, size, decoder=read.decoder, **options) as reader:
         return [decoded(f) for f in reader], reader
 
 
@@ -94,7 +107,7 @@ def test_pictures_are_upright(tmp_path, degrees, corner):
     path = write_video(
         tmp_path / "v.mp4", [image] * 3, [0, 0.1, 0.2], change=lambda stream: stream.set_display_rotation(degrees)
     )
-    frame = next(iter(VideoReader(path, 10)))
+    frame = next(iter(open_video(path, 10, decoder=read.decoder)))
     assert frame.shape == ((96, 64, 3) if degrees % 180 else (64, 96, 3))
     corners = frame[4 :: frame.shape[0] - 9, 4 :: frame.shape[1] - 9, 0] > 127
     assert corners.sum() == 1 and corners[corner]
@@ -108,7 +121,7 @@ def test_depths_and_odd_sizes(tmp_path, kind, pixels, shape):
     frames = [coded(i, shape[1], shape[0]) for i in range(10)]
     path = write_video(tmp_path / f"v.{kind}", frames, [i / 25 for i in range(10)], pixels=pixels)
     assert read(path)[0] == list(range(10))
-    with VideoReader(path, 25) as reader:
+    with open_video(path, 25, decoder=read.decoder) as reader:
         assert next(iter(reader)).shape == (*shape, 3)
 
 
@@ -117,8 +130,8 @@ def test_pixels_that_are_not_square(tmp_path):
         tmp_path / "v.mkv", [coded(3)] * 3, [0, 0.1, 0.2],
         change=lambda s: setattr(s.codec_context, "sample_aspect_ratio", Fraction(2)),
     )  # fmt: skip
-    assert next(iter(VideoReader(path, 10))).shape == (64, 192, 3)
-    assert next(iter(VideoReader(path, 10, Size(16)))).shape == (16, 48, 3)
+    assert next(iter(open_video(path, 10, decoder=read.decoder))).shape == (64, 192, 3)
+    assert next(iter(open_video(path, 10, Size(16), decoder=read.decoder))).shape == (16, 48, 3)
 
 
 @pytest.mark.parametrize(
@@ -227,3 +240,23 @@ def test_the_reader_says_what_it_cannot_take():
             VideoReader("x.mp4", fps)
     with pytest.raises(ValueError, match="size: "):
         Size(10, 20)
+
+
+def test_decoders_agree(tmp_path, decoder):
+    if decoder == "av":
+        pytest.skip("compared with itself")
+    grey = np.repeat(texture(3, 400)[:, :, :1], 3, 2)  # FFmpeg halves the colours of what it shrinks
+    views = moving(grey, [(3 * i, i) for i in range(30)], 320, 240)
+    path = write_video(tmp_path / "v.mp4", views, [i / 25 for i in range(30)])
+    for size in (None, Size(112), Size(48)):
+        a, b = (list(open_video(path, 25, size, decoder=kind)) for kind in ("av", decoder))
+        assert len(a) == len(b) == 30
+        assert np.abs(np.stack(a).astype(int) - np.stack(b)).mean() < 2
+    features = [make_backbone("motion", decoder=kind) for kind in ("av", decoder)]
+    for folder, backbone in zip(("a", "b"), features, strict=True):
+        extract([path], tmp_path / folder, backbone, progress=False)
+    a, b = (open_features(tmp_path / folder) for folder in ("a", "b"))
+    assert "decoder" not in a.identity and b.identity["decoder"] == decoder
+    np.testing.assert_allclose(a["v"], b["v"], atol=0.15)
+    with pytest.raises(DataError, match="holds features whose decoder is 'torchcodec', not None"):
+        extract([path], tmp_path / "b", features[0], progress=False)

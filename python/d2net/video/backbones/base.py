@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from d2net.video.decode import Size
+from d2net.video.decode import DECODERS, Size
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Spec:
         size: what frames are scaled and cut to.
         flow: the method of optical flow that it reads, or None.
         mean, std: normalisation per channel of RGB in [0, 1].
+        decoder: av (PyAV), torchcodec, or torchcodec-cuda; pictures that they shrink differ, most in fine colours.
     """
 
     fps: float = 25.0
@@ -31,6 +32,7 @@ class Spec:
     flow: str | None = None
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    decoder: str = "av"
 
     def __post_init__(self) -> None:
         for name in ("stride", "snippet_frames"):
@@ -38,6 +40,8 @@ class Spec:
                 raise ValueError(f"{name} must be an integer from 1 to 4096, got {getattr(self, name)!r}")
         if not 0.01 <= self.fps <= 1000:
             raise ValueError(f"fps must be 0.01 to 1000, got {self.fps}")
+        if self.decoder not in DECODERS:
+            raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, got {self.decoder!r}")
 
 
 def changed(spec: Spec, changes: Mapping[str, Any]) -> Spec:
@@ -75,4 +79,6 @@ class Backbone(ABC):
     def identity(self) -> dict[str, Any]:
         """What two extractions must share for their features to be of one kind."""
         fields = {"backbone": self.name, **asdict(self.spec), "streams": self.streams}
+        if self.spec.decoder == "av":  # as before there were others
+            del fields["decoder"]
         return json.loads(json.dumps(fields))  # as a log gives it back
