@@ -43,6 +43,15 @@ class _Video(NamedTuple):
     name: str
 
 
+@dataclass
+class _Waiting:
+    """A snippet of one video that the next batch takes, and how many of its snippets it stands for."""
+
+    index: int
+    snippet: Snippet
+    times: int = 1
+
+
 class _Ended(NamedTuple):
     """A video's last message."""
 
@@ -138,7 +147,7 @@ class _Run:
         self.seen = [0.0] * len(todo)  # share of each video, for the bar
         self.writers: dict[int, RowWriter] = {}
         self.ended: dict[int, Extracted] = {}
-        self.waiting: dict[tuple[int, ...], list[tuple[int, Snippet]]] = {}
+        self.waiting: dict[tuple[int, ...], list[_Waiting]] = {}
 
     def stop(self) -> None:
         self.stopping.set()
@@ -183,6 +192,7 @@ class _Run:
             return _Ended(before)
         spec = self.backbone.spec
         count = 0
+        row: np.ndarray | Snippet | None = None
         with open_video(path, spec.fps, spec.size, partial=self.partial, decoder=spec.decoder) as reader:
             made = snippets(
                 self._watched(reader, index), spec.snippet_frames, spec.stride, self.flow, spec.size, self.pool
@@ -190,7 +200,10 @@ class _Run:
             for snippet in made:
                 if self.stopping.is_set():
                     return _Ended()
-                row = self._row(snippet) if self.backbone.per_snippet else snippet
+                if not self.backbone.per_snippet:
+                    row = snippet
+                elif row is None or not snippet.repeated:
+                    row = self._row(snippet)
                 self._put(index, row)
                 count += 1
             notes = [f"{TRUNCATED}: {reader.missing:.2f} s are missing"] if reader.missing else []
@@ -241,7 +254,14 @@ class _Run:
 
     def _wait(self, index: int, snippet: Snippet) -> None:
         group = self.waiting.setdefault(snippet.frames.shape, [])
-        group.append((index, snippet))
+        if snippet.repeated:
+            before = next((w for w in reversed(group) if w.index == index), None)
+            if before is not None:
+                before.times += 1
+            elif index in self.writers:
+                self._write(index, self.writers[index].last)
+            return
+        group.append(_Waiting(index, snippet))
         if len(group) == self.backbone.batch:
             self._run_batch(snippet.frames.shape)
         elif sum(map(len, self.waiting.values())) > 2 * self.backbone.batch:  # many shapes: none may wait for ever
@@ -251,13 +271,15 @@ class _Run:
         """One batch, filled up with zeros: how a row is rounded must not depend on how many there are."""
         group = self.waiting.pop(shape)
         lacking = self.backbone.batch - len(group)
-        frames = np.stack([s.frames for _, s in group] + [np.zeros_like(group[0][1].frames)] * lacking)
+        snippets = [w.snippet for w in group]
+        frames = np.stack([s.frames for s in snippets] + [np.zeros_like(snippets[0].frames)] * lacking)
         flow = None
-        if (first := group[0][1].flow) is not None:
-            flow = np.stack([s.flow for _, s in group if s.flow is not None] + [np.zeros_like(first)] * lacking)
+        if (first := snippets[0].flow) is not None:
+            flow = np.stack([s.flow for s in snippets if s.flow is not None] + [np.zeros_like(first)] * lacking)
         rows = self.backbone(frames, flow)
-        for (index, _), row in zip(group, rows, strict=False):
-            self._write(index, row)
+        for waiting, row in zip(group, rows, strict=False):
+            for _ in range(waiting.times):
+                self._write(waiting.index, row)
 
     def _write(self, index: int, row: np.ndarray) -> None:
         if str(self.todo[index].path) in self.result.failed:

@@ -16,10 +16,12 @@ B = TypeVar("B")
 
 
 class Snippet(NamedTuple):
-    """frames (3, T, h, w) uint8; flow (2, T, h, w) float32 pixels to the next frame, or None."""
+    """frames (3, T, h, w) uint8; flow (2, T, h, w) float32 pixels to the next frame, or None; repeated: it equals the
+    snippet before, as where a picture is held for long."""
 
     frames: np.ndarray
     flow: np.ndarray | None
+    repeated: bool = False
 
 
 def ahead(pool: Executor | None, function: Callable[[A], B], items: Iterable[A], depth: int) -> Iterator[B]:
@@ -64,6 +66,7 @@ def snippets(
     held: deque[tuple[np.ndarray, np.ndarray | None]] = deque()
     first = seen = made = 0
     before: np.ndarray | None = None
+    still: np.ndarray | None = None
     work = ahead(pool, lambda pair: _step(pair, flow), _pairs(frames, length, stride), 2 * length)
     for image, known in work:
         motion = known
@@ -74,8 +77,9 @@ def snippets(
             held.append((image, motion))
         seen += 1
         if seen == first + length:
-            yield _cut(held, length, size)
-            made, first = made + 1, first + stride
+            now = _still(held)
+            yield _cut(held, length, size, now is not None and now is still)
+            made, first, still = made + 1, first + stride, now
             for _ in range(min(stride, len(held))):
                 held.popleft()
     while seen and made < snippet_count(seen, length, stride):
@@ -106,9 +110,18 @@ def _step(pair: Pair, flow: Callable | None) -> tuple[np.ndarray, np.ndarray | N
     return image, flow(image, after) if flow is not None and after is not None and wanted else None
 
 
-def _cut(held: deque[tuple[np.ndarray, np.ndarray | None]], length: int, size: Size | None) -> Snippet:
+def _still(held: deque[tuple[np.ndarray, np.ndarray | None]]) -> np.ndarray | None:
+    """The picture, where it is the same one in all frames and does not move."""
+    image = held[0][0]
+    same = all(i is image for i, _ in held) and not any(motion is not None and motion.any() for _, motion in held)
+    return image if same else None
+
+
+def _cut(
+    held: deque[tuple[np.ndarray, np.ndarray | None]], length: int, size: Size | None, repeated: bool = False
+) -> Snippet:
     rows = [held[min(i, len(held) - 1)] for i in range(length)]
     cut = size.cut if size is not None else (lambda planes: planes)
     frames = np.stack([cut(image.transpose(2, 0, 1)) for image, _ in rows], axis=1)
     motions = [motion for _, motion in rows if motion is not None]
-    return Snippet(frames, np.stack([cut(m) for m in motions], axis=1) if motions else None)
+    return Snippet(frames, np.stack([cut(m) for m in motions], axis=1) if motions else None, repeated)

@@ -17,14 +17,14 @@ PART = ".part"
 
 
 class RowWriter:
-    """Writes (s, d) float32 rows to a temporary file in `folder`, which `finish` names.
+    """Writes (s, d) float32 rows to a temporary file in `folder`, which `finish` names; last: the row before.
 
     Args:
         number: tells writers of one folder apart.
     """
 
     def __init__(self, folder: Path, number: int, width: int):
-        self.width, self.rows = width, 0
+        self.width, self.rows, self.last = width, 0, np.zeros(width, np.float32)
         self._part = folder / f".{number}{PART}"
         self._file: IO[bytes] = open(self._part, "wb")  # noqa: SIM115
         self._file.write(self._header())
@@ -36,7 +36,7 @@ class RowWriter:
 
     def add(self, row: np.ndarray) -> None:
         self._file.write(np.ascontiguousarray(row, "<f4").tobytes())
-        self.rows += 1
+        self.rows, self.last = self.rows + 1, row
 
     def finish(self, name: str) -> None:
         self._file.seek(0)

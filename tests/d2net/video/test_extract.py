@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from videos import clip_of, texture, write_video
+from videos import clip_of, moving, texture, write_video
 
 from d2net.cli import app
 from d2net.data.features import FeatureError, open_features
 from d2net.data.files import DataError
 from d2net.training.lock import FolderInUse, FolderLock
+from d2net.video import extract as module
 from d2net.video.backbones import Backbone, Spec, make_backbone
 from d2net.video.decode import Size
 from d2net.video.extract import extract
+from d2net.video.snippets import snippets
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,26 @@ def test_batches_go_across_videos(videos, tmp_path):
     assert sum(store.lengths.values()) == 15 and backbone.calls <= 5  # two shapes
     run(sorted(videos.iterdir())[:1], tmp_path / "alone", Averages())
     assert np.array_equal(open_features(tmp_path / "alone")["a"], store["a"])
+
+
+@pytest.mark.parametrize("kind", ["motion", "batches"])
+def test_a_picture_that_is_held_is_described_once(tmp_path, monkeypatch, kind):
+    views, times = moving(texture(0), [(3 * i, 0) for i in range(60)]), [i / 25 for i in range(30)]
+    video = write_video(tmp_path / "v.mkv", views, [*times, *(31.2 + t for t in times)])
+    described = []
+
+    def described_by(out):
+        made = make_backbone("motion", short=48) if kind == "motion" else Averages()
+        real = type(made).__call__
+        monkeypatch.setattr(type(made), "__call__", lambda *given: described.append(out) or real(*given))
+        run([video], tmp_path / out, made, workers=1)
+        monkeypatch.undo()
+        return (tmp_path / out / "v.npy").read_bytes()
+
+    once = described_by("once")
+    monkeypatch.setattr(module, "snippets", lambda *given: (s._replace(repeated=False) for s in snippets(*given)))
+    assert once == described_by("each")
+    assert described.count("once") < 0.4 * described.count("each")
 
 
 def test_stopped_and_gone_on_with(videos, tmp_path):
