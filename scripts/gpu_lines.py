@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 LOST = 86
-NEEDED = ("pydantic", "yaml", "tqdm", "typer")
+NEEDED = ("pydantic", "yaml", "typer")
 _file, _step = Path(os.environ["D2K_LINES"]), os.environ["D2K_STEP"]
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from d2net.api.inputs import Features, Videos, prepare
 from d2net.api.model import Model
@@ -16,6 +14,7 @@ from d2net.data.activations import VideoActivations
 from d2net.data.annotations import Annotations
 from d2net.data.detections import Detections
 from d2net.localization.decoding import VideoScores, localize_chunks
+from d2net.terminal import Bar
 from d2net.timing import Timing, to_seconds
 
 
@@ -75,17 +74,17 @@ def localize(
     parts: list[tuple[np.ndarray, ...]] = []
     kept: dict[str, VideoActivations] = {}
     scores, first = [], 0
-    bar = tqdm(total=len(chosen), unit="video", disable=not progress, mininterval=0.1 if sys.stderr.isatty() else 30)
-    for chunk in localize_chunks(
+    chunks = localize_chunks(
         found.activate, chosen, found.lengths, config, pool_divisor=loss.pool_divisor, pool_rounding=loss.pool_rounding
-    ):
-        parts += _in_seconds(chunk, first, found)
-        scores.append(chunk.p)
-        first += len(chunk.names)
-        bar.update(len(chunk.names))
-        if keep_activations:
-            kept |= _by_video(chunk)
-    bar.close()
+    )
+    with Bar("localize", len(chosen), unit="video", show=progress) as bar:
+        for chunk in chunks:
+            parts += _in_seconds(chunk, first, found)
+            scores.append(chunk.p)
+            first += len(chunk.names)
+            bar.update(len(chunk.names))
+            if keep_activations:
+                kept |= _by_video(chunk)
     columns = [np.concatenate(c) for c in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 5
     detections = Detections.from_arrays(chosen, model.classes, *columns)
     p = np.concatenate(scores) if scores else np.zeros((0, len(model.classes)), np.float32)

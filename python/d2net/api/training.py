@@ -130,7 +130,7 @@ def _train_and_choose(
             store, annotations, folder, with_seed, resume=resume, overwrite=overwrite, cache=cache, **given
         )
 
-    models = train_all(one, out, seeds, resume)
+    models = train_all(one, out, seeds, resume, given["progress"])
     known, alias = named_as(annotations, store)
     if given["names"] is None:
         names = training_videos(store, known, config, given["skip_missing"])

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 import d2kernels as d2k
 from d2net.api.inputs import Features, prepare
@@ -24,6 +23,7 @@ from d2net.localization.tune import Tuned
 from d2net.localization.tune_scoring import Decoder, Metric
 from d2net.localization.tune_search import search
 from d2net.localization.tune_space import fields_for
+from d2net.terminal import Bar
 
 
 def tune(
@@ -86,7 +86,9 @@ def tune(
     rate = rate_of(model.timing) if rules is RELEASE else None
     measure = Metric(*_metric(metric, classes), parse_iou(evaluation.iou), rules, len(classes))
     loss = model.config.loss
-    chunks = [videos.activate(videos.names[part]) for part in batches_of(videos.lengths)]
+    parts = list(batches_of(videos.lengths))
+    running = Bar("activations", len(parts), unit="batch", show=progress)
+    chunks = [videos.activate(videos.names[part]) for part in running.over(parts)]
     steps = [(*videos.steps(i), videos.durations.get(v, np.inf)) for i, v in enumerate(videos.names)]
     decoder = Decoder(
         chunks,
@@ -95,7 +97,7 @@ def tune(
         np.array([classes.get(name, -1 - k) for k, name in enumerate(model.classes)]),
         rate,
     )
-    with tqdm(total=settings, unit="decoder", disable=not progress) as bar:
+    with Bar("tune", settings, unit="decoder", show=progress) as bar:
         outcome = search(
             decoder,
             instances if rate is None else snippet_spans(instances, rate),

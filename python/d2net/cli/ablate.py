@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from d2net.cli.options import Device, Features, Set, say, stoppable
+from d2net.cli.options import Device, Features, Quiet, Set, say, stoppable
 from d2net.cli.reading import Data, Layout
 
 
@@ -24,6 +24,7 @@ def ablate(
     layout: Layout = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the folder's runs.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder's runs.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train and score the rows of the paper's Table 3, over seeds, with the preset's and the recipe's decoder."""
     from d2net.auto import auto_config, wants_auto
@@ -35,11 +36,11 @@ def ablate(
     overrides = parse_assignments(assignments or [])
     auto = wants_auto(preset, overrides, None)
     config = None if auto else make_config(preset, recipe, overrides)
-    data = Data(layout, ("features", "annotations"))
+    data = Data(layout, ("features", "annotations"), quiet)
     store, known = data.features(features), data.annotations(annotations)
     if config is None:
         config, said = auto_config(store, known, recipe, overrides)
         say("\n".join(f"auto: {choice}" for choice in said))
     names = [row.strip() for row in rows.split(",")]
     with stoppable():
-        print(run_ablation(store, known, out, config, names, seeds, device, resume, overwrite))
+        print(run_ablation(store, known, out, config, names, seeds, device, resume, overwrite, not quiet))

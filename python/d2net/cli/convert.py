@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from d2net.cli.options import Crops, Fps, SnippetFrames, SnippetSeconds, Stride, say, stoppable
+from d2net.cli.options import Crops, Fps, Quiet, SnippetFrames, SnippetSeconds, Stride, say, stoppable
 from d2net.cli.reading import Data, Layout
 
 
@@ -30,7 +30,7 @@ def convert(
         Path | None, typer.Option(help="Annotations whose classes name the numbers in detections.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, if it is a file.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write features, annotations or detections in another format.
 

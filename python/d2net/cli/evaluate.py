@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from d2net.cli.optional_value import PRINTED
-from d2net.cli.options import Fps, SnippetSeconds, Stride, say
+from d2net.cli.options import Fps, Quiet, SnippetSeconds, Stride, say
 from d2net.cli.reading import Data, Layout
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def evaluate(
     onset_only: Annotated[bool, typer.Option("--onset-only", help="Of --events: offsets do not count.")] = False,
     layout: Layout = None,
     out: Annotated[Path | None, typer.Option(help="Metrics as JSON.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Score detections against a ground truth.
 
@@ -69,6 +70,7 @@ def evaluate(
     from d2net.data.files import check_outputs
     from d2net.evaluation import analyse_errors, evaluate_all, event_scores, load_ambiguous
     from d2net.evaluation import evaluate as run
+    from d2net.terminal import Bar
 
     if protocol is not None and all_protocols:
         raise ValueError(f"--protocol {protocol} and --all-protocols exclude each other")
@@ -83,7 +85,7 @@ def evaluate(
         raise ValueError("several --ground-truth make a grid; add --all-protocols, or give one")
     errors_file = None if errors in (None, PRINTED) else errors
     check_outputs([out, errors_file], [predictions, *ground_truth, ambiguous, config])
-    data = Data(layout, ("detections", "annotations"))
+    data = Data(layout, ("detections", "annotations"), quiet)
     found = data.detections(predictions)
     truths = [data.annotations(path, "ground truth") for path in ground_truth]
     given: dict[str, Any] = {
@@ -92,24 +94,31 @@ def evaluate(
     if all_protocols:
         if errors is not None or events:
             raise ValueError("--errors and --events are of one protocol and ground truth; leave --all-protocols out")
-        grid = evaluate_all(found, truths, **given)
+        grid = evaluate_all(found, truths, **given, progress=not quiet)
         print(grid.table())
         if out:
             grid.save(out)
             print(f"metrics: {out}")
         return
-    report = run(found, truths[0], protocol=protocol, **given)
+    of_events = analysis = None
+    with Bar("evaluate", 1 + events + (errors is not None), show=not quiet) as bar:
+        bar.begin("metrics")
+        report = run(found, truths[0], protocol=protocol, **given)
+        if events:
+            bar.begin("events")
+            of_events = event_scores(
+                found, truths[0], subset=subset, min_score=min_score, resolution=resolution, collar=collar,
+                length_share=length_share, onset_only=onset_only,
+            )  # fmt: skip
+        if errors is not None:
+            bar.begin("errors")
+            analysis = analyse_errors(found, truths[0], protocol=protocol, buckets=buckets, **given)
     print(report.table(per_class=per_class))
     more: dict[str, Any] = {}
-    if events:
-        of_events = event_scores(
-            found, truths[0], subset=subset, min_score=min_score, resolution=resolution, collar=collar,
-            length_share=length_share, onset_only=onset_only,
-        )  # fmt: skip
+    if of_events is not None:
         say(of_events.table(per_class=per_class))
         more["events"] = of_events.to_dict()
-    if errors is not None:
-        analysis = analyse_errors(found, truths[0], protocol=protocol, buckets=buckets, **given)
+    if analysis is not None:
         print(analysis.table(per_class=per_class))
         more["errors"] = analysis.to_dict()
         if errors_file:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from d2net.cli.options import BackboneName, Crop, Device, Flow, Short, Weights, backbone_changes, say, stoppable
+from d2net.cli.options import BackboneName, Crop, Device, Flow, Quiet, Short, Weights, backbone_changes, say, stoppable
 from d2net.terminal import printable
 
 
@@ -29,7 +29,7 @@ def extract(
     device: Device = "auto",
     partial: Annotated[bool, typer.Option("--partial", help="Take what decodes of truncated videos.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the features in the folder.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Turn videos into features that train and localize read as they are.
 

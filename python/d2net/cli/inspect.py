@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import typer
 from d2net.cli.options import (
     Crops,
     Fps,
+    Quiet,
     Resized,
     SnippetFrames,
     SnippetSeconds,
@@ -43,7 +43,7 @@ def inspect(
     resized: Resized = False,
     crops: Crops = "mean",
     layout: Layout = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Look data over before training: what they hold, what is odd, and the command to train with.
 
@@ -54,10 +54,9 @@ def inspect(
 
     Example: d2net inspect features.npz annotations.json
     """
-    from tqdm import tqdm
-
     from d2net.config import make_config
     from d2net.data.inspect import inspect_data
+    from d2net.terminal import Bar
     from d2net.timing import Timing
 
     data = Data(layout, ("features", "annotations"), quiet=True)
@@ -73,7 +72,7 @@ def inspect(
     flags = [f"--layout {shlex.quote(name)}" for name in layout or []]
     if crops != "mean":
         flags.append(f"--crops {shlex.quote(crops)}")
-    with tqdm(desc="features", unit="video", disable=quiet or features is None, file=sys.stderr, leave=False) as bar:
+    with Bar("features", unit="video", show=not quiet and features is not None) as bar:
 
         def step(_: int, total: int) -> None:
             bar.total = total

@@ -12,6 +12,7 @@ from d2net.cli.options import (
     Crops,
     Device,
     Fps,
+    Quiet,
     Resized,
     Set,
     SkipMissing,
@@ -63,7 +64,7 @@ def localize(
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",
     layout: Layout = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find segments in videos, in seconds.
 
@@ -122,7 +123,7 @@ def localize(
     if save_activations:
         write_activations(save_activations, result.activations)
     if store is not None:
-        shown.render(result.detections, store.durations, render_to or out.parent)
+        shown.render(result.detections, store.durations, render_to or out.parent, quiet)
     print(f"{len(result.detections)} detections in {len(result.detections.videos)} videos: {out}")
     shown.end()
 

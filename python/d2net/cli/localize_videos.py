@@ -63,12 +63,12 @@ class Videos:
         except DataError as error:
             raise DataError(f"--render: {error}; --render-to FOLDER says where to") from error
 
-    def render(self, found: Any, durations: Mapping[str, float], folder: Path) -> None:
+    def render(self, found: Any, durations: Mapping[str, float], folder: Path, quiet: bool) -> None:
         if not self.kinds:
             return
         from d2net.video.localize import render_all
 
-        made, failed = render_all(found, self.sources, durations, folder, self.kinds)
+        made, failed = render_all(found, self.sources, durations, folder, self.kinds, progress=not quiet)
         self.failed += failed.values()
         say("\n".join(map(str, made)))
 

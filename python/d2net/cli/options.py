@@ -84,6 +84,8 @@ def backbone_changes(
     return {name: value for name, value in given.items() if value is not None}
 
 
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, and nothing of what was understood.")]
+
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out videos without features, and list them.")]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2net.cli.options import Crops, Device, SkipMissing, say
+from d2net.cli.options import Crops, Device, Quiet, SkipMissing, say
 from d2net.cli.reading import Data, Layout
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ RunAnnotations = Annotated[Path | None, typer.Option(help="Of the videos to show
 Subset = Annotated[str | None, typer.Option(help="Of the annotations; the first run's localize.subsets by default.")]
 Protocol = Annotated[str | None, typer.Option(help="activitynet, thumos or release; the first run's by default.")]
 Iou = Annotated[str | None, typer.Option(help="start:stop:step, or comma-separated; the first run's by default.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 
 def report(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from d2net.cli.options import Fps, SnippetFrames, Stride, say, stoppable
+from d2net.cli.options import Fps, Quiet, SnippetFrames, Stride, say, stoppable
 
 
 def synth(
@@ -38,7 +38,7 @@ def synth(
     dtype: Annotated[str | None, typer.Option(help="As for convert; float16 by default.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything; video i is the same however many there are.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files in OUT, but no folder.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make features and annotations up: any number of videos, that train, localize and evaluate take.
 

@@ -12,6 +12,7 @@ from d2net.cli.options import (
     Device,
     Features,
     Fps,
+    Quiet,
     Resized,
     Set,
     SkipMissing,
@@ -61,7 +62,7 @@ def train(
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",
     layout: Layout = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train on pre-extracted features with video-level labels.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from d2net.cli.options import Crops, Device, Features, SkipMissing, say
+from d2net.cli.options import Crops, Device, Features, Quiet, SkipMissing, say
 from d2net.cli.reading import Data, Layout
 
 
@@ -34,7 +34,7 @@ def tune(
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",
     layout: Layout = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fit the decoder to annotated videos that were not trained on: thousands of settings in a minute.
 

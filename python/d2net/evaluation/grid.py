@@ -15,7 +15,7 @@ from d2net.evaluation.ambiguous import Ambiguous
 from d2net.evaluation.prepared import PROTOCOLS
 from d2net.evaluation.release import Rate
 from d2net.evaluation.report import Report, evaluate
-from d2net.terminal import printable
+from d2net.terminal import Bar, printable
 from d2net.timing import Timing
 
 
@@ -59,13 +59,15 @@ def evaluate_all(
     subset: str | None = None,
     timing: Timing | Rate | None = None,
     proposals: int | None = 100,
+    progress: bool = False,
 ) -> Grid:
     """`evaluate` for each ground truth and protocol.
 
-    ambiguous segments and timing are for the protocols that have them; the rest as `evaluate`.
+    ambiguous segments and timing are for the protocols that have them; progress shows a bar; the rest as `evaluate`.
     """
     if not ground_truths or not protocols:
         raise ValueError("evaluate_all: give at least one ground truth and one protocol")
+    cells = [(truth, protocol) for truth in ground_truths for protocol in protocols]
     return Grid(
         [
             evaluate(
@@ -78,7 +80,6 @@ def evaluate_all(
                 timing=timing if protocol == "release" else None,
                 proposals=proposals,
             )
-            for truth in ground_truths
-            for protocol in protocols
+            for truth, protocol in Bar("evaluate", len(cells), unit="table", show=progress).over(cells)
         ]
     )

@@ -20,6 +20,7 @@ from d2net.evaluation.errors import KINDS, kinds_of, nearest
 from d2net.evaluation.matching import score
 from d2net.evaluation.missed import missed
 from d2net.evaluation.prepared import prepare
+from d2net.terminal import Bar
 
 MOST_CLASSES = 8  # whose activations a video shows
 UNKNOWN = -1  # kind of a detection where no ground truth says
@@ -86,7 +87,7 @@ def results(
         outcome = score(spans, instances, classes=len(data.classes), iou=data.iou, protocol=rules, ignore=data.ignore)
         kind = kinds_of(outcome.partner, nearest(spans, instances, rules), data.iou, rules, data.ignore)[0]
         gone = missed(outcome.partner, len(instances))[0]
-        for name, index in data.videos.items():
+        for name, index in Bar("videos", len(data.videos), unit="video", show=progress).over(data.videos.items()):
             of = instances.video == index
             lost[name] = gone[of].tolist()
             if of.any():

@@ -14,6 +14,7 @@ from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import write_text
 from d2net.evaluation import evaluate
+from d2net.terminal import Bar
 from d2net.training.checkpoint import FILE
 from d2net.training.folder import check_folder
 
@@ -43,6 +44,7 @@ def run_ablation(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
+    progress: bool = True,
 ) -> str:
     """Trains every row with every seed, writes table.json and table.md to `out`, and returns the table.
 
@@ -50,7 +52,7 @@ def run_ablation(
     own; the last column pairs each seed with the same seed of the row Dis.
 
     Args:
-        resume: go on with the runs that `out` holds; overwrite: replace them.
+        resume: go on with the runs that `out` holds; overwrite: replace them. progress: show bars.
 
     Raises:
         RunExists: `out` holds one of the runs and neither resume nor overwrite was given.
@@ -69,19 +71,20 @@ def run_ablation(
     begun = {key: (folder / FILE).exists() for key, folder in folders.items()}
     for key, folder in folders.items():
         check_folder(folder, resume and begun[key], overwrite or resume)
-    found: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        found[row] = {name: [] for name in decoders}
-        for seed in range(seeds):
-            settings = _with(config, {**ROWS[row], "train.seed": seed})
-            again = resume and begun[row, seed]
-            replace = (overwrite or resume) and not again
-            model = api.train(
-                store, known, folders[row, seed], settings, resume=again, overwrite=replace, device=device
-            )
-            for name, decoder in decoders.items():
-                found[row][name].append(_average_map(model, store, truth, decoder, config))
-        write_text(out / "table.json", json.dumps(found, indent=1))
+    found: dict[str, dict[str, list[float]]] = {row: {name: [] for name in decoders} for row in rows}
+    for row, seed in Bar("ablate", len(folders), unit="run", show=progress).over(folders):
+        settings = _with(config, {**ROWS[row], "train.seed": seed})
+        again = resume and begun[row, seed]
+        replace = (overwrite or resume) and not again
+        model = api.train(
+            store, known, folders[row, seed], settings, resume=again, overwrite=replace, device=device,
+            progress=progress,
+        )  # fmt: skip
+        for name, decoder in decoders.items():
+            found[row][name].append(_average_map(model, store, truth, decoder, config))
+        if seed == seeds - 1:
+            whole = {r: found[r] for r in rows[: rows.index(row) + 1]}
+            write_text(out / "table.json", json.dumps(whole, indent=1))
     table = _table(found, list(decoders))
     write_text(out / "table.md", table + "\n")
     return table

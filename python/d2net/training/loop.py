@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from tqdm import tqdm
 
 from d2kernels import verify
 from d2net.config import Config
@@ -21,6 +19,7 @@ from d2net.data.dataset import Batch, TrainingBatches, spread
 from d2net.data.files import DataError
 from d2net.methods.d2net.losses import denoising_scale
 from d2net.methods.d2net.network import D2Net
+from d2net.terminal import Bar
 from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, usable
 from d2net.training.folder import check_folder, clear_folder, clear_temporaries, remove_empty, trim_log, write_holdout
 from d2net.training.health import Health, TrainingError, TrainingWarning, check_start
@@ -105,7 +104,8 @@ class Run:
 
     def _fingerprints(self) -> dict[str, Any]:
         store, held_out = self.batches.features.store, self.meta.get("held_out", [])
-        found = {"features": features_fingerprint(store, self.batches.names, self.batches.read_ahead())}
+        bar = Bar("features", unit="video", show=self.progress)
+        found = {"features": features_fingerprint(store, self.batches.names, bar.over(self.batches.read_ahead()))}
         if held_out:
             read = ((v, store[v]) for v in spread(store, held_out, self.batches.features.room))
             found["held_out_features"] = features_fingerprint(store, held_out, read)
@@ -129,14 +129,7 @@ class Run:
         """
         verify.ready(self.device)
         settings = self.config.train
-        bar = tqdm(
-            total=settings.iterations,
-            initial=state.iteration,
-            unit="it",
-            disable=not self.progress,
-            smoothing=0.05,
-            mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file wants few lines
-        )
+        bar = Bar("train", settings.iterations, unit="it", done=state.iteration, show=self.progress)
         # Line by line, so that a kill loses none.
         log = open(self.out / "log.jsonl", "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         with (
@@ -161,7 +154,7 @@ class Run:
                 with suppress(RuntimeError):
                     batches._shutdown_workers()
 
-    def _iterate(self, state: State, batches: Iterator[Batch], stop: StopOnSignal, log: IO[str], bar: tqdm) -> bool:
+    def _iterate(self, state: State, batches: Iterator[Batch], stop: StopOnSignal, log: IO[str], bar: Bar) -> bool:
         settings = self.config.train
         snippets, clock = 0, time.perf_counter()
         for batch in batches:
@@ -176,7 +169,7 @@ class Run:
                 if logged:
                     entry = self._entry(state, sums, snippets, time.perf_counter() - clock)
                     log.write(json.dumps(entry) + "\n")
-                    bar.set_postfix_str(_shown(entry), refresh=False)
+                    bar.note = _shown(entry)
                     state.sums.zero_()
                     state.counted = 0
                 if found := self.health.check(state, sums, since, batch, self._kept_so_far()):

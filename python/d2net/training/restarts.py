@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from d2net.data.files import DataError, read_json, reading, shown, write_atomically, write_text
+from d2net.terminal import Bar
 from d2net.training.checkpoint import FILE, CheckpointError
 from d2net.training.criteria import CRITERIA, of_runs
 from d2net.training.folder import OURS, RESTARTS, check_folder
@@ -123,11 +124,15 @@ def check_begun(out: Path, seeds: Sequence[int], resume: bool, overwrite: bool) 
 
 
 def train_all(
-    train: Callable[[int, Path, bool, bool], Any], out: Path, seeds: Sequence[int], resume: bool
+    train: Callable[[int, Path, bool, bool], Any],
+    out: Path,
+    seeds: Sequence[int],
+    resume: bool,
+    progress: bool = False,
 ) -> list[Any]:
     """train(seed, folder, resume, overwrite) for each seed, in turn; with `resume`, those that were begun go on."""
     models = []
-    for seed in seeds:
+    for seed in Bar("restarts", len(seeds), unit="run", show=progress).over(seeds):
         folder = folder_of(out, seed)
         again = resume and (folder / FILE).exists()
         models.append(train(seed, folder, again, not again))

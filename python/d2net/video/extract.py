@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from d2net.data.features.extracted import Extracted
 from d2net.data.files import DataError, check_regular, reading, shown
+from d2net.terminal import Bar
 from d2net.training.lock import FolderLock
 from d2net.video import VideoError, needed
 from d2net.video.backbones import Backbone
@@ -225,10 +224,7 @@ class _Run:
 
     def run(self, progress: bool) -> None:
         sizes = [_size(path) for path, _ in self.todo]
-        bar = tqdm(
-            total=sum(sizes), unit="B", unit_scale=True, disable=not progress, smoothing=0.05,
-            mininterval=0.1 if sys.stderr.isatty() else 30,
-        )  # fmt: skip
+        bar = Bar("extract", sum(sizes), unit="B", show=progress)
         for thread in self.threads:
             thread.start()
         left = len(self.todo)
@@ -246,9 +242,8 @@ class _Run:
                     self._wait(index, message)
                 elif message is not None:
                     self._write(index, message)
-                bar.n = int(sum(share * size for share, size in zip(self.seen, sizes, strict=True)))
-                bar.set_postfix_str(f"{len(self.todo) - left}/{len(self.todo)} videos", refresh=False)
-                bar.update(0)
+                bar.note = f"{len(self.todo) - left}/{len(self.todo)} videos"
+                bar.set(sum(share * size for share, size in zip(self.seen, sizes, strict=True)))
             for shape in list(self.waiting):
                 self._run_batch(shape)
 

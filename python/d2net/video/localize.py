@@ -9,6 +9,7 @@ from typing import Any
 
 from d2net.data.detections import Detections
 from d2net.data.files import DataError
+from d2net.terminal import Bar
 from d2net.video.backbones import Backbone, is_code, make_backbone
 from d2net.video.extract import Extraction, extract
 from d2net.video.render import Found, render
@@ -82,11 +83,13 @@ def render_all(
     durations: Mapping[str, float],
     folder: str | os.PathLike,
     kinds: Sequence[str],
+    progress: bool = False,
 ) -> tuple[list[Path], dict[str, str]]:
     """Renders the detections of each video that has a source; the files, and why of videos that could not be."""
     made: list[Path] = []
     failed = {}
-    for name in [n for n in found.videos if n in sources]:
+    names = [n for n in found.videos if n in sources]
+    for name in Bar("render", len(names), unit="video", show=progress).over(names):
         rows = found.for_video(name)
         shown = [
             Found(found.classes[c], float(a), float(b), float(s))

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
-
-from tqdm import tqdm
 
 from d2net.data.features.index import forget
 from d2net.data.features.store import FeatureError, FeatureStore
@@ -21,6 +18,7 @@ from d2net.data.features.writing.npz import NpzWriter
 from d2net.data.features.writing.plan import Plan, Writer, converted, make_plan
 from d2net.data.features.writing.tensors import SafetensorsWriter
 from d2net.data.files import check_destination, check_outputs
+from d2net.terminal import Bar
 
 SECONDS, BYTES = 5.0, 1 << 28  # between two saves of how far it is
 
@@ -126,8 +124,7 @@ def _check(out: Path, store: FeatureStore, plan: Plan, overwrite: bool) -> None:
 
 def _fill(writer: Writer, journal: Journal, store: FeatureStore, plan: Plan, progress: bool) -> None:
     done, last, waiting = len(journal.sums), time.monotonic(), 0
-    quiet = 0.1 if sys.stderr.isatty() else 30
-    bar = tqdm(total=len(plan.names), initial=done, unit="video", disable=not progress, mininterval=quiet)
+    bar = Bar("write", len(plan.names), unit="video", done=done, show=progress)
     try:
         with bar, writer:
             try:
