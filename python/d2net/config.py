@@ -439,6 +439,11 @@ def from_dict(tree: dict) -> Config:
     return _build(_flatten(tree))
 
 
+def fields_of(config: Config) -> dict[str, Any]:
+    """{section.field: value}, with recipe and preset by their own names."""
+    return _flatten(config.model_dump())
+
+
 def _from_file(path: str | os.PathLike) -> dict[str, Any]:
     try:
         return _flatten(read_settings(path))

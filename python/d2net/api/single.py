@@ -91,6 +91,7 @@ def train_once(
     overwrite: bool,
     progress: bool,
     skip_missing: bool,
+    trackers: Sequence[str] = (),
     cache: CachedFeatures | None = None,
 ) -> Model:
     """One training; cache: features that others have read."""
@@ -139,6 +140,7 @@ def train_once(
         streams=streams,
         score=_selection(config, store, annotations, held_out, resolved, own_timings),
         progress=progress,
+        trackers=trackers,
     )
     check_outputs([Path(out) / name for name in OURS], [store.source, annotations.source])
     state = run.start(resume, overwrite)

@@ -19,6 +19,7 @@ from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import check_outputs
 from d2net.training.folder import OURS, RESTARTS, remove_empty
 from d2net.training.lock import FolderLock
+from d2net.training.logs import check_trackers
 from d2net.training.restarts import (
     MOST_VIDEOS,
     check_arguments,
@@ -46,6 +47,7 @@ def train(
     restarts: int = 1,
     average: bool = False,
     criterion: str = "entropy",
+    trackers: Sequence[str] = (),
 ) -> Model:
     """Trains D2-Net with video-level labels and leaves checkpoint.pt, config.yaml and log.jsonl in `out`.
 
@@ -59,11 +61,14 @@ def train(
         restarts: trainings, with seeds train.seed and on, in folders seed-N of `out`; the one that is best by
             `criterion` (of `criteria.CRITERIA`; video-level labels alone) is kept as the run, or with `average` the
             mean of all of their activations.
+        trackers: that are told what log.jsonl is: tensorboard (event files in `out`), trackio, wandb.
 
     Raises:
         RunExists: `out` holds a run and neither resume nor overwrite was given.
         ValueError: features, annotations and configuration that do not fit; the message names which.
+        ImportError: a tracker's package is not installed.
     """
+    check_trackers(trackers)
     if not isinstance(features, (FeatureStore, str, os.PathLike)):
         kind = type(features).__name__
         raise TypeError(f"train: features must be a path or what open_features returned, got {kind}; save an .npz")
@@ -73,6 +78,7 @@ def train(
         annotations = load_annotations(annotations)
     check_arguments(restarts, average, criterion)
     given: dict[str, Any] = {"names": names, "device": device, "progress": progress, "skip_missing": skip_missing}
+    given["trackers"] = list(trackers)
     if restarts > 1:
         return _train_restarts(
             store, annotations, Path(out), config, restarts, criterion, average, resume, overwrite, given

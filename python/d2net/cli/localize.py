@@ -72,7 +72,7 @@ def localize(
     Or: d2net localize --checkpoint run --video match.mp4 --render srt,mp4 --out found/match.json
     """
     from d2net import api
-    from d2net.config import from_dict, make_config, parse_assignments
+    from d2net.config import fields_of, make_config, parse_assignments
     from d2net.data.activations import load_activations
     from d2net.data.activations import save_activations as write_activations
     from d2net.data.detections import save_detections
@@ -91,11 +91,10 @@ def localize(
     check_outputs([out, save_activations], inputs)
     shown.check_rendered(render_to or out.parent)
     model = api.load(checkpoint, device, config=config)
-    tree = model.config.model_dump()
     decoder = parse_assignments(assignments or [])
     if wrong := [name for name in decoder if not name.startswith("localize.")]:
         raise ValueError(f"--set {wrong[0]}: only fields of localize can be changed after training")
-    chosen = make_config(overrides=_flat(tree) | decoder).localize if decoder else from_dict(tree).localize
+    chosen = make_config(overrides=fields_of(model.config) | decoder).localize if decoder else model.config.localize
     data = Data(layout, ("features", "annotations"), quiet)
     known = data.annotations(annotations) if annotations else None
     if known is not None and subset:
@@ -126,11 +125,3 @@ def localize(
         shown.render(result.detections, store.durations, render_to or out.parent, quiet)
     print(f"{len(result.detections)} detections in {len(result.detections.videos)} videos: {out}")
     shown.end()
-
-
-def _flat(tree: dict) -> dict:
-    return {
-        f"{section}.{field}" if isinstance(fields, dict) else section: value
-        for section, fields in tree.items()
-        for field, value in (fields.items() if isinstance(fields, dict) else [("", fields)])
-    }

@@ -59,6 +59,10 @@ def train(
     criterion: Annotated[
         str, typer.Option(help="Of --restarts: entropy, contrast, separation, agreement or total_variation.")
     ] = "entropy",
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="Also tell tensorboard, trackio or wandb; log.jsonl is always written. Repeatable."),
+    ] = None,
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",
     layout: Layout = None,
@@ -71,9 +75,11 @@ def train(
     from d2net import api
     from d2net.auto import auto_config, wants_auto
     from d2net.config import make_config, parse_assignments
+    from d2net.training.logs import check_trackers
 
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
+    check_trackers(log or ())
     overrides = parse_assignments(assignments or [])
     overrides |= timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
     overrides |= {k: v for k, v in {"model.streams": streams, "train.seed": seed}.items() if v is not None}
@@ -98,5 +104,6 @@ def train(
             restarts=restarts,
             average=average,
             criterion=criterion,
+            trackers=log or (),
         )
     print(f"checkpoint: {out if average else out / 'checkpoint.pt'}")  # the file alone is one run of the average

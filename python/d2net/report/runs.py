@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from d2net.config import load_config
+from d2net.config import fields_of, load_config
 from d2net.data.features import FeatureStore
 from d2net.data.files import DataError, read_text
 from d2net.training.checkpoint import FILE, read_checkpoint, usable
@@ -35,8 +35,7 @@ def read_run(path: Path) -> RunRecord:
     """
     if not path.is_dir():
         raise DataError(f"{path} is not a run's folder; give what d2net train was given as --out")
-    tree = load_config(path / "config.yaml").model_dump()
-    return RunRecord(str(path), flat(tree), _curves(path / "log.jsonl"))
+    return RunRecord(str(path), fields_of(load_config(path / "config.yaml")), _curves(path / "log.jsonl"))
 
 
 class Sources(NamedTuple):
@@ -69,14 +68,6 @@ def trained_on(path: Path) -> Sources | None:
         lengths = dict(saved["features"]["lengths"])
     found = Sources(Path(of["features"]), Path(of["annotations"]), of["crops"], lengths)
     return found if found.features.exists() and found.annotations.exists() else None
-
-
-def flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a configuration by full name."""
-    out: dict[str, Any] = {}
-    for section, fields in tree.items():
-        out |= {f"{section}.{k}": v for k, v in fields.items()} if isinstance(fields, dict) else {section: fields}
-    return out
 
 
 def _curves(path: Path) -> dict[str, list[tuple[int, float | None]]]:

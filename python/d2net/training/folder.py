@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from d2net.training.lock import FILE as LOCK
 
 HOLDOUT = "holdout.json"
 RESTARTS = "restarts.json"
+TRACKERS, EVENTS = "trackers.json", "tensorboard"  # of --log
 OURS = (FILE, "best.pt", "log.jsonl", "config.yaml", HOLDOUT, RESTARTS)
 
 
@@ -57,11 +59,13 @@ def clear_folder(out: Path) -> None:
     """Removes what the run that the folder holds has beside its checkpoint."""
     for name in set(OURS) - {FILE}:
         (out / name).unlink(missing_ok=True)
+    (out / TRACKERS).unlink(missing_ok=True)
+    shutil.rmtree(out / EVENTS, ignore_errors=True)
 
 
 def clear_temporaries(out: Path) -> None:
     """Removes what an interrupted save has left; for the holder of the folder's lock."""
-    for name in OURS:
+    for name in (*OURS, TRACKERS):
         for path in (*out.glob(f"{name}*.tmp"), *out.glob(f".{name}.*.tmp")):
             path.unlink(missing_ok=True)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from d2kernels import verify
-from d2net.config import Config
+from d2net.config import Config, fields_of
 from d2net.data.dataset import Batch, TrainingBatches, spread
 from d2net.data.files import DataError
 from d2net.methods.d2net.losses import denoising_scale
@@ -24,6 +23,7 @@ from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, us
 from d2net.training.folder import check_folder, clear_folder, clear_temporaries, remove_empty, trim_log, write_holdout
 from d2net.training.health import Health, TrainingError, TrainingWarning, check_start
 from d2net.training.lock import FolderLock
+from d2net.training.logs import Log
 from d2net.training.resume import check_same_run, data_digest, environment, features_fingerprint
 from d2net.training.signals import StopOnSignal, held_back, leave_to_parent
 from d2net.training.state import TERMS, State, content, new_state, restore
@@ -39,6 +39,7 @@ class Run:
     Args:
         meta: classes, timing, streams and what else the checkpoint carries for localization.
         score: called with the network for selections other than `last`; larger is better.
+        trackers: that are told too, of logs.TRACKERS.
     """
 
     config: Config
@@ -49,6 +50,7 @@ class Run:
     streams: int
     score: Callable[[D2Net], float] | None = None
     progress: bool = True
+    trackers: Sequence[str] = ()
 
     def start(self, resume: bool = False, overwrite: bool = False) -> State:
         """A fresh state, or the checkpoint's; the folder is checked first."""
@@ -57,7 +59,12 @@ class Run:
             check_folder(self.out, resume, overwrite)
             self.lock = FolderLock(self.out)
             try:
-                return self._begin(resume)
+                self.log = Log(self.out, self.trackers, fields_of(self.config), resume)
+                try:
+                    return self._begin(resume)
+                except BaseException:
+                    self.log.close()
+                    raise
             except BaseException:
                 self.lock.release()
                 raise
@@ -130,13 +137,12 @@ class Run:
         verify.ready(self.device)
         settings = self.config.train
         bar = Bar("train", settings.iterations, unit="it", done=state.iteration, show=self.progress)
-        # Line by line, so that a kill loses none.
-        log = open(self.out / "log.jsonl", "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         with (
-            self.lock, threads(self.threads), StopOnSignal() as stop, log, bar, self._kept(state),
+            self.lock, threads(self.threads), StopOnSignal() as stop, closing(self.log), bar, self._kept(state),
             self._reading(state.iteration) as batches,
         ):  # fmt: skip
-            done = self._iterate(state, batches, stop, log, bar)
+            self.log.begin()
+            done = self._iterate(state, batches, stop, bar)
         return done
 
     @contextmanager
@@ -154,7 +160,7 @@ class Run:
                 with suppress(RuntimeError):
                     batches._shutdown_workers()
 
-    def _iterate(self, state: State, batches: Iterator[Batch], stop: StopOnSignal, log: IO[str], bar: Bar) -> bool:
+    def _iterate(self, state: State, batches: Iterator[Batch], stop: StopOnSignal, bar: Bar) -> bool:
         settings = self.config.train
         snippets, clock = 0, time.perf_counter()
         for batch in batches:
@@ -168,15 +174,15 @@ class Run:
                 sums, since = dict(zip(TERMS, state.sums.tolist(), strict=True)), state.counted
                 if logged:
                     entry = self._entry(state, sums, snippets, time.perf_counter() - clock)
-                    log.write(json.dumps(entry) + "\n")
+                    self.log.write(entry)
                     bar.note = _shown(entry)
                     state.sums.zero_()
                     state.counted = 0
                 if found := self.health.check(state, sums, since, batch, self._kept_so_far()):
-                    log.write(json.dumps({"iteration": state.iteration, "collapsed": found}) + "\n")
+                    self.log.write({"iteration": state.iteration, "collapsed": found})
                 snippets, clock = 0, time.perf_counter()
             if self.score and state.iteration % settings.evaluate_every == 0:
-                self._select(state, log)
+                self._select(state)
             if state.iteration % settings.checkpoint_every == 0 or stop.asked:
                 self.save(state)
             if stop.asked:
@@ -203,6 +209,9 @@ class Run:
                 f"a process that reads features was killed ({said}), for want of memory perhaps; go on with "
                 "--resume, and with train.workers=0 if it happens again"
             ) from error
+        except OSError:  # of the log: a disk that is full for it may have room for a checkpoint
+            self._save_whole(state)
+            raise
 
     def _save_whole(self, state: State) -> None:
         """Saves unless an error has struck in the middle of a step."""
@@ -217,10 +226,10 @@ class Run:
         means = {k: v if k.startswith("skipped") else v / count[k] for k, v in sums.items()}
         return {"iteration": state.iteration, **means, "snippets_per_second": snippets / max(seconds, 1e-9)}
 
-    def _select(self, state: State, log: IO[str]) -> None:
+    def _select(self, state: State) -> None:
         self.health.check_weights(state, self._kept_so_far())
         value = self.score(state.network)
-        log.write(json.dumps({"iteration": state.iteration, self.config.train.selection: value}) + "\n")
+        self.log.write({"iteration": state.iteration, self.config.train.selection: value})
         if value > self.best:
             self.best = value
             self.save(state, "best.pt")
