@@ -18,7 +18,8 @@ matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "d2k", "font.siz
 import matplotlib.pyplot as plt  # noqa: E402
 
 
-def _bars(labels: list[str], values: list[float], title: str, mark: float | None, log: bool) -> Any:
+def bars(labels: list[str], values: list[float], title: str, mark: float | None, log: bool) -> Any:
+    """Horizontal bars, one a label, from the top; `mark` draws a line at that value."""
     figure, axes = plt.subplots(figsize=(7, 0.6 + 0.16 * len(labels)), layout="constrained")
     axes.barh(labels, values, color="#4878a8", log=log)
     axes.invert_yaxis()
@@ -37,20 +38,20 @@ def _ratios(rows: list[Row]) -> Any:
         if p["status"] == "ok" and "ratio" in p and row["work"] != "overhead"
     ]
     labels, values = zip(*found, strict=True) if found else ((), ())
-    return _bars(list(labels), list(values), "peer's time over ours", 1.0, True) if found else None
+    return bars(list(labels), list(values), "peer's time over ours", 1.0, True) if found else None
 
 
 def _shares(rows: list[Row], machine: dict[str, Any]) -> Any:
     found = [(of.name(row), share(row, machine.get("ceilings", {}))) for row in rows]
     found = [(label, value) for label, value in found if value is not None]
     labels, values = zip(*found, strict=True) if found else ((), ())
-    return _bars(list(labels), list(values), "share of the machine's limit", 1.0, False) if found else None
+    return bars(list(labels), list(values), "share of the machine's limit", 1.0, False) if found else None
 
 
 def _memory(rows: list[Row]) -> Any:
     found = [(of.name(r), r["peak_memory"] / 1e6) for r in rows if r.get("peak_memory") and r["work"] != "overhead"]
     labels, values = zip(*found, strict=True) if found else ((), ())
-    return _bars(list(labels), list(values), "peak memory of a call, MB", None, True) if found else None
+    return bars(list(labels), list(values), "peak memory of a call, MB", None, True) if found else None
 
 
 def _growth(rows: list[Row]) -> Any:
@@ -70,6 +71,14 @@ def _growth(rows: list[Row]) -> Any:
     return figure
 
 
+def save(figure: Any, path: Path) -> None:
+    """Writes an SVG that is the same on every run, and closes the figure."""
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    # Matplotlib ends some lines with a blank, which every later diff would show.
+    path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.MULTILINE))
+
+
 def draw(rows: list[Row], machine: dict[str, Any], folder: Path) -> list[tuple[str, Path]]:
     """Writes the plots for which there is data; their titles and paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,9 +94,6 @@ def draw(rows: list[Row], machine: dict[str, Any], folder: Path) -> list[tuple[s
         if figure is None:
             continue
         path = folder / f"{title.replace(' ', '_')}.svg"
-        figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
-        # Matplotlib ends some lines with a blank, which every later diff would show.
-        path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.MULTILINE))
+        save(figure, path)
         drawn.append((title, path))
     return drawn

@@ -152,7 +152,19 @@ def _why_not(op: str, backend: str, device: str, dtype: object = None) -> str | 
 
 
 def can_run(op: str, backend: str, device: str = "cpu", dtype: object = None, raise_error: bool = False) -> bool:
-    """Whether `backend` can serve `op` on this kind of device; with raise_error, the reason why not is raised."""
+    """Whether `backend` can serve `op` on this kind of device.
+
+    Args:
+        op: one of `OPS`; pdmi_snippet and pdmi_video are `pdmi`, soft_nms is `nms`, svdvals is `svd`.
+        backend: "reference", "native" or "triton".
+        device: "cpu" or "cuda".
+        dtype: of the op's rows, where it matters; None asks for any.
+        raise_error: raise the reason why not.
+
+    Raises:
+        ValueError: an unknown name.
+        BackendUnavailable: it cannot, and raise_error was given.
+    """
     _known(op)
     _known_backend(backend)
     reason = _why_not(op, backend, device, dtype) or _known_to_fail(op, backend, device)
@@ -229,7 +241,12 @@ def select(op: str, device: str = "cpu", dtype: object = None, index: int | None
     A GPU kernel that no GPU record vouches for is checked first, once on this machine (see `d2kernels.verify`).
 
     Args:
+        op, device, dtype: as `can_run`.
         index: the device's number; None for the current one.
+
+    Raises:
+        ValueError: an unknown op.
+        BackendUnavailable: none can, or the one asked for by name cannot.
     """
     if op not in OPS:
         _known(op)
@@ -241,7 +258,14 @@ def select(op: str, device: str = "cpu", dtype: object = None, index: int | None
 
 
 def explain(op: str, device: str = "cpu", dtype: object = None) -> dict[str, str]:
-    """For each backend, 'used', 'available', or the reason why it cannot serve `op` on this device; checks nothing."""
+    """For each backend, 'used', 'available', or the reason why it cannot serve `op` on this device; checks nothing.
+
+    Args:
+        op, device, dtype: as `can_run`.
+
+    Raises:
+        ValueError: an unknown op.
+    """
     _known(op)
     reasons = {b: _why_not(op, b, device, dtype) or _known_to_fail(op, b, device) for b in BACKENDS}
     order = _PREFERENCE.get(device, ("reference",)) if (asked := asked_for(op)) is None else (asked,)

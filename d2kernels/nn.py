@@ -17,7 +17,16 @@ from d2kernels.ragged import Ragged
 class TemporalConv1d(nn.Module):
     """`temporal_conv` with parameters named, shaped and initialised as nn.Conv1d's; state dicts are exchangeable.
 
-    Unlike nn.Conv1d, rows come as (time, channels) and sequences are ragged. `dropout` acts while training.
+    Unlike nn.Conv1d, rows come as (time, channels) and sequences are ragged. Called with x, (total, in_channels) rows
+    as the op takes them, it gives (total, out_channels) in the same form.
+
+    Args:
+        in_channels, out_channels, kernel_size, dilation, groups, bias, device, dtype: as nn.Conv1d; kernel_size is odd.
+        negative_slope, residual: as the op.
+        dropout: as the op, while training.
+
+    Raises:
+        ValueError, TypeError: a value that does not fit.
     """
 
     def __init__(
@@ -111,7 +120,14 @@ class TemporalConv1d(nn.Module):
 
 
 class TopkPool(nn.Module):
-    """`topk_pool` with k = s / divisor."""
+    """`topk_pool` with k = s / divisor.
+
+    Args:
+        divisor, rounding: as the op.
+
+    Raises:
+        ValueError, TypeError: a value that does not fit.
+    """
 
     def __init__(self, divisor: int = 8, rounding: str = "ceil"):
         super().__init__()
@@ -135,7 +151,15 @@ class TopkPool(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """`attention_pool` with fixed thresholds: one for all columns of the attention, or one each."""
+    """`attention_pool` with fixed thresholds.
+
+    Args:
+        threshold: one for all columns of the attention, or one each.
+        inclusive, normalize: as the op.
+
+    Raises:
+        ValueError, TypeError: a value that does not fit.
+    """
 
     def __init__(self, threshold: float | Sequence[float] = 0.5, inclusive: bool = False, normalize: bool = False):
         super().__init__()
@@ -168,7 +192,16 @@ class AttentionPool(nn.Module):
 
 
 class ForegroundScore(nn.Module):
-    """`foreground_score` against a background reference held as the buffer `reference` of shape (dim,)."""
+    """`foreground_score` against a background reference held as the buffer `reference` of shape (dim,), zeros at first.
+
+    Args:
+        dim: D of the rows.
+        eps: as the op.
+        device, dtype: of the buffer.
+
+    Raises:
+        ValueError, TypeError: a value that does not fit.
+    """
 
     reference: Tensor
 

@@ -37,8 +37,17 @@ def auto_config(
     Reads a sample of the training videos' features, and of the annotations labels, durations and subsets alone. The
     configuration names no preset: it holds the fields, so that it can be trained with again as it is.
 
+    Args:
+        store: features, as `open_features` gives them.
+        annotations: as `load_annotations` gives them.
+        recipe, overrides, file: as `make_config` takes them; what they set is not chosen.
+
+    Returns:
+        config, the configuration; choices, each with its field, value and reason.
+
     Raises:
-        ConfigError: as make_config. ValueError: no video of the training subset has features.
+        ConfigError: as make_config.
+        ValueError: no video of the training subset has features.
     """
     given = given_fields(overrides, file)
     stated = make_config(None, recipe, overrides, file, chosen={})

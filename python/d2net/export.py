@@ -37,8 +37,16 @@ def export_onnx(model: Model, path: str | os.PathLike) -> Path:
     Outputs `activations` (s, C), T of Sec. 3, and `foreground` (s,), λ' of Eq. 8. The file's metadata hold the classes
     and the timing as JSON.
 
+    Args:
+        model: as `load` gives it.
+        path: the .onnx file to write.
+
+    Returns:
+        the path.
+
     Raises:
         ImportError: the packages onnx and onnxscript are missing.
+        ValueError: the model is an average of several networks.
     """
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:

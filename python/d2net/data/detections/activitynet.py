@@ -43,7 +43,16 @@ def from_tree(path: str | os.PathLike, tree: Any) -> Detections:
 
 
 def save_detections(path: str | os.PathLike, detections: Detections) -> None:
-    """Writes ActivityNet results JSON in one step; every video appears, with or without detections."""
+    """Writes ActivityNet results JSON in one step; every video appears, with or without detections.
+
+    Args:
+        path: the file to write; an interrupted save leaves an earlier one whole.
+        detections: m of them, in seconds; scores are finite.
+
+    Raises:
+        OSError: nothing can be written there.
+        ValueError: a time or score that is not finite.
+    """
     results: dict[str, list[dict]] = {v: [] for v in detections.videos}
     columns = (detections.video, detections.label, detections.start, detections.end, detections.score)
     for v, c, a, b, s in zip(*(x.tolist() for x in columns), strict=True):

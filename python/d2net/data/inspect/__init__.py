@@ -45,11 +45,13 @@ def inspect_data(
     """Reads the features once, a video at a time, and the annotations.
 
     Args:
-        features, annotations: paths; either may be None. others: annotation files to compare with the first.
+        features, annotations: paths; either may be None.
+        others: annotation files to compare with the first.
         timing: as the user states it, before what data say.
         subsets: those trained on, told from their names by default.
         labels_only: recommend without looking at segments.
-        defaults: the recipe's fields, which the command need not repeat. flags: options that it repeats.
+        defaults: the recipe's fields, which the command need not repeat.
+        flags: options that it repeats.
         open_features, load_annotations: in place of the usual ones, such as with a layout that the user names.
         step: called with the number of videos read and of all.
 
