@@ -23,7 +23,9 @@ from d2net.timing import Resolved, Statement, Timing, UnknownTiming, resolve
 from d2net.training.checkpoint import FILE, read_checkpoint, usable
 from d2net.training.folder import OURS
 from d2net.training.health import TrainingWarning
+from d2net.training.launch import joined, local_device
 from d2net.training.loop import Run
+from d2net.training.ranks import Ranks
 from d2net.training.resume import data_digest, segments_digest
 from d2net.training.survey import annotation_facts, training_facts
 
@@ -94,8 +96,30 @@ def train_once(
     trackers: Sequence[str] = (),
     cache: CachedFeatures | None = None,
 ) -> Model:
-    """One training; cache: features that others have read."""
-    where = pick_device(device)
+    """One training, by all processes that were started together; cache: features that others have read."""
+    with joined(device) as ranks:
+        given = {"names": names, "device": device, "progress": progress, "skip_missing": skip_missing, "cache": cache}
+        given["trackers"] = trackers
+        return _train(store, annotations, out, config, ranks, resume=resume, overwrite=overwrite, **given)
+
+
+def _train(
+    store: FeatureStore,
+    annotations: Annotations,
+    out: str | os.PathLike,
+    config: Config,
+    ranks: Ranks,
+    *,
+    names: Sequence[str] | None,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    skip_missing: bool,
+    trackers: Sequence[str],
+    cache: CachedFeatures | None,
+) -> Model:
+    where = pick_device(local_device(device))
     streams = stream_count(config, annotations, store)
     annotations, alias = named_as(annotations, store)
     if names is None:
@@ -106,7 +130,7 @@ def train_once(
     resolved, own_timings = training_timing(config, annotations, store, names)
     timing = resolved.timing
     if resume and config.train.holdout:
-        config = _with_its_split(config, Path(out))
+        config = ranks.on_main(lambda: _with_its_split(config, Path(out)))
     kept, held_out = split_holdout(annotations, names, config.train)
     labels = annotations.label_matrix(kept)
     if not labels.any():
@@ -138,15 +162,20 @@ def train_once(
         },
         device=where,
         streams=streams,
-        score=_selection(config, store, annotations, held_out, resolved, own_timings),
+        score=_selection(config, store, annotations, held_out, resolved, own_timings, ranks),
         progress=progress,
         trackers=trackers,
+        ranks=ranks,
     )
     check_outputs([Path(out) / name for name in OURS], [store.source, annotations.source])
     state = run.start(resume, overwrite)
     if not run.finish(state):
         raise KeyboardInterrupt(f"stopped at iteration {state.iteration}; go on with --resume")
-    return load(run.out, str(where))
+    if ranks.size == 1:
+        return load(run.out, str(where))
+    model = ranks.on_main(lambda: load(run.out, "cpu"))  # the folder may be on rank 0's machine alone
+    model.network.to(where)
+    return model
 
 
 def _with_its_split(config: Config, out: Path) -> Config:
@@ -180,6 +209,7 @@ def _selection(
     held_out: list[str],
     resolved: Resolved,
     own: Mapping[str, Timing],
+    ranks: Ranks,
 ) -> Callable[[D2Net], float] | None:
     """The score that picks best.pt, or None for `last`."""
     kind = config.train.selection
@@ -197,7 +227,8 @@ def _selection(
             raise UnknownTiming("train.selection: loc_mAP needs the features' timing; set the fields of timing")
         if not any(annotations.videos[v].segments for v in held_out):
             raise ValueError(f"train.selection: loc_mAP needs segments, and {annotations.source} has none held out")
-        print("selection by loc_mAP uses the held-out videos' segments: this is no longer weak supervision")
+        if ranks.main:
+            print("selection by loc_mAP uses the held-out videos' segments: this is no longer weak supervision")
     labels = annotations.label_matrix(held_out)
 
     def score(network: D2Net) -> float:

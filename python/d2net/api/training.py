@@ -18,6 +18,7 @@ from d2net.data.dataset import CachedFeatures
 from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import check_outputs
 from d2net.training.folder import OURS, RESTARTS, remove_empty
+from d2net.training.launch import refuse
 from d2net.training.lock import FolderLock
 from d2net.training.logs import check_trackers
 from d2net.training.restarts import (
@@ -51,6 +52,8 @@ def train(
 ) -> Model:
     """Trains D2-Net with video-level labels and leaves checkpoint.pt, config.yaml and log.jsonl in `out`.
 
+    Processes that torchrun has started together share each batch and return the same model; rank 0 alone writes.
+
     Args:
         features: a store, or the path of an .npz, .h5 or folder of (s, d) arrays keyed by video.
         annotations: loaded, or the path of an ActivityNet-style JSON; only labels are used, not segments,
@@ -80,6 +83,7 @@ def train(
     given: dict[str, Any] = {"names": names, "device": device, "progress": progress, "skip_missing": skip_missing}
     given["trackers"] = list(trackers)
     if restarts > 1:
+        refuse("train with restarts", "train one seed at a time, each by all of them, or start it without torchrun")
         return _train_restarts(
             store, annotations, Path(out), config, restarts, criterion, average, resume, overwrite, given
         )

@@ -94,7 +94,9 @@ def _said(error: BaseException) -> str:
 
 
 def _report(error: BaseException) -> int:
-    """Prints one line; a bug's traceback goes to a file."""
+    """Prints one line, unless another process of the run does; a bug's traceback goes to a file."""
+    if getattr(error, "said", False):
+        return BAD_INPUT if _said(error) else BUG
     if said := _said(error):
         print(f"error: {printable(said)}", file=sys.stderr)
         return BAD_INPUT

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,6 +93,19 @@ SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out vid
 def say(text: str) -> None:
     """Prints lines in which names out of files may stand."""
     print("\n".join(map(printable, text.split("\n"))))
+
+
+@contextmanager
+def one_voice(device: str) -> Iterator[None]:
+    """Joins the processes that were started together with this one; within, rank 0 alone is heard."""
+    from d2net.training.launch import joined
+
+    with joined(device) as ranks:
+        if ranks.main:
+            yield
+            return
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ from d2net.cli.options import (
     SnippetFrames,
     SnippetSeconds,
     Stride,
+    one_voice,
     say,
     stoppable,
     timing_overrides,
@@ -72,30 +73,16 @@ def train(
 
     Example: d2net train --features features.npz --annotations annotations.json --preset thumos14 --out run
     """
-    from d2net import api
-    from d2net.auto import auto_config, wants_auto
-    from d2net.config import make_config, parse_assignments
     from d2net.training.logs import check_trackers
 
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     check_trackers(log or ())
-    overrides = parse_assignments(assignments or [])
-    overrides |= timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
+    overrides = timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
     overrides |= {k: v for k, v in {"model.streams": streams, "train.seed": seed}.items() if v is not None}
-    auto = wants_auto(preset, overrides, config)
-    full = None if auto else make_config(preset, recipe, overrides, config)
-    data = Data(layout, ("features", "annotations"), quiet)
-    store, known = data.features(features, crops), data.annotations(annotations)
-    if full is None:
-        full, said = auto_config(store, known, recipe, overrides, config)
-        say("\n".join(f"auto: {choice}" for choice in said))
-    with stoppable():
-        api.train(
-            store,
-            known,
-            out,
-            full,
+    with one_voice(device), stoppable():
+        _train(
+            *(features, annotations, out, preset, recipe, config, assignments or [], overrides, layout, crops, quiet),
             device=device,
             resume=resume,
             overwrite=overwrite,
@@ -106,4 +93,33 @@ def train(
             criterion=criterion,
             trackers=log or (),
         )
-    print(f"checkpoint: {out if average else out / 'checkpoint.pt'}")  # the file alone is one run of the average
+        print(f"checkpoint: {out if average else out / 'checkpoint.pt'}")  # the file alone is one run of the average
+
+
+def _train(
+    features: Path,
+    annotations: Path,
+    out: Path,
+    preset: str | None,
+    recipe: str | None,
+    config: Path | None,
+    assignments: list[str],
+    overrides: dict[str, Any],
+    layout: list[str] | None,
+    crops: str,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    from d2net import api
+    from d2net.auto import auto_config, wants_auto
+    from d2net.config import make_config, parse_assignments
+
+    overrides = parse_assignments(assignments) | overrides
+    auto = wants_auto(preset, overrides, config)
+    full = None if auto else make_config(preset, recipe, overrides, config)
+    data = Data(layout, ("features", "annotations"), quiet)
+    store, known = data.features(features, crops), data.annotations(annotations)
+    if full is None:
+        full, said = auto_config(store, known, recipe, overrides, config)
+        say("\n".join(f"auto: {choice}" for choice in said))
+    api.train(store, known, out, full, **given)

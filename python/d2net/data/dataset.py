@@ -18,10 +18,28 @@ if TYPE_CHECKING:
     from d2net.data.features import FeatureStore
 
 
+class Whole(NamedTuple):
+    """What is known of a batch where only a rank's share of its videos was read.
+
+    offsets (n + 1,), lengths (n,) and labels (n, C) of all its videos, which of its rows the first one of the share is
+    (1,), and how many videos each rank has.
+    """
+
+    offsets: Tensor
+    lengths: Tensor
+    labels: Tensor
+    first_row: Tensor
+    counts: list[int]
+
+    def to(self, device: torch.device) -> Whole:
+        moved = (t.to(device, non_blocking=True) for t in self[:4])
+        return Whole(*moved, self.counts)
+
+
 class Batch(NamedTuple):
     """features (total, d) float32, offsets (n + 1,), lengths (n,) and video-level labels (n, C) bool.
 
-    There are `gap` zero rows before, between and after the videos.
+    There are `gap` zero rows before, between and after the videos. A rank's share of a batch knows of the whole.
     """
 
     features: Tensor
@@ -29,6 +47,12 @@ class Batch(NamedTuple):
     lengths: Tensor
     labels: Tensor
     gap: int = 0
+    whole: Whole | None = None
+
+    @property
+    def snippets(self) -> Tensor:
+        """(n,) of all videos, those of other ranks included."""
+        return self.lengths if self.whole is None else self.whole.lengths
 
     def ragged(self) -> d2k.Ragged:
         # `pack` has laid the rows out: a step does not look at them again.
@@ -36,18 +60,53 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         moved = (t.to(device, non_blocking=True) for t in self[:4])
-        return Batch(*moved, gap=self.gap)
+        return Batch(*moved, gap=self.gap, whole=self.whole and self.whole.to(device))
 
 
 def pack(arrays: Sequence[np.ndarray], labels: np.ndarray, gap: int = 0) -> Batch:
     """arrays: (s_i, d) each; labels: (n, C)."""
     lengths = np.array([len(a) for a in arrays])
-    offsets = np.append(0, (lengths + gap).cumsum()) + gap
+    offsets = _offsets(lengths, gap)
     values = np.zeros((int(offsets[-1]), *arrays[0].shape[1:]), np.float32)
     for a, start in zip(arrays, offsets[:-1].tolist(), strict=True):
         values[start : start + len(a)] = a
     parts = (values, offsets, lengths, labels.astype(bool))
     return Batch(*map(torch.from_numpy, parts), gap=gap)
+
+
+def _offsets(lengths: np.ndarray, gap: int) -> np.ndarray:
+    return np.append(0, (lengths + gap).cumsum()) + gap
+
+
+def shares(lengths: Sequence[int], ranks: int) -> list[int]:
+    """How many videos each rank takes, in the batch's order and at least one each, so that the most rows that one has
+    are as few as can be.
+
+    Raises:
+        ValueError: fewer videos than ranks.
+    """
+    if len(lengths) < ranks:
+        raise ValueError(
+            f"train.batch_size: {len(lengths)} videos cannot be shared by {ranks} processes; start at most "
+            f"{len(lengths)}, or raise it"
+        )
+
+    def dealt(most: int) -> list[int]:
+        counts, rows = [0], 0
+        for i, n in enumerate(lengths):
+            left = ranks - len(counts)
+            if counts[-1] and left and (rows + n > most or len(lengths) - i == left):
+                counts.append(0)
+                rows = 0
+            counts[-1] += 1
+            rows += n
+        return counts if rows <= most else []
+
+    low, high = max(lengths), sum(lengths)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if dealt(middle) else (middle + 1, high)
+    return dealt(low)
 
 
 class CachedFeatures:
@@ -80,7 +139,11 @@ class TrainingBatches(Dataset):
     Args:
         store: feature arrays by video, or what of them another training has read; names: the training videos; labels:
             (n, C); gap: zero rows between videos.
+
+    `rank` and `ranks` say whose share is read; by default all videos are.
     """
+
+    rank, ranks = 0, 1
 
     def __init__(
         self,
@@ -111,16 +174,38 @@ class TrainingBatches(Dataset):
         return np.array([orders[p // n][p % n] for p in positions.tolist()])
 
     def __getitem__(self, iteration: int) -> Batch:
+        """The batch, or the rank's share of it."""
+        if self.ranks == 1:
+            return self.whole(iteration)
         videos = self.videos(iteration)
-        rng = np.random.default_rng([self.config.seed, 3, iteration])
-        return pack([self._crop(self.features[self.names[v]], rng) for v in videos], self.labels[videos], self.gap)
+        crops = self._crops(videos, iteration)
+        lengths = np.array([end - start for start, end in crops])
+        counts = shares(lengths.tolist(), self.ranks)
+        first = sum(counts[: self.rank])
+        own = slice(first, first + counts[self.rank])
+        offsets, labels = _offsets(lengths, self.gap), self.labels[videos].astype(bool)
+        parts = offsets, lengths, labels, offsets[first : first + 1] - self.gap
+        batch = pack(self._read(videos[own], crops[own]), self.labels[videos[own]], self.gap)
+        return batch._replace(whole=Whole(*map(torch.from_numpy, parts), counts))
 
-    def _crop(self, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        longest = self.config.max_snippets
-        if longest is None or len(array) <= longest:
-            return array
-        start = int(rng.integers(len(array) - longest + 1))
-        return array[start : start + longest]
+    def whole(self, iteration: int) -> Batch:
+        """The batch with all its videos."""
+        videos = self.videos(iteration)
+        return pack(self._read(videos, self._crops(videos, iteration)), self.labels[videos], self.gap)
+
+    def _crops(self, videos: np.ndarray, iteration: int) -> list[tuple[int, int]]:
+        """(start, end) of the rows that are taken of each video."""
+        rng, longest = np.random.default_rng([self.config.seed, 3, iteration]), self.config.max_snippets
+        crops = []
+        for v in videos:
+            n, start = int(self.features.store.lengths[self.names[v]]), 0
+            if longest is not None and n > longest:
+                start, n = int(rng.integers(n - longest + 1)), longest
+            crops.append((start, start + n))
+        return crops
+
+    def _read(self, videos: np.ndarray, crops: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        return [self.features[self.names[v]][start:end] for v, (start, end) in zip(videos, crops, strict=True)]
 
     def loader(self, first: int, last: int, pin: bool, prepare: Callable[[int], None] | None = None) -> DataLoader:
         """Batches of iterations first..last-1, in order. prepare(number): called first in each reading process."""

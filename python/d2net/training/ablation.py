@@ -17,6 +17,7 @@ from d2net.evaluation import evaluate
 from d2net.terminal import Bar
 from d2net.training.checkpoint import FILE
 from d2net.training.folder import check_folder
+from d2net.training.launch import refuse
 
 ROWS = {
     "CE": {"loss.classification": "CE", "loss.denoising": "none"},
@@ -57,6 +58,7 @@ def run_ablation(
     Raises:
         RunExists: `out` holds one of the runs and neither resume nor overwrite was given.
     """
+    refuse("ablate", "start it without torchrun")
     if unknown := [r for r in rows if r not in ROWS]:
         raise ValueError(f"rows: unknown row {unknown[0]!r}; there are {', '.join(ROWS)}")
     if len(set(rows)) < len(rows):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,25 @@ import torch
 
 from d2kernels import verify
 from d2net.config import Config, fields_of
-from d2net.data.dataset import Batch, TrainingBatches, spread
+from d2net.data.dataset import Batch, TrainingBatches, shares, spread
 from d2net.data.files import DataError
 from d2net.methods.d2net.losses import denoising_scale
 from d2net.methods.d2net.network import D2Net
 from d2net.terminal import Bar
 from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, usable
 from d2net.training.folder import check_folder, clear_folder, clear_temporaries, remove_empty, trim_log, write_holdout
-from d2net.training.health import Health, TrainingError, TrainingWarning, check_start
+from d2net.training.health import Health, TrainingWarning, check_start
 from d2net.training.lock import FolderLock
 from d2net.training.logs import Log
+from d2net.training.parallel import in_parallel
+from d2net.training.ranks import ALONE, Ranks
 from d2net.training.resume import check_same_run, data_digest, environment, features_fingerprint
 from d2net.training.signals import StopOnSignal, held_back, leave_to_parent
 from d2net.training.state import TERMS, State, content, new_state, restore
 from d2net.training.step import train_step
 from d2net.training.survey import check_videos
 from d2net.training.threads import threads, training_threads
+from d2net.training.together import Together, readable
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Run:
         meta: classes, timing, streams and what else the checkpoint carries for localization.
         score: called with the network for selections other than `last`; larger is better.
         trackers: that are told too, of logs.TRACKERS.
+        ranks: the processes that train together, of which rank 0 alone looks at the folder.
     """
 
     config: Config
@@ -51,29 +55,40 @@ class Run:
     score: Callable[[D2Net], float] | None = None
     progress: bool = True
     trackers: Sequence[str] = ()
+    ranks: Ranks = ALONE
 
     def start(self, resume: bool = False, overwrite: bool = False) -> State:
         """A fresh state, or the checkpoint's; the folder is checked first."""
-        made = [p for p in (self.out, *self.out.parents) if not p.exists()]
+        made = [p for p in (self.out, *self.out.parents) if not p.exists()] if self.ranks.main else []
+        self.lock: FolderLock | None = None
+        self.log: Log | None = None
         try:
-            check_folder(self.out, resume, overwrite)
-            self.lock = FolderLock(self.out)
+            self.ranks.on_main(lambda: self._claim(resume, overwrite))
             try:
-                self.log = Log(self.out, self.trackers, fields_of(self.config), resume)
-                try:
+                with self.ranks.watched(self._kept_so_far):
                     return self._begin(resume)
-                except BaseException:
-                    self.log.close()
-                    raise
             except BaseException:
-                self.lock.release()
+                if self.log:
+                    self.log.close()
+                if self.lock:
+                    self.lock.release()
                 raise
         except BaseException:
             remove_empty(made)
             raise
 
+    def _claim(self, resume: bool, overwrite: bool) -> None:
+        check_folder(self.out, resume, overwrite)
+        self.lock = FolderLock(self.out)
+        try:
+            self.log = Log(self.out, self.trackers, fields_of(self.config), resume)
+        except BaseException:
+            self.lock.release()
+            raise
+
     def _begin(self, resume: bool) -> State:
         check_videos(self.batches, self.config)
+        self.batches.rank, self.batches.ranks = self.ranks.rank, self.ranks.size
         on_cpu = self.device.type == "cpu"
         self.threads = training_threads(self.config, self.batches, self.streams) if on_cpu else torch.get_num_threads()
         self.meta = {
@@ -81,9 +96,14 @@ class Run:
             **self.meta,
             "data": data_digest(self.batches.names, self.batches.labels),
             **self._fingerprints(),
-            "environment": environment(self.device, self.threads),
+            "environment": environment(self.device, self.threads, self.ranks.size),
         }
-        saved = read_checkpoint(self.out, self.device) if resume else None
+        facts = {"features": self.meta["features"], "videos or labels": self.meta["data"], "settings": self.config}
+        versions = [self.meta["environment"][name] for name in ("torch", "d2kernels")]
+        self.ranks.check_same({**facts, "classes": self.meta["classes"], "versions of torch or d2kernels": versions})
+        shares([1] * self.config.train.batch_size, self.ranks.size)  # raises where there are too few videos
+        read_to = self.device if self.ranks.size == 1 else "cpu"
+        saved = self.ranks.on_main(lambda: read_checkpoint(self.out, read_to)) if resume else None
         if saved is not None:
             with usable(self.out / FILE):
                 for text in check_same_run(saved, self.config, self.meta):
@@ -95,9 +115,18 @@ class Run:
             with usable(self.out / FILE):
                 restore(state, saved)
                 self.best = saved["best"]
+        state.joint = in_parallel(state.network, self.ranks)
+        self.ranks.on_main(lambda: self._prepare(state, saved is not None))
+        self.steps = self.saved = state.iteration
+        self.health = Health(self.config, state, self.meta["classes"])
+        return state
+
+    def _prepare(self, state: State, resumed: bool) -> None:
+        """The folder's files as the first step wants them, once that is known to be worth it."""
+        if resumed:
             trim_log(self.out / "log.jsonl", state.iteration)
         else:
-            check_start(state, self.batches[0].to(self.device), self.config)
+            check_start(state, self.batches.whole(0).to(self.device), self.config)
             if (self.out / FILE).exists():
                 # A full disk must not cost the run that is replaced: the new one's file comes before the old one goes.
                 save_checkpoint(self.out / FILE, content(state, self.config, {**self.meta, "best": self.best}))
@@ -105,9 +134,6 @@ class Run:
         self.config.save(self.out / "config.yaml")
         write_holdout(self.out, self.meta["held_out"])
         clear_temporaries(self.out)
-        self.steps = self.saved = state.iteration
-        self.health = Health(self.config, state, self.meta["classes"])
-        return state
 
     def _fingerprints(self) -> dict[str, Any]:
         store, held_out = self.batches.features.store, self.meta.get("held_out", [])
@@ -120,13 +146,18 @@ class Run:
 
     def save(self, state: State, name: str = FILE) -> None:
         """Raises TrainingError, and leaves the earlier file alone, where a weight is not finite."""
-        self.health.check_weights(state, self._kept_so_far())
-        save_checkpoint(self.out / name, content(state, self.config, {**self.meta, "best": self.best}))
+
+        def write() -> None:
+            self.health.check_weights(state, self._kept_so_far())
+            save_checkpoint(self.out / name, content(state, self.config, {**self.meta, "best": self.best}))
+
+        self.ranks.on_main(write)
         if name == FILE:
             self.saved = state.iteration
 
     def _kept_so_far(self) -> str:
-        return f"the checkpoint of iteration {self.saved} is whole" if self.saved else "nothing was saved"
+        saved = getattr(self, "saved", 0)
+        return f"the checkpoint of iteration {saved} is whole" if saved else "nothing was saved"
 
     def finish(self, state: State) -> bool:
         """Trains to the last iteration; False where a signal stopped it earlier, after saving.
@@ -136,12 +167,16 @@ class Run:
         """
         verify.ready(self.device)
         settings = self.config.train
-        bar = Bar("train", settings.iterations, unit="it", done=state.iteration, show=self.progress)
+        bar = Bar(
+            "train", settings.iterations, unit="it", done=state.iteration, show=self.progress and self.ranks.main
+        )
         with (
-            self.lock, threads(self.threads), StopOnSignal() as stop, closing(self.log), bar, self._kept(state),
-            self._reading(state.iteration) as batches,
+            self.lock or nullcontext(), threads(self.threads), StopOnSignal(self.ranks.size > 1) as stop,
+            closing(self.log) if self.log else nullcontext(), bar, self.ranks.watched(self._kept_so_far),
+            self._kept(state), self._reading(state.iteration) as batches,
         ):  # fmt: skip
-            self.log.begin()
+            if self.log:
+                self.log.begin()
             done = self._iterate(state, batches, stop, bar)
         return done
 
@@ -163,10 +198,11 @@ class Run:
     def _iterate(self, state: State, batches: Iterator[Batch], stop: StopOnSignal, bar: Bar) -> bool:
         settings = self.config.train
         snippets, clock = 0, time.perf_counter()
-        for batch in batches:
-            snippets += int(batch.lengths.sum())
+        together = Together(batches, stop, self.ranks)
+        for batch in together:
+            snippets += int(batch.snippets.sum())
             batch = batch.to(self.device)
-            train_step(state, batch, self.config)
+            train_step(state, batch, self.config, self.ranks)
             self.steps = state.iteration
             bar.update()
             logged = state.iteration % settings.log_every == 0
@@ -174,21 +210,34 @@ class Run:
                 sums, since = dict(zip(TERMS, state.sums.tolist(), strict=True)), state.counted
                 if logged:
                     entry = self._entry(state, sums, snippets, time.perf_counter() - clock)
-                    self.log.write(entry)
+                    self._tell(entry)
                     bar.note = _shown(entry)
                     state.sums.zero_()
                     state.counted = 0
-                if found := self.health.check(state, sums, since, batch, self._kept_so_far()):
-                    self.log.write({"iteration": state.iteration, "collapsed": found})
+                if found := self._check(state, sums, since, batch):
+                    self._tell({"iteration": state.iteration, "collapsed": found})
                 snippets, clock = 0, time.perf_counter()
             if self.score and state.iteration % settings.evaluate_every == 0:
                 self._select(state)
-            if state.iteration % settings.checkpoint_every == 0 or stop.asked:
+            stopped = together.stopped()
+            if state.iteration % settings.checkpoint_every == 0 or stopped:
                 self.save(state)
-            if stop.asked:
+            if stopped:
                 return False
         self.save(state)
         return True
+
+    def _tell(self, entry: Mapping[str, Any]) -> None:
+        self.ranks.on_main(lambda: self.log.write(entry))  # type: ignore[union-attr]
+
+    def _check(self, state: State, sums: dict[str, float], steps: int, batch: Batch) -> list[str]:
+        """What has collapsed, by the whole batch."""
+
+        def check() -> list[str]:
+            whole = batch if batch.whole is None else self.batches.whole(state.iteration - 1).to(self.device)
+            return self.health.check(state, sums, steps, whole, self._kept_so_far())
+
+        return self.ranks.on_main(check)
 
     @contextmanager
     def _kept(self, state: State) -> Iterator[None]:
@@ -197,18 +246,12 @@ class Run:
             yield
         except DataError as error:
             self._save_whole(state)
-            # A worker's error arrives as its traceback; the last line is what it says.
-            text = str(error).splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
-            raise type(error)(text) from error
+            raise readable(error) from error
         except (RuntimeError, ConnectionError, EOFError) as error:
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             self._save_whole(state)
-            said = str(error).splitlines()[0].rstrip(". ")
-            raise TrainingError(
-                f"a process that reads features was killed ({said}), for want of memory perhaps; go on with "
-                "--resume, and with train.workers=0 if it happens again"
-            ) from error
+            raise readable(error) from error
         except OSError:  # of the log: a disk that is full for it may have room for a checkpoint
             self._save_whole(state)
             raise
@@ -227,9 +270,12 @@ class Run:
         return {"iteration": state.iteration, **means, "snippets_per_second": snippets / max(seconds, 1e-9)}
 
     def _select(self, state: State) -> None:
-        self.health.check_weights(state, self._kept_so_far())
-        value = self.score(state.network)
-        self.log.write({"iteration": state.iteration, self.config.train.selection: value})
+        def scored() -> float:
+            self.health.check_weights(state, self._kept_so_far())
+            return self.score(state.network)
+
+        value = self.ranks.on_main(scored)
+        self._tell({"iteration": state.iteration, self.config.train.selection: value})
         if value > self.best:
             self.best = value
             self.save(state, "best.pt")

@@ -99,7 +99,7 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array, np.float32).tobytes()).hexdigest()[:16]
 
 
-def environment(device: torch.device, threads: int) -> dict[str, str]:
+def environment(device: torch.device, threads: int, processes: int = 1) -> dict[str, str]:
     """What decides the bits of a result beside data and configuration."""
     gpu = device.type == "cuda"
     return {
@@ -111,6 +111,7 @@ def environment(device: torch.device, threads: int) -> dict[str, str]:
         "float32 products": torch.get_float32_matmul_precision(),
         "instructions": "" if gpu else torch.backends.cpu.get_cpu_capability(),
         "threads": "" if gpu else str(threads),
+        "processes": str(processes),
     }
 
 
@@ -206,5 +207,6 @@ def _same_held_out(saved: Mapping[str, Any], meta: Mapping[str, Any]) -> list[st
 
 
 def _other_environment(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    before = {"processes": "1", **before}  # of revisions that had one
     changed = [f"{k} was {before[k] or 'unset'} and is {v or 'unset'}" for k, v in now.items() if before.get(k, v) != v]
     return [f"resume: the run goes on, but not bit for bit: {'; '.join(changed)}"] if changed else []

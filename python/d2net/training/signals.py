@@ -12,7 +12,14 @@ ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class StopOnSignal:
-    """Lets the current iteration finish on the first of these signals; a second Ctrl-C interrupts at once."""
+    """Lets the current iteration finish on the first of these signals; a second Ctrl-C interrupts at once.
+
+    Args:
+        patient: no second one does: a launcher passes on what the terminal has sent already.
+    """
+
+    def __init__(self, patient: bool = False):
+        self.patient = patient
 
     def __enter__(self) -> StopOnSignal:
         self.asked = False
@@ -26,7 +33,7 @@ class StopOnSignal:
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.asked and number == signal.SIGINT and not self.patient:
             raise KeyboardInterrupt
         self.asked = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,10 +27,17 @@ class State:
     sums: Tensor = field(default_factory=lambda: torch.zeros(len(TERMS), dtype=torch.float32))
     counted: int = 0  # steps in the sums
     clock: Tensor = field(init=False)  # the iteration on the device, for schedules there
+    joint: torch.nn.Module | None = None  # of `in_parallel`
     _ticked: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.clock = torch.zeros((), dtype=torch.int64, device=self.sums.device)
+
+    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(network, *arguments), whose backward sums the gradients over the ranks where there are several."""
+        if self.joint is None:
+            return function(self.network, *arguments)
+        return self.joint(function, *arguments)
 
     def tick(self) -> None:
         """Begins the next iteration."""

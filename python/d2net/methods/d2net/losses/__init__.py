@@ -18,6 +18,7 @@ from d2net.methods.d2net.losses.denoising import foreground_attention, snippet_l
 from d2net.methods.d2net.losses.discriminative import pooled_embeddings
 from d2net.methods.d2net.losses.pairs import Permutations, pair_keys
 from d2net.methods.d2net.losses.reference import updated_reference
+from d2net.training.others import Others
 
 
 class Losses(NamedTuple):
@@ -122,7 +123,7 @@ def compute_losses(
     own = foreground_attention(activations, labels) if _by_labels(config, iteration) else attention
     updated = updated_reference(reference, x, attention, AttentionPool(embedding, mass), labels, config)
     score = None
-    if _scores_snippets(config, iteration):
+    if scores_snippets(config, iteration):
         score = d2k.foreground_score(x.with_values(x.values.detach()), updated).values
     pooled = _Pooled(activations, attention, own, embedding, mass)
     return _objective(pooled, score, updated, labels, config, iteration, clock, permutations, generator)
@@ -140,8 +141,12 @@ def head_losses(
     clock: Tensor | None = None,
     permutations: Permutations | None = None,
     generator: torch.Generator | None = None,
+    others: Others | None = None,
 ) -> Losses:
-    """`compute_losses` from layer 2's output z (total, streams · D) and the classifier's logits of each stream."""
+    """`compute_losses` from layer 2's output z (total, streams · D) and the classifier's logits of each stream.
+
+    others: where z, logits and labels are of a share of the batch's videos.
+    """
     out = head(
         z,
         logits,
@@ -152,6 +157,12 @@ def head_losses(
         inclusive=config.inclusive,
         normalize=config.normalize_embeddings,
     )
+    if others is not None:
+        from d2net.methods.d2net.losses.gathered import gathered_losses
+
+        return gathered_losses(
+            z, out, labels, reference, config, others, streams, iteration, clock, permutations, generator
+        )
     updated, score = reference_score(
         z,
         reference,
@@ -161,7 +172,7 @@ def head_losses(
         streams=streams,
         min_snippets=config.min_snippets,
         momentum=config.reference_momentum,
-        score=_scores_snippets(config, iteration),
+        score=scores_snippets(config, iteration),
     )
     own = out.attention if out.own_attention is None else out.own_attention
     activations = z.with_values(out.activations)
@@ -169,12 +180,12 @@ def head_losses(
     return _objective(pooled, score, updated, labels, config, iteration, clock, permutations, generator)
 
 
-def _scores_snippets(config: LossConfig, iteration: int) -> bool:
+def scores_snippets(config: LossConfig, iteration: int) -> bool:
     return denoising_scale(config, iteration) > 0 and config.denoising in ("snippet", "both")
 
 
 def _by_labels(config: LossConfig, iteration: int) -> bool:
-    return config.ds_attention == "labels" and _scores_snippets(config, iteration)
+    return config.ds_attention == "labels" and scores_snippets(config, iteration)
 
 
 def _objective(

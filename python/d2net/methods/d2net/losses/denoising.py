@@ -34,7 +34,7 @@ def foreground_attention(activations: d2k.Ragged, labels: Tensor) -> Tensor:
     return torch.where(own.any(1), best, 0)
 
 
-def _masked_mean(values: Tensor, counted: Tensor) -> Tensor:
+def masked_mean(values: Tensor, counted: Tensor) -> Tensor:
     counted = counted & values.isfinite()
     return torch.where(counted, values, 0).sum() / counted.sum().clamp(min=1)
 
@@ -47,7 +47,20 @@ def snippet_loss(
     keep: Tensor,
     config: LossConfig,
 ) -> SnippetTerm:
-    """The snippet-level term.
+    """The snippet-level term; arguments as `snippet_values`."""
+    value, counted = snippet_values(activations, attention, foreground, labels, keep, config)
+    return SnippetTerm(masked_mean(value, counted), value.detach(), counted)
+
+
+def snippet_values(
+    activations: d2k.Ragged,
+    attention: Tensor,
+    foreground: Tensor,
+    labels: Tensor,
+    keep: Tensor,
+    config: LossConfig,
+) -> tuple[Tensor, Tensor]:
+    """Each video's value (n,), and which of them enter the mean (n,).
 
     Args:
         activations: T, rows (total, C).
@@ -77,7 +90,7 @@ def snippet_loss(
         value = joint.value
     else:
         value = _alternative(activations, on_foreground, attention, foreground, config)
-    return SnippetTerm(_masked_mean(value, counted), value.detach(), counted)
+    return value, counted
 
 
 def _alternative(

@@ -28,9 +28,16 @@ def updated_reference(
         source = x.values[row]
     else:
         source = pooled.embedding[:, 1]
-    has = (pooled.mass[:, 1] > 0) & kept_videos(x.lengths, labels, config.min_snippets)
+    keep = kept_videos(x.lengths, labels, config.min_snippets)
+    return mixed_reference(reference, source, pooled.mass, keep, config.reference_momentum)
+
+
+@torch.no_grad()
+def mixed_reference(reference: Tensor, source: Tensor, mass: Tensor, keep: Tensor, momentum: float) -> Tensor:
+    """As `updated_reference`, from each video's candidate: source (n, D); mass: (n, 2); keep: (n,) bool."""
+    has = (mass[:, 1] > 0) & keep
     counted = torch.where(has[:, None], source, 0)
     n = has.sum()
     mean = (counted.sum(0) / n.clamp(min=1)).to(reference.dtype)
-    mixed = config.reference_momentum * reference + (1 - config.reference_momentum) * mean
+    mixed = momentum * reference + (1 - momentum) * mean
     return torch.where(n > 0, mixed, reference)
