@@ -98,9 +98,21 @@ def train_once(
 ) -> Model:
     """One training, by all processes that were started together; cache: features that others have read."""
     with joined(device) as ranks:
-        given = {"names": names, "device": device, "progress": progress, "skip_missing": skip_missing, "cache": cache}
-        given["trackers"] = trackers
-        return _train(store, annotations, out, config, ranks, resume=resume, overwrite=overwrite, **given)
+        return _train(
+            store,
+            annotations,
+            out,
+            config,
+            ranks,
+            names=names,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+            skip_missing=skip_missing,
+            trackers=trackers,
+            cache=cache,
+        )
 
 
 def _train(

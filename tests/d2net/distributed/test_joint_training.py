@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-import time
 import warnings
 
 import numpy as np
 import pytest
-import torch
 
 from d2net import api
 from d2net.config import make_config
@@ -19,7 +16,6 @@ from d2net.data.files import DataError
 from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.training import launch
 from d2net.training.checkpoint import read_checkpoint
-from d2net.training.ranks import LostPeer
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and forked processes of POSIX")
 SETTINGS = {"iterations": 8, "batch_size": 6, "log_every": 2, "subsets": ["train"], "checkpoint_every": 1000}
@@ -124,47 +120,3 @@ def test_other_features_on_one_rank(pool, data, tmp_path):
     np.savez(tmp_path / "more.npz", **changed)
     for error in pool.run(2, other_data, data, tmp_path / "more.npz", tmp_path / "run", errors=True):
         assert "process 1 of 2 has other features than process 0" in str(error), error
-
-
-def test_killed_at_random_moments_and_resumed_by_any_number(data, tmp_path):
-    from pool import Pool
-
-    choose = random.Random(5)
-    settings = {"iterations": 400, "checkpoint_every": 3, "log_every": 400}
-    out, sizes, resume = tmp_path / "run", [2, 4, 1], False
-    for size in sizes:
-        processes = Pool()
-        try:
-            for pipe in processes.pipes:
-                pipe.send((train.__code__.co_filename, "train", size, (data, out, settings, resume)))
-            deadline = time.monotonic() + 60
-            before = read_checkpoint(out)["iteration"] if resume else -1
-            while time.monotonic() < deadline:
-                if (out / "checkpoint.pt").exists() and read_checkpoint(out)["iteration"] > before:
-                    break
-                time.sleep(0.02)
-            time.sleep(choose.random() / 10)
-            victim = choose.randrange(size)
-            processes.processes[victim].kill()
-            for rank in range(size):
-                if rank != victim:
-                    assert processes.pipes[rank].poll(60), "a rank goes on without another"
-                    error, _ = processes.pipes[rank].recv()
-                    assert isinstance(error, LostPeer) and "go on with --resume" in str(error), error
-        finally:
-            for process in processes.processes:
-                process.kill()
-        assert read_checkpoint(out)["iteration"] > before
-        resume = True
-    reached = read_checkpoint(out)["iteration"]
-    processes = Pool()
-    try:
-        settings |= {"iterations": reached + 2}
-        found = processes.run(4, train, data, out, settings, True)
-        (alone,) = processes.run(1, train, data, tmp_path / "alone", settings)
-    finally:
-        processes.close()
-    assert all(same(found[0], other) for other in found[1:])
-    assert read_checkpoint(out)["iteration"] == reached + 2
-    a, b = (torch.cat([torch.from_numpy(x[n]).flatten() for n in alone]) for x in (found[0], alone))
-    assert (a - b).norm() <= 0.02 * b.norm()
