@@ -44,13 +44,22 @@ void bind_topk_pool(Module& m) {
     });
 
 #ifdef D2K_CUDA
+    m.def("topk_pool_workspace_cuda", [](Call& c) {
+        size_t bytes = 0;
+        with_topk(c.next<Reader>(), [&](const auto& problem, auto) {
+            int device;
+            c.rest(device);
+            run([&] { return cuda::topk_pool_workspace(problem, device, &bytes); });
+        });
+        c.give(static_cast<int64_t>(bytes));
+    });
     m.def("topk_pool_cuda", [](Call& c) {
         with_topk(c.next<Reader>(), [&](const auto& problem, auto zero) {
             TopkPoolOut<decltype(zero)> out;
             int device;
-            void* stream;
-            c.rest(out.mean, out.threshold, out.above, out.tied, device, stream);
-            run([&] { return cuda::topk_pool(problem, out, device, stream); });
+            void *workspace, *stream;
+            c.rest(out.mean, out.threshold, out.above, out.tied, workspace, device, stream);
+            run([&] { return cuda::topk_pool(problem, out, workspace, device, stream); });
         });
     });
     m.def("topk_pool_backward_cuda", [](Call& c) {

@@ -10,7 +10,7 @@
 #include "d2kernels/connected_components.h"
 #include "d2kernels/localize_block.h"
 #include "d2kernels/nms_block.h"
-#include "d2kernels/topk_pool.h"
+#include "d2kernels/topk_block.h"
 #include "thread_team.h"
 
 using namespace d2k;
@@ -151,7 +151,7 @@ void localization(int64_t upsample, int64_t smoothing, double sigma, Relative re
 
 // The selection of every class against a sort, for values of each kind; `cached`: a block keeps the keys.
 template <class T>
-void topk(checks::Values kind, bool cached, int size) {
+void topk(checks::Values kind, int size) {
     auto values = checks::make<T>(kTotal * kClasses, kind, 7);
     const int64_t ks[] = {1, 1, 5, 20};
     const TopkPool<T> problem{{kOffsets, kLengths, kSequences, kTotal}, values.data(), kClasses, ks};
@@ -162,12 +162,12 @@ void topk(checks::Values kind, bool cached, int size) {
     std::vector<int32_t> above(mean.size(), -1), tied(above);
     const TopkPoolOut<T> out{mean.data(), threshold.data(), above.data(), tied.data()};
     TopkShared<kGroup> shared;
-    std::vector<KeyOf<T>> cache(cached ? kTotal * kGroup : 0);
+    std::vector<TopkRow<kGroup, KeyOf<T>>> rows(kTotal);
     // As a block does: one team and its memory for item after item.
     run_team(size, [&](ThreadTeam& team) {
         for (int64_t i = 0; i < kSequences; ++i)
             for (int64_t label = 0; label < kClasses; label += kGroup)
-                topk_pool<kGroup>(team, problem, out, i, label, shared, cache.data(), int64_t(cache.size()));
+                topk_pool<kGroup>(team, problem, out, i, label, shared, rows.data());
     });
     for (int64_t at = 0; at < kSequences * kClasses; ++at) {
         const int64_t i = at / kClasses, c = at % kClasses, k = ks[i];
@@ -196,13 +196,12 @@ void topk(checks::Values kind, bool cached, int size) {
 }
 
 void topk_of_every_kind() {
-    for (const checks::Values kind : checks::kEveryValues)
-        for (const bool cached : {false, true}) {
-            topk<float>(kind, cached, 32);
-            topk<double>(kind, cached, 32);
-        }
-    topk<Half>(checks::Values::kSomeNan, true, 32);
-    topk<BFloat16>(checks::Values::kSomeInfinite, false, 64);
+    for (const checks::Values kind : checks::kEveryValues) {
+        topk<float>(kind, 32);
+        topk<double>(kind, 64);
+    }
+    topk<Half>(checks::Values::kSomeNan, 32);
+    topk<BFloat16>(checks::Values::kSomeInfinite, 64);
 }
 
 void suppression() {

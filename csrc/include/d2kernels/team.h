@@ -23,10 +23,13 @@
 #endif
 
 // Before a loop of few rounds or of long bodies, of which four copies would be slower to compile and to fetch.
+// And before one whose arrays are to be registers.
 #ifdef __CUDA_ARCH__
 #define D2K_ROLLED _Pragma("unroll 1")
+#define D2K_UNROLLED _Pragma("unroll")
 #else
 #define D2K_ROLLED
+#define D2K_UNROLLED
 #endif
 
 namespace d2k {

@@ -25,6 +25,11 @@ struct Warp {
             for (int l = 0; l < half; ++l) parts[l] += parts[l + half];
         return parts[0];
     }
+
+    // Over the lanes: the sum of those up to this one, another one's value, the first for which it holds or -1.
+    D2K_DEVICE int scan(int value) const { return value; }
+    D2K_DEVICE int from(int value, int) const { return value; }
+    D2K_DEVICE int first(bool holds) const { return holds ? 0 : -1; }
 };
 
 #ifdef __CUDACC__
@@ -44,6 +49,16 @@ struct Warp<BlockTeam<Threads>> {
         for (int half = kWarp / 2; half > 0; half /= 2) x += __shfl_xor_sync(0xffffffffu, x, half);
         return x;
     }
+
+    __device__ int scan(int value) const {
+        for (int step = 1; step < kWarp; step *= 2) {
+            const int before = __shfl_up_sync(~0u, value, step);
+            if (lane() >= step) value += before;
+        }
+        return value;
+    }
+    __device__ int from(int value, int lane) const { return __shfl_sync(~0u, value, lane); }
+    __device__ int first(bool holds) const { return __ffs(static_cast<int>(__ballot_sync(~0u, holds))) - 1; }
 };
 #endif
 

@@ -40,7 +40,11 @@ def topk_pool_forward(
     if scores.device.type == "cpu":
         _native.module().topk_pool_cpu(problem, *out, torch.get_num_threads())
     else:
-        _native.module().topk_pool_cuda(problem, *out, *_native.device_and_stream(scores.device))
+        module, (device, stream) = _native.module(), _native.device_and_stream(scores.device)
+        # Bytes that depend on shapes alone, so that nothing waits for the device.
+        size = module.topk_pool_workspace_cuda(problem, device)
+        workspace = scores.new_empty(size, dtype=torch.uint8) if size else None
+        module.topk_pool_cuda(problem, *out, workspace.data_ptr() if workspace is not None else 0, device, stream)
     return mean, threshold, above, tied
 
 
