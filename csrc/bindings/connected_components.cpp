@@ -47,9 +47,13 @@ void bind_connected_components(Module& m) {
 
 #ifdef D2K_CUDA
     m.def("connected_components_workspace_cuda", [](Call& c) {
-        int64_t items;
-        c.rest(items);
-        c.give(static_cast<int64_t>(cuda::connected_components_workspace(items)));
+        Reader problem;
+        c.rest(problem);
+        with_components(problem, [&](const auto& p) {
+            int64_t places = 0;
+            const size_t bytes = cuda::connected_components_workspace(p, &places);
+            c.give(Py_BuildValue("nL", static_cast<Py_ssize_t>(bytes), static_cast<long long>(places)));
+        });
     });
     m.def("connected_components_count_cuda", [](Call& c) {
         Reader problem;
@@ -65,10 +69,12 @@ void bind_connected_components(Module& m) {
         Reader problem;
         int64_t *positions, *out, size;
         int device;
-        void* stream;
-        c.rest(problem, positions, out, size, device, stream);
+        void *workspace, *stream;
+        c.rest(problem, positions, workspace, out, size, device, stream);
         with_components(problem, [&](const auto& p) {
-            run([&] { return cuda::connected_components_fill(p, positions, Segments::in(out, size), device, stream); });
+            run([&] {
+                return cuda::connected_components_fill(p, positions, workspace, Segments::in(out, size), size, device, stream);
+            });
         });
     });
 #endif

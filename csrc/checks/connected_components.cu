@@ -25,8 +25,9 @@ void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Valu
     d2k::Components<T> problem{};
     problem.sequences = {b.offsets.data(), b.lengths.data(), n, b.total};
     problem.scores = scores.data();
-    problem.row_stride = classes;
-    problem.class_stride = 1;
+    const bool by_class = variant & 16;
+    problem.row_stride = by_class ? 1 : classes;
+    problem.class_stride = by_class ? b.total : 1;
     problem.classes = classes;
     problem.thresholds = levels.data();
     problem.levels = 3;
@@ -42,7 +43,7 @@ void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Valu
     std::vector<int64_t> rows(5 * size + 1);
     CHECK(d2k::cpu::connected_components_fill(problem, positions.data(), d2k::Segments::in(rows.data(), size), 1));
 
-    const Device<int64_t> there_offsets(b.offsets), there_lengths(b.lengths), places(items + 1), found(5 * size);
+    const Device<int64_t> there_offsets(b.offsets), there_lengths(b.lengths), found(5 * size);
     const Device<T> there_scores(scores), there_levels(levels);
     const Device<uint8_t> there_mask(mask);
     d2k::Components<T> there = problem;
@@ -51,12 +52,17 @@ void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Valu
     there.scores = there_scores.get();
     there.thresholds = there_levels.get();
     if (problem.class_mask) there.class_mask = checks::as_bool(there_mask.get());
-    const Device<char> workspace(d2k::cuda::connected_components_workspace(items), checks::Holds::kNothing);
-    CHECK(d2k::cuda::connected_components_count(there, places.get(), workspace.get(), 0, nullptr));
-    CHECK(d2k::cuda::connected_components_fill(there, places.get(), d2k::Segments::in(found.get(), size), 0, nullptr));
+    int64_t places = 0;
+    const size_t bytes = d2k::cuda::connected_components_workspace(there, &places);
+    const Device<char> workspace(bytes, checks::Holds::kNothing);
+    const Device<int64_t> there_positions(places + 1);
+    CHECK(d2k::cuda::connected_components_count(there, there_positions.get(), workspace.get(), 0, nullptr));
+    const int64_t counted = there_positions.host()[places];
+    CHECK(d2k::cuda::connected_components_fill(there, there_positions.get(), workspace.get(),
+                                               d2k::Segments::in(found.get(), size), size, 0, nullptr));
     CHECK(cudaDeviceSynchronize());
     rows.resize(5 * size);
-    tally.add(places.host() == positions && found.host() == rows, checks::kDtypeNames[checks::kDtype<T>], name(kind),
+    tally.add(counted == size && found.host() == rows, checks::kDtypeNames[checks::kDtype<T>], name(kind),
               "rows", b.total, "classes", classes, "variant", variant);
 }
 
@@ -72,7 +78,11 @@ int check_connected_components() {
                 compare<double>(tally, b, 2, kind, variant ^ 8);
             }
     compare<double>(tally, checks::batches()[2], 20, Values::kUniform, 1);
-    compare<float>(tally, {{0, 100000}, {100000}, 100000}, 1, Values::kTies, 1);
+    // Runs over several tiles, whole sequences above and below, and lengths about multiples of a tile.
+    const checks::Batch tiles{{0, 511, 1023, 1536, 1536, 3584, 30000}, {511, 512, 513, 0, 2048, 26000}, 30000};
+    for (const int i : {0, 1, 5, 11, 16, 19})
+        for (const Values kind : {Values::kEqual, Values::kRising, Values::kSomeNan}) compare<float>(tally, tiles, 2, kind, i);
+    compare<double>(tally, {{0, 40000}, {40000}, 40000}, 1, Values::kTies, 1);
     compare<float>(tally, {{0}, {3}, 3}, 720, Values::kUniform, 0);  // more items than one block adds up
     return tally.finish();
 }

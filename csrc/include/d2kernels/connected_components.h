@@ -126,14 +126,16 @@ Status connected_components_fill(const Components<T>& problem, const int64_t* po
 }  // namespace cpu
 
 namespace cuda {
-// Bytes of device memory that the count works in.
-size_t connected_components_workspace(int64_t items);
+// Bytes of device memory that both work in, and how many places `positions` has, without the number of runs at its end.
+template <class T>
+size_t connected_components_workspace(const Components<T>& problem, int64_t* places);
+// Of sequences that overlap, which `offsets` must not, the end of long ones may be left out.
 template <class T>
 Status connected_components_count(const Components<T>& problem, int64_t* positions, void* workspace, int device,
                                   void* stream);
 template <class T>
-Status connected_components_fill(const Components<T>& problem, const int64_t* positions, Segments out, int device,
-                                 void* stream);
+Status connected_components_fill(const Components<T>& problem, const int64_t* positions, const void* workspace,
+                                 Segments out, int64_t size, int device, void* stream);
 }  // namespace cuda
 
 }  // namespace d2k

@@ -81,9 +81,8 @@ def connected_components_forward(
         min_length,
         distinct,
     )
-    items = lengths.shape[0] * scores.shape[1] * thresholds.shape[-1]
-    positions = offsets.new_empty(items + 1)
     if scores.device.type == "cpu":
+        positions = offsets.new_empty(lengths.shape[0] * scores.shape[1] * thresholds.shape[-1] + 1)
         threads = torch.get_num_threads()
         module.connected_components_count_cpu(problem, positions.data_ptr(), threads)
         out = offsets.new_empty((5, int(positions[-1])))
@@ -91,12 +90,12 @@ def connected_components_forward(
         return out
     device = scores.device.index
     stream = torch.cuda.current_stream(scores.device).cuda_stream
-    workspace = scores.new_empty(module.connected_components_workspace_cuda(items), dtype=torch.uint8)
-    module.connected_components_count_cuda(problem, positions.data_ptr(), workspace.data_ptr(), device, stream)
+    size, places = module.connected_components_workspace_cuda(problem)
+    workspace, positions = scores.new_empty(size, dtype=torch.uint8), offsets.new_empty(places + 1)
+    memory = positions.data_ptr(), workspace.data_ptr()
+    module.connected_components_count_cuda(problem, *memory, device, stream)
     out = offsets.new_empty((5, int(positions[-1])))  # the op's one synchronisation
-    module.connected_components_fill_cuda(
-        problem, positions.data_ptr(), out.data_ptr(), out.shape[1], device, stream
-    )
+    module.connected_components_fill_cuda(problem, *memory, out.data_ptr(), out.shape[1], device, stream)
     return out
 
 
