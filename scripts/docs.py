@@ -17,12 +17,18 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT), str(ROOT / "python")]
 from docsite import commands, configuration, gpu, links, nav, ops, reference  # noqa: E402
 
 PAGES = ROOT / "build/docs"
+STYLE = """
+@media screen and (min-width: 76.25em) { .md-grid { max-width: 72rem; } }
+.md-typeset table:not([class]) th { min-width: 0; }
+.md-typeset table:not([class]) td:first-child code { white-space: nowrap; }
+"""
 SETTINGS = """
 [project]
 site_name = "d2kernels"
 site_description = "Fast training and localization on ragged sequences in time"
 docs_dir = "docs"
 site_dir = "site"
+extra_css = ["style.css"]
 nav = [
 {nav}
 ]
@@ -44,6 +50,7 @@ def made(pictures: Path | None = None) -> dict[str, str]:
 def main() -> int:
     shutil.rmtree(PAGES, ignore_errors=True)
     (PAGES / "ops").mkdir(parents=True)
+    (PAGES / "style.css").write_text(STYLE, encoding="utf-8")
     pages = made(PAGES)
     for name, text in pages.items():
         (PAGES / f"{name}.md").write_text(text, encoding="utf-8")

@@ -411,7 +411,14 @@ def make_config(
     """The recipe's fields, then the preset's, then the file's, then the overrides (``{"loss.gamma": 0.02}``).
 
     Args:
+        preset: thumos14, activitynet12 or hapt; none by default.
+        recipe: release, the default, or paper.
+        overrides: values by field, `section.field` or `field` where that is in one section.
+        file: YAML or TOML of fields.
         chosen: fields that stand in the place of a preset's, as `auto_config` makes them.
+
+    Returns:
+        every field with its value, checked.
 
     Raises:
         ConfigError: an unknown recipe, preset or field (with the nearest name), or a value out of range.
@@ -444,7 +451,15 @@ def make_config(
 
 
 def load_config(path: str | os.PathLike) -> Config:
-    """Reads YAML or TOML as `Config.save` writes it; fields it leaves out come from its recipe and preset."""
+    """Reads YAML or TOML as `Config.save` writes it; fields it leaves out come from its recipe and preset.
+
+    Args:
+        path: the file; TOML where its name ends in .toml.
+
+    Raises:
+        ConfigError: as `make_config`, naming the file.
+        DataError: not there, or neither YAML nor TOML.
+    """
     return make_config(file=path)
 
 

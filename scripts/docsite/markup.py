@@ -12,7 +12,9 @@ NAMES = {"Args": "Arguments"}
 
 
 def cell(text: object) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
+    """One line, its bars escaped but in code, where the site's Markdown takes them as they are."""
+    parts = " ".join(str(text).split()).split("`")
+    return "`".join(part if i % 2 else part.replace("|", "\\|") for i, part in enumerate(parts))
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

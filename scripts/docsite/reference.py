@@ -10,7 +10,11 @@ from docsite.markup import docstring, signature, table
 
 def entry(name: str, value: Any, level: str = "###") -> list[str]:
     """A name's heading, signature, docstring and, of a class, its public methods."""
-    out = [f"{level} {name.rpartition('.')[2]}", "", "```text", signature(name, value), "```", ""]
+    out = [f"{level} {name.rpartition('.')[2]}", ""]
+    if hasattr(value, "model_fields"):
+        out += ["Its fields are under [Configuration](configuration.md); `make_config` makes one.", ""]
+    else:
+        out += ["```text", signature(name, value), "```", ""]
     out += [docstring(inspect.getdoc(value) or ""), ""]
     return out + (members(value) if inspect.isclass(value) else [])
 

@@ -18,6 +18,7 @@ from d2net.cli import app
 from d2net.config import Config, field_names, make_config
 from d2net.presets import PRESETS, RECIPES
 
+BACKENDS = ["use", "explain", "can_run", "select"]
 COMMANDS = typer.main.get_command(app).commands
 
 
@@ -75,14 +76,21 @@ def test_docstrings_of_public_names_say_what_they_take_and_raise():
     import d2kernels as d2k
     from d2kernels import nn
 
-    owners = [(d2k, d2k._PUBLIC), (d2net, d2net.__all__), (nn, reference.modules()), (d2k.backends, ["use", "explain"])]
+    owners = [(d2k, d2k._PUBLIC), (d2net, d2net.__all__), (nn, reference.modules()), (d2k.backends, BACKENDS)]
     for owner, names in owners:
         for name in names:
             value = getattr(owner, name)
             text = inspect.getdoc(value)
             assert text, f"{name} has no docstring"
-            if callable(value) and name not in ("Config", "Model") and len(inspect.signature(value).parameters) > 1:
-                assert "\nArgs:\n" in text, f"{name} lacks Args"
+            if not callable(value) or value is Config:
+                continue
+            arguments = re.search(r"\nArgs:\n(.*?)(\n\n(?=\S)|\Z)", text, re.DOTALL)
+            said = re.findall(r"\w+", arguments[1]) if arguments else []
+            missing = [p for p in inspect.signature(value).parameters if p not in said]
+            assert not missing, f"{name} says nothing of {', '.join(missing)}"
+            if inspect.isfunction(value):
+                gives = owner is not d2k.backends and inspect.signature(value).return_annotation != "None"
+                assert not gives or re.search("Returns:|^Reads |^The backbone", text), f"{name}: what does it give?"
                 assert "\nRaises:\n" in text or "is a finding" in text, f"{name} lacks Raises"
 
 

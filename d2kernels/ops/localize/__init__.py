@@ -108,6 +108,11 @@ def localize(
             what has no room is left out, and `D2K_CHECK=1` waits and raises.
         offsets, lengths, mask: see `Ragged`; dense activations take exactly one of lengths and mask.
 
+    Returns:
+        Detections(sequence, label, start, end, score, count), by sequence and falling score: sequence and label (m,)
+        int64; start and end (m,) float64, [start, end) in snippets from the sequence's first; score (m,) float64; count
+        (n,) int64, how many each sequence has.
+
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or value; a proposal whose score is NaN; a
             capacity that is too small, naming the one that is needed.

@@ -112,6 +112,7 @@ def pdmi_snippet(
     Args:
         attention: λ, (total,) rows as Ragged or packed, or dense (n, s); float, in [0, 1].
         foreground: λ', in the same form; selects rows and gets no gradient.
+        foreground_threshold, background_threshold: of λ', as above; rounded to its dtype before comparing.
         background_attention: attention on background rows where it differs from `attention`, in the same form.
         normalization: "joint" divides by the rows on both sides (the paper), "side" gives each side weight 1
             (the authors' code).

@@ -72,6 +72,9 @@ def svd(a: Tensor) -> SVD:
     Args:
         a: (…, m, n), float; 16-bit types are decomposed in float32.
 
+    Returns:
+        U (…, m, k), S (…, k) falling, Vh (…, k, n), k = min(m, n), in the dtype of a.
+
     Raises:
         ValueError, TypeError: not a float tensor of such matrices. On the CPU, NaN raises
             torch.linalg.LinAlgError, and infinity raises it too or leaves no finite singular value.
@@ -82,7 +85,17 @@ def svd(a: Tensor) -> SVD:
 
 
 def svdvals(a: Tensor) -> Tensor:
-    """Singular values (…, min(m, n)), falling, of (…, m, n); see `svd`."""
+    """Singular values of a batch of matrices up to 128 × 128, without vectors where no gradient is needed.
+
+    Args:
+        a: (…, m, n), float, as `svd` takes it.
+
+    Returns:
+        (…, min(m, n)), falling, in the dtype of a.
+
+    Raises:
+        ValueError, TypeError: as `svd`.
+    """
     matrices = _batched("svdvals", a)
     needs_vectors = (torch.is_grad_enabled() and matrices.requires_grad) or torch._C._are_functorch_transforms_active()
     s = apply(_SVD, matrices)[1] if needs_vectors else apply(_Values, matrices)

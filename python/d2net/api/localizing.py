@@ -46,12 +46,14 @@ def localize(
     """Detections in seconds (Sec. 3.3).
 
     Args:
+        model: as `load` or `train` gives it.
         features: one (s, d) array, a mapping of them by video, a store, or its path.
         from_activations: `features` maps videos to `VideoActivations` instead, and the network is not run.
         annotations: gives durations, and its own word on the timing.
         names: which videos; all by default.
-        timing: comes before what the data state, and that before the model's own timing, unless the user stated that;
-            video_timings comes before all for single videos. Contradictions are TimingWarnings.
+        timing: comes before what the data state, and that before the model's own timing, unless the user stated that.
+            Contradictions are TimingWarnings.
+        video_timings: of single videos, before all others.
         durations: seconds by video; segments are clipped to them.
         config: overrides the model's decoder.
         keep_activations: also returns T and λ' of every video.
@@ -59,6 +61,10 @@ def localize(
         skip_missing: localize the videos of `names` that have features, and say which have none.
 
     Names in durations, video_timings and annotations that only differ as `v_x.mp4` does from `x` are matched, and said.
+
+    Returns:
+        detections in seconds; p (n, C); T and λ' by video where they were asked for; (stride, length) of each video's
+        snippets in seconds.
 
     Raises:
         UnknownTiming: the model was trained without timing and none is given.

@@ -30,11 +30,17 @@ class ScoredVideo(NamedTuple):
 
 @dataclass
 class Model:
-    """A trained network with what is needed to localize: configuration, classes and timing.
+    """A trained network with what is needed to localize.
 
-    explicit_timing: the user stated the timing, so that it comes before what data say of themselves.
-    extraction: the backbone and settings of the features that it was trained on, where those say so.
-    held_out: videos of the training subsets that were not trained on; trained: those that were, where it is known.
+    Args:
+        network: in evaluation mode; `network.width` is the features' width d.
+        config: what it was trained with, and the decoder.
+        classes: names of the C classes, in the order of activations.
+        timing: when a snippet is; None where nothing said so.
+        explicit_timing: the user stated the timing, so that it comes before what data say of themselves.
+        extraction: the backbone and settings of the features that it was trained on, where those say so.
+        held_out: videos of the training subsets that were not trained on.
+        trained: those that were, where it is known.
     """
 
     network: D2Net | Ensemble
@@ -91,6 +97,8 @@ def load(path: str | os.PathLike, device: str = "auto", *, config: str | os.Path
     chosen, or an average of all.
 
     Args:
+        path: the file or folder.
+        device: auto, cpu, cuda or cuda:N.
         config: a file whose fields of localize and evaluate come before the run's, as `tune` writes it.
 
     Raises:

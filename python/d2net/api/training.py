@@ -59,12 +59,20 @@ def train(
         annotations: loaded, or the path of an ActivityNet-style JSON; only labels are used, not segments,
             unless train.selection is loc_mAP.
         config: `make_config(preset, recipe)`; the release recipe by default.
+        out: folder of the run; made if it is not there.
         names: the training videos, in place of those of train.subsets.
+        device: auto, cpu, cuda or cuda:N.
+        resume: go on from the folder's checkpoint, bit for bit.
+        overwrite: replace the run in the folder.
+        progress: shows a bar on standard error.
         skip_missing: train on the videos that have features, and say which have none.
         restarts: trainings, with seeds train.seed and on, in folders seed-N of `out`; the one that is best by
             `criterion` (of `criteria.CRITERIA`; video-level labels alone) is kept as the run, or with `average` the
             mean of all of their activations.
         trackers: that are told what log.jsonl is: tensorboard (event files in `out`), trackio, wandb.
+
+    Returns:
+        the trained model, as `load(out)` gives it.
 
     Raises:
         RunExists: `out` holds a run and neither resume nor overwrite was given.

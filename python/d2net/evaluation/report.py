@@ -124,6 +124,9 @@ def evaluate(
         proposals: AR@1 .. AR@proposals, None for none.
         class_scores: {video: (C,) p in the order of ground_truth.classes}, for the classification mAP.
 
+    Returns:
+        AP by class and IoU, mAP, F1 and AR@AN as fractions, with what was counted; `table()` prints, `save()` writes.
+
     Raises:
         ValueError: an unknown protocol, a ground truth without segments, detections that are not finite,
             ambiguous segments with the activitynet protocol, class_scores of another width, or names of videos or

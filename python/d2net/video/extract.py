@@ -88,13 +88,20 @@ def extract(
     that cannot be used does not stop the others. The same videos and settings give the same bytes.
 
     Args:
+        videos: files, and folders of them.
+        backbone: as `make_backbone` gives it.
         out: a new folder, or one of the same backbone and settings.
         workers: threads that decode; as many as there are processors by default.
         partial: takes what decodes of truncated videos; a later run without it reads them again.
         overwrite: starts again whatever the folder's features are.
+        progress: shows a bar on standard error.
+
+    Returns:
+        names of the videos done, kept from an earlier run and failed, the last with reasons.
 
     Raises:
-        DataError: `out` holds something else. ImportError: PyAV or OpenCV is missing.
+        DataError: `out` holds something else.
+        ImportError: PyAV or OpenCV is missing.
     """
     needed("av", "av")
     out = Path(out)

@@ -69,8 +69,13 @@ def load_annotations(
     Video-level labels are those given for whole videos and the labels of the segments, so weak-only files work.
 
     Args:
+        path: the file or folder.
         classes: the class list; the file's `classes`, else the labels found, by label_id or sorted, by default.
         layout: one of LAYOUTS, in place of what the content tells.
+
+    Returns:
+        classes; videos by name, in file order, with labels, segments, duration (seconds) and subset; what the file
+        says of streams and timing.
 
     Raises:
         DataError: none of these, a label outside the class list, a segment that is not two finite numbers or ends

@@ -61,7 +61,12 @@ def load_detections(path: str | os.PathLike, *, layout: str | None = None) -> De
     names, or none). A folder holds label tracks, <video>.txt, whose labels end in their score, as `run [0.5]`.
 
     Args:
+        path: the file or folder.
         layout: one of LAYOUTS, in place of what the content tells.
+
+    Returns:
+        names of videos and classes, and m detections as arrays (m,): video and label as indices of these, start and end
+        in seconds, score.
 
     Raises:
         DataError: names file, video and row.

@@ -47,7 +47,7 @@ def save_detections(path: str | os.PathLike, detections: Detections) -> None:
 
     Args:
         path: the file to write; an interrupted save leaves an earlier one whole.
-        detections: m of them, in seconds; scores are finite.
+        detections: m of them, times in seconds.
 
     Raises:
         OSError: nothing can be written there.

@@ -46,9 +46,14 @@ def open_features(
     (snippets, 10, width) are one, (width, snippets) is turned where it is the only reading; both are said.
 
     Args:
+        path: the file or folder.
         crops: what is made of ten crops: their mean, or the first (the centre, in most extractors).
         layout: one of LAYOUTS, whatever the path is called; `folder` takes every file for a video, `streams` joins
-            `_rgb` and `_flow`. axis: `rows`, never turned, or `transposed`, all arrays are (width, snippets).
+            `_rgb` and `_flow`.
+        axis: `rows`, never turned, or `transposed`, all arrays are (width, snippets).
+
+    Returns:
+        a mapping of names to arrays (snippets, width), float16 or float32, each read when it is asked for.
 
     Raises:
         FeatureError: not there, truncated, pickled, empty, or of unequal widths.

@@ -16,8 +16,14 @@ def make_backbone(
     """The backbone of that name.
 
     Args:
+        name: motion, i3d, torchvision:NAME, timm:NAME, transformers:FOLDER, or module:function.
         weights: files of state dicts, for those that need them.
-        batch: snippets at once. changes: fields of its Spec, and `short` and `crop` of its size.
+        device: auto, cpu, cuda or cuda:N.
+        batch: snippets at once.
+        changes: fields of its Spec, and `short` and `crop` of its size, in pixels.
+
+    Returns:
+        what `extract` takes: frames to features, with the frame rate, stride and snippet frames that it reads.
 
     Raises:
         ValueError: unknown, weights too many or too few, or fields that do not fit.
