@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # A product fused with a sum across lanes rounds differently in each: which lane's bits are stored would be undefined.
@@ -40,11 +42,69 @@ class Specialization(NamedTuple):
     values: Mapping[str, int] = {}
 
 
+class Launch:
+    """A kernel with its constants and options; once a form of it is compiled, launched without Triton's look-ups.
+
+    Args:
+        kernel: the jitted function, whose constants come last.
+        named: every tl.constexpr argument, and options: num_warps, num_stages.
+    """
+
+    def __init__(self, kernel: Any, named: Mapping[str, Any]):
+        self.kernel, self.named = kernel, named
+        self.constants = tuple(named[name] for name in kernel.arg_names if name in named)
+        self.compiled: dict[Any, Any] = {}
+
+    def __call__(self, grid: tuple[int, ...], *arguments: Any) -> None:
+        """grid: one to three numbers; arguments: the kernel's others, in order."""
+        hooks = triton.knobs.runtime
+        if INTERPRETED or hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls:
+            self.kernel[grid](*arguments, **self.named)
+            return
+        active = triton.runtime.driver.active
+        device = active.get_current_device()
+        form = (device, *map(_form_of, arguments))
+        found = self.compiled.get(form)
+        if found is None:
+            self.compiled[form] = self.kernel[grid](*arguments, **self.named)
+            return
+        x, y, z = (*grid, 1, 1)[:3]
+        stream = active.get_current_stream(device)
+        found.run(
+            x, y, z, stream, found.function, found.packed_metadata, None, None, None, *arguments, *self.constants
+        )
+
+
+@lru_cache(maxsize=1024)
+def bound(kernel: Any, **named: Any) -> Launch:
+    """The one Launch of a kernel with these constants and options."""
+    return Launch(kernel, named)
+
+
+def _form_of(x: Any) -> Any:
+    """What Triton compiles anew for."""
+    if isinstance(x, Tensor):
+        return x.dtype, x.data_ptr() % 16 == 0
+    if isinstance(x, int):
+        return x == 1, x % 16 == 0, x >> 31
+    return (x.base.dtype, *x.block_shape) if isinstance(x, TensorDescriptor) else type(x)
+
+
 def on_device(x: Tensor) -> AbstractContextManager[Any]:
     """Makes x's GPU current where it is not: Triton launches on the current device's current stream."""
     if x.device.type != "cuda" or x.device.index == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(x.device)
+
+
+def cdiv(a: int, b: int) -> int:
+    """⌈a / b⌉; triton.cdiv takes as long as a look-up of a form."""
+    return -(-a // b)
+
+
+def power(x: int) -> int:
+    """The least power of two from x on."""
+    return 1 << max(x - 1, 0).bit_length()
 
 
 def steps(n: int) -> int:
@@ -76,7 +136,7 @@ def bounds_of(offsets, lengths, n, total, rows, STEPS: tl.constexpr):
 
 
 @triton.jit
-def chunk_of(offsets, lengths, n, total, slot, CHUNK: tl.constexpr, STEPS: tl.constexpr):
+def chunk_of(offsets, lengths, n, total, slot, CHUNK, STEPS: tl.constexpr):
     """The sequence of a slot, and the first and the last row + 1 of its chunk; none where that sequence is shorter.
 
     Chunks begin at each sequence's start. Sequence i has the slots from offsets[i] // CHUNK + i on, which always

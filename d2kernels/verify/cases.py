@@ -77,6 +77,12 @@ def _temporal_conv(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...
         lambda ragged, *t: d2k.temporal_conv(ragged(t[0]), *t[1:], groups=2, negative_slope=0.2, residual=True).values,
     )
     yield (
+        layer(width, 3),
+        lambda ragged, *t: d2k.temporal_conv(
+            Ragged.pack(ragged(t[0]).unpack(), gap=1), *t[1:], groups=2, negative_slope=0.2
+        ).values,
+    )
+    yield (
         layer(2 * batch.classes, 5),
         lambda ragged, *t: d2k.temporal_conv(
             ragged(t[0]), *t[1:], groups=2, dilation=2, dropout=0.5,

@@ -56,9 +56,9 @@ PLANTED = {
         r"out of resource: shared memory",
     ),
     "a tap past the rows": Defect(
-        [(f"{CONV}/triton_kernels.py", r"(inside = \(\(before \+ shift >= 0\)) & \(after >= shift\)", r"\1")],
+        [(f"{CONV}/triton_convolve.py", r"(inside = \(\(before \+ shift >= 0\)) & \(after >= shift\)", r"\1")],
         ["tests/triton/test_temporal_conv_triton.py", "-k", "test_values_and_gradients and packed and dtype0"],
-        r"gpuemu: out of bounds at .*triton_kernels\.py",
+        r"gpuemu: out of bounds at .*triton_convolve\.py",
     ),
     "a bin too low": Defect(
         [(f"{HEADERS}/topk_block.h", r"above < rank && rank <= above \+ sum", "above <= rank && rank < above + sum")],

@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import d2kernels as d2k
+from d2kernels.ops._triton import Launch
 from d2kernels.ops.temporal_conv import bits, reference
 from d2kernels.ops.temporal_conv.dropout import keep, placed
 
@@ -33,14 +34,19 @@ def normal(*shape, seed):
 
 
 class Layer:
-    """Whole numbers, so that sums are exact and rounding cannot choose the activation's branch."""
+    """Whole numbers, so that sums are exact and rounding cannot choose the activation's branch.
 
-    def __init__(self, lengths, c_in, c_out, kernel, dtype=torch.float32, bias=True, gap=2, **options):
+    zeros: gap rows of x are zero, and known to be; else they hold NaN.
+    """
+
+    def __init__(self, lengths, c_in, c_out, kernel, dtype=torch.float32, bias=True, gap=2, zeros=False, **options):
         groups = options.get("groups", 1)
         parts = [(normal(s, c_in, seed=i) * 2).round() for i, s in enumerate(lengths)]
         self.x = d2k.Ragged.pack([p.to(DEVICE, dtype) for p in parts], gap=gap)
         self.inside = self.x.row_mask()
-        self.x = self.x.with_values(torch.where(self.inside[:, None], self.x.values, NAN))
+        self.gap = gap if zeros else 0
+        if not zeros:
+            self.x = self.x.with_values(torch.where(self.inside[:, None], self.x.values, NAN))
         self.weight = (normal(c_out, c_in // groups, kernel, seed=50) * 2).round().to(DEVICE, dtype)
         self.bias = normal(c_out, seed=51).round().to(DEVICE, dtype) if bias else None
         seed = normal(len(self.x.values), c_out, seed=52).to(DEVICE, dtype)
@@ -54,8 +60,10 @@ class Layer:
     def run(self, backend="triton"):
         """(out, gradients of x, weight and bias)."""
         leaves = self.leaves()
+        x = d2k.Ragged(leaves[0].detach(), self.x.offsets, self.x.lengths, gap=self.gap)
+        x = d2k.Ragged._trusted(leaves[0], x.offsets, x.lengths, gap=self.gap)
         with d2k.backends.use(backend, "temporal_conv"):
-            out = d2k.temporal_conv(self.x.with_values(leaves[0]), *leaves[1:], **self.options).values
+            out = d2k.temporal_conv(x, *leaves[1:], **self.options).values
             return [out.detach(), *torch.autograd.grad(out, leaves, self.seed)]
 
     def exact(self):
@@ -162,6 +170,62 @@ def test_tiles_and_tensor_descriptors(monkeypatch, chosen, arch, dropout):
     for got, want in zip(layer.run(), layer.exact(), strict=True):
         assert (got.double() - want).norm() <= 1e-6 * want.norm()
     assert len(described) == (2 if arch == 90 else 0)
+
+
+PLAIN = {  # layers whose gap rows are wide enough, and how many of the three products take plain tiles
+    "a gap of its own reach": ([20, 0, 11], 64, 64, 3, 1, {"negative_slope": 0.25, "residual": True, "groups": 2}, 3),
+    "dilated, a wide gap": ([9, 30], 32, 48, 5, 9, {"dilation": 3, "negative_slope": 0.5}, 3),
+    "no activation": ([9, 30], 32, 32, 3, 1, {}, 3),
+    "dropout": ([20, 3], 32, 32, 3, 1, {"residual": True, "groups": 2, "dropout": 0.5, "seed": SEED}, 3),
+    "too narrow a gap": ([9, 30], 32, 32, 5, 1, {}, 0),
+    "rows of no whole 16 bytes": ([9, 30], 20, 32, 3, 1, {}, 0),
+}
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Small tiles on an sm_90 of three multiprocessors; the kernels of plain tiles that are launched."""
+    monkeypatch.setattr(kernels, "config", lambda *_: SMALL)
+    monkeypatch.setattr(kernels, "_device", lambda _: (90, 3))
+    launched = []
+
+    call = Launch.__call__
+
+    def record(launch, *arguments):
+        if launch.kernel.__name__.startswith("plain"):
+            launched.append(launch.kernel.__name__)
+        call(launch, *arguments)
+
+    monkeypatch.setattr(Launch, "__call__", record)
+    return launched
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_tiles_where_gap_rows_suffice(plain, monkeypatch, name, dtype):
+    *shape, gap, options, count = PLAIN[name]
+    count = 2 if "16 bytes" in name and dtype == torch.float32 else count  # 20 channels are no whole tiles
+    monkeypatch.setenv("D2K_FLOAT32", "tf32")
+    layer = Layer(*shape, dtype=dtype, gap=gap, zeros=True, **options)
+    got = layer.run()
+    for mine, want in zip(got, layer.exact(), strict=True):
+        assert mine.dtype == dtype and (mine.double() - want).norm() <= (8e-3, 2e-3)[dtype.itemsize // 4] * want.norm()
+    assert len(plain) == count
+    assert not got[0][~layer.inside].any() and not got[1][~layer.inside].any()
+
+
+@pytest.mark.parametrize("special", [NAN, float("inf")])
+def test_special_values_beside_plain_tiles(plain, monkeypatch, special):
+    """A gap row's zero gradient times infinity is no part of the gradient."""
+    monkeypatch.setenv("D2K_FLOAT32", "tf32")
+    layer = Layer([20, 3], 32, 32, 3, gap=1, zeros=True, residual=True)
+    rows = layer.inside.nonzero()[:, 0]
+    layer.x.values[rows[[0, 11, 19]], 5] = special
+    for got, want in zip(layer.run(), layer.exact(), strict=True):
+        whole = want.isfinite()
+        torch.testing.assert_close(got.double()[~whole], want[~whole], equal_nan=True)
+        assert (got.double() - want)[whole].abs().max() <= 2e-3 * want[whole].abs().max()
+    assert len(plain) == 3
 
 
 def test_tiles_of_gap_rows_alone(monkeypatch):
@@ -334,7 +398,7 @@ def test_tuning_only_on_request_and_kept(monkeypatch, tmp_path):
 def test_tuning_passes_over_what_does_not_compile(monkeypatch):
     from triton.runtime.errors import OutOfResources, PTXASError
 
-    errors = [OutOfResources(1, 0, "shared memory"), PTXASError("spills"), RuntimeError("PassManager::run failed")]
+    errors = [OutOfResources(1, 0, "shared memory"), PTXASError("spills"), IndexError("map::at")]
     fails = iter([None, *errors])
     timed = []
 

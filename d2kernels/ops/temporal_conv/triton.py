@@ -8,19 +8,19 @@ from __future__ import annotations
 import math
 import os
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
-from triton.errors import TritonError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from d2kernels.ops._triton import on_device, steps
+from d2kernels.ops._triton import INTERPRETED, Launch, bound, cdiv, on_device, power, steps
 from d2kernels.ops.temporal_conv import bits
 from d2kernels.ops.temporal_conv.dropout import threshold
 from d2kernels.ops.temporal_conv.precision import float32
 from d2kernels.ops.temporal_conv.schema import needs_sign
+from d2kernels.ops.temporal_conv.triton_beside import gradient_kernel, repack_kernel, transpose_kernel
 from d2kernels.ops.temporal_conv.triton_configs import (
     BITS,
     BYTES,
@@ -30,12 +30,13 @@ from d2kernels.ops.temporal_conv.triton_configs import (
     config,
     described,
     layout_of,
+    plain,
 )
+from d2kernels.ops.temporal_conv.triton_convolve import convolve_kernel, plain_kernel
 from d2kernels.ops.temporal_conv.triton_forms import specializations
-from d2kernels.ops.temporal_conv.triton_kernels import (
-    convolve_kernel,
-    gradient_kernel,
-    repack_kernel,
+from d2kernels.ops.temporal_conv.triton_weight import (
+    mend_weight_kernel,
+    plain_weight_kernel,
     sum_kernel,
     weight_gradient_kernel,
 )
@@ -81,19 +82,41 @@ def _rows(x: Tensor) -> Tensor:
 
 def _by_tap(weight: Tensor) -> Tensor:
     """(k, c_out, c_in) with inputs next to each other: weight itself where it lies so, else a copy."""
-    taps = weight.shape[2]
     by_tap = weight.permute(2, 0, 1)
     if by_tap.is_contiguous():
         return by_tap
-    if not weight.is_contiguous():
-        return by_tap.contiguous()
-    out = torch.empty(by_tap.shape, dtype=weight.dtype, device=weight.device)
-    size, block = weight.numel() // taps, 1024
-    repack_kernel[(triton.cdiv(size, block),)](weight, out, size, TAPS=taps, BLOCK=block)
+    return _repack(weight, 1, False) if weight.is_contiguous() else by_tap.contiguous()
+
+
+def _repack(weight: Tensor, groups: int, back: bool) -> Tensor:
+    """(k, c_out, c_in) of weight, or `back`: (k, groups · c_in, c_out / groups), outputs next to each other."""
+    outer, inner, taps = weight.shape[0] // groups, weight.shape[1], weight.shape[2]
+    shape = (taps, groups * inner, outer) if back else (taps, groups * outer, inner)
+    out = torch.empty(shape, dtype=weight.dtype, device=weight.device)
+    rows, columns = (32, 32) if back else (8, 128)
+    bound(
+        repack_kernel,
+        OUTER=outer,
+        INNER=inner,
+        TAPS=taps,
+        W_GROUP=outer * weight.stride(0),
+        W_OUTER=weight.stride(0),
+        W_INNER=weight.stride(1),
+        W_TAP=weight.stride(2),
+        OUT_OUTER=1 if back else inner,
+        OUT_INNER=outer if back else 1,
+        OUT_TAP=groups * outer * inner,
+        WIDTH=power(taps),
+        BLOCK_O=rows,
+        BLOCK_I=columns,
+        num_warps=4,
+    )((cdiv(outer, rows) * cdiv(inner, columns), groups), weight, out)
     return out
 
 
-@lru_cache(maxsize=256)
+_TUNED: dict[Any, Config] = {}  # what D2K_AUTOTUNE=1 chose in this process
+
+
 def _tuning_key(kind: str, device: torch.device, dtype: torch.dtype, layer: tuple[Any, ...]) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return " ".join(map(str, (kind, name, dtype, *layer)))
@@ -106,47 +129,94 @@ def _tuned(kind: str, x: Tensor, shipped: Config, layer: tuple[Any, ...], launch
     def milliseconds(chosen: Config) -> float:
         try:
             return triton.testing.do_bench(lambda: launch(chosen), return_mode="median")
-        except (TritonError, RuntimeError) as error:
-            # The compiler's passes raise RuntimeError, too; after an error of CUDA's nothing more can be timed.
+        except Exception as error:
+            # The compiler raises anything; after an error of CUDA's nothing more can be timed.
             if "CUDA" in str(error):
                 raise
             return math.inf
 
-    tuning = x.device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
-    return choose(_tuning_key(kind, x.device, x.dtype, layer), shipped, tuning, milliseconds)
+    place = (os.environ.get("XDG_CACHE_HOME"), kind, x.device, x.dtype, layer)
+    if place not in _TUNED:
+        tuning = x.device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+        found = choose(_tuning_key(kind, x.device, x.dtype, layer), shipped, tuning, milliseconds)
+        if not tuning:
+            return found
+        _TUNED[place] = found
+    return _TUNED[place]
+
+
+class Layer(NamedTuple):
+    """What one product is of, by `layout_of`."""
+
+    c_out: int
+    c_in: int
+    taps: int
+    groups: int
+    backward: bool = False
+    repacked: bool = False
+
+
+@lru_cache(maxsize=512)
+def _product(
+    plainly: bool, layer: Layer, chosen: Config, strides: tuple[int, int], given: tuple[bool, ...], **constants: Any
+) -> Launch:
+    """given: whether there are a bias, an activation, a residual; a descriptor of the weights."""
+    layout = layout_of(*layer)
+    values: dict[str, Any] = dict(zip(("BIAS", "ACTIVATION", "RESIDUAL", "DESCRIPTOR"), given, strict=True))
+    values |= layout | constants | {"X_STRIDE": strides[0], "RESIDUAL_STRIDE": strides[1], "FLATTEN": chosen.waves > 0}
+    values |= {"BLOCK_M": chosen.block_m, "BLOCK_N": chosen.block_n, "BLOCK_K": chosen.block_k}
+    values |= {"GROUP_M": chosen.group_m}
+    kernel = plain_kernel if plainly else convolve_kernel
+    values = {k: v for k, v in values.items() if k in kernel.arg_names}
+    return Launch(kernel, values | {"num_warps": chosen.warps, "num_stages": chosen.stages})
 
 
 def _convolve(
     x: Tensor,
     by_tap: Tensor,
+    layer: Layer,
     bias: Tensor | None,
     residual: Tensor | None,
     offsets: Tensor,
     lengths: Tensor,
     dilation: int,
-    groups: int,
     slope: float | None,
-    backward: bool,
     sign: Tensor | None = None,
     dropout: float = 0.0,
     seed: Tensor | None = None,
+    gap: int = 0,
 ) -> Tensor:
     """(total, channels) of one product over taps; `sign` is filled, a byte an element or a bit by its width."""
     taps, outer, inner = by_tap.shape
-    layout = layout_of(outer // groups, inner, taps, groups, backward)
-    total, n, c_in, c_out = x.shape[0], lengths.shape[0], layout["C_IN"], layout["C_OUT"]
+    groups, backward, size = layer.groups, layer.backward, x.element_size()
+    c_out, c_in = (layer.c_in, layer.c_out) if backward else (layer.c_out, layer.c_in)
+    total, n = x.shape[0], lengths.shape[0]
     out = torch.empty((total, groups * c_out), dtype=x.dtype, device=x.device)
     how, (arch, processors) = precision(x.dtype), _of(x)
+    signs = NO_SIGN if sign is None else BYTES if sign.shape[1] == groups * c_out else BITS
+    drops = 0 if dropout == 0 else 2 if backward else 1
+    strides = x.stride(0), 0 if residual is None else residual.stride(0)
 
     def launch(chosen: Config) -> None:
-        aligned = by_tap.data_ptr() % 16 == 0
-        by_descriptor = aligned and described(arch, c_in, inner, x.element_size(), chosen.block_k)
-        tiles = triton.cdiv(total, chosen.block_m) * triton.cdiv(c_out, chosen.block_n) * groups
-        block = [chosen.block_k, chosen.block_n] if backward else [chosen.block_n, chosen.block_k]
-        flat = by_tap.view(taps * outer, inner)
-        convolve_kernel[(min(tiles, processors * chosen.waves) if chosen.waves else tiles,)](
-            x,
-            TensorDescriptor(flat, list(flat.shape), [inner, 1], block) if by_descriptor else by_tap,
+        by_descriptor = by_tap.data_ptr() % 16 == 0 and described(arch, c_in, inner, size, chosen.block_k)
+        plainly = by_descriptor and (size == 2 or how == "tf32") and plain(gap, taps, dilation, x)
+        weight: Any = by_tap
+        rows: Any = x
+        if by_descriptor:
+            across = backward and not layer.repacked
+            block = [chosen.block_k, chosen.block_n] if across else [chosen.block_n, chosen.block_k]
+            weight = TensorDescriptor(by_tap.view(taps * outer, inner), [taps * outer, inner], [inner, 1], block)
+        if plainly:
+            rows = TensorDescriptor(x, list(x.shape), [strides[0], 1], [chosen.block_m, chosen.block_k])
+        tiles = cdiv(total, chosen.block_m) * cdiv(c_out, chosen.block_n) * groups
+        given = (bias is not None, slope is not None, residual is not None, by_descriptor)
+        _product(
+            plainly, layer, chosen, strides, given, DILATION=dilation, SIGN=signs, DROPOUT=drops,
+            LEAST=threshold(dropout), PRECISION=how, STEPS=steps(n),
+        )(
+            (min(tiles, processors * chosen.waves) if chosen.waves else tiles,),
+            rows,
+            weight,
             x if bias is None else bias,
             x if residual is None else residual,
             out,
@@ -158,26 +228,7 @@ def _convolve(
             0.0 if slope is None else slope,
             x if seed is None else seed,
             1 / (1 - dropout),
-            **layout,
-            DILATION=dilation,
-            X_STRIDE=x.stride(0),
-            RESIDUAL_STRIDE=0 if residual is None else residual.stride(0),
-            BIAS=bias is not None,
-            ACTIVATION=slope is not None,
-            RESIDUAL=residual is not None,
-            SIGN=NO_SIGN if sign is None else BYTES if sign.shape[1] == groups * c_out else BITS,
-            DROPOUT=0 if dropout == 0 else 2 if backward else 1,
-            LEAST=threshold(dropout),
-            DESCRIPTOR=by_descriptor,
-            PRECISION=how,
-            STEPS=steps(n),
-            BLOCK_M=chosen.block_m,
-            BLOCK_N=chosen.block_n,
-            BLOCK_K=chosen.block_k,
-            GROUP_M=chosen.group_m,
-            num_warps=chosen.warps,
-            num_stages=chosen.stages,
-        )
+        )  # fmt: skip
 
     shipped = config("convolve", arch, x.dtype, how, c_in, c_out)
     kind = "dgrad" if backward else "forward"
@@ -216,21 +267,38 @@ def temporal_conv_forward(
         out = _convolve(
             x,
             _by_tap(weight),
+            Layer(c_out // groups, weight.shape[1], weight.shape[2], groups),
             bias,
             x if residual else None,
             offsets.contiguous(),
             lengths.contiguous(),
             dilation,
-            groups,
             negative_slope,
-            False,
             sign if signs else None,
             dropout,
             seed,
+            gap,
         )
         if straddles:
             sign = bits.pack(sign)
     return out, sign
+
+
+def _repacked(x: Tensor) -> bool:
+    """Whether the way back takes weights along the outputs: tf32 warpgroup products have no other operand."""
+    return x.dtype == torch.float32 and precision(x.dtype) == "tf32" and 90 <= _of(x)[0] < 120
+
+
+def _plainly(gap: int, inner: Tensor, x: Tensor, taps: int, dilation: int) -> bool:
+    """Whether the weight gradient's operands are plain tiles."""
+    if not (90 <= _of(x)[0] < 120 and (x.dtype.itemsize == 2 or _repacked(x))):
+        return False
+    return plain(gap, taps, dilation, inner) and plain(gap, taps, dilation, x)
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """weight where it lies in one of two orders, else a copy: each is a form of a kernel."""
+    return weight if weight.is_contiguous() or weight.permute(2, 0, 1).is_contiguous() else weight.contiguous()
 
 
 def _sum(parts: Tensor, out: Tensor) -> Tensor:
@@ -238,53 +306,105 @@ def _sum(parts: Tensor, out: Tensor) -> Tensor:
     size = out.numel()
     block = 128 if parts.shape[0] > 8 else 1024
     rows = 32 if parts.shape[0] > 8 else 1
-    sum_kernel[(triton.cdiv(size, block),)](parts, out, parts.shape[0], size, BLOCK_P=rows, BLOCK_S=block)
+    bound(sum_kernel, BLOCK_P=rows, BLOCK_S=block)((cdiv(size, block),), parts, out, parts.shape[0], size)
     return out
 
 
 def _split(total: int, tiles: int, block_k: int) -> tuple[int, int]:
     """Rows of each part of the weight gradient's sum, whole blocks, and the number of parts."""
-    parts = max(1, min(_PROGRAMS // tiles, triton.cdiv(total, 256)))
-    rows = triton.cdiv(triton.cdiv(total, parts), block_k) * block_k
-    return rows, triton.cdiv(total, rows)
+    parts = max(1, min(_PROGRAMS // tiles, cdiv(total, 256)))
+    rows = cdiv(cdiv(total, parts), block_k) * block_k
+    return rows, cdiv(total, rows)
+
+
+def _transposed(x: Tensor) -> Tensor:
+    """(c, total) of (total, c), with rows of whole 16 bytes."""
+    total, channels = x.shape
+    stride = cdiv(total, 16) * 16
+    out = torch.empty((channels, stride), dtype=x.dtype, device=x.device)
+    rows, columns = 64, min(32, power(channels))
+    grid = (cdiv(total, rows), cdiv(channels, columns))
+    constants = {"CHANNELS": channels, "X_STRIDE": x.stride(0), "BLOCK_R": rows, "BLOCK_C": columns}
+    bound(transpose_kernel, **constants, num_warps=4)(grid, x, out, total, stride)
+    return out[:, :total]
+
+
+def _plain_weight_gradient(
+    inner: Tensor, x: Tensor, offsets: Tensor, lengths: Tensor, weight: Tensor, dilation: int, groups: int
+) -> Tensor:
+    """`_weight_gradient` where both have zero gap rows that suffice and rows of whole 16 bytes."""
+    c_out, c_in, taps, _, *_ = layer = Layer(weight.shape[0] // groups, weight.shape[1], weight.shape[2], groups)
+    out = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    total, n, how, (arch, _) = x.shape[0], lengths.shape[0], precision(x.dtype), _of(x)
+    across = _repacked(x) and not INTERPRETED  # which takes tiles that begin at whole 16 bytes alone
+    sides = [_transposed(t) if across else t for t in (inner, x)]
+
+    def launch(chosen: Config) -> None:
+        tiles = cdiv(c_out, chosen.block_m) * cdiv(c_in, chosen.block_n) * groups * taps
+        rows, parts = _split(total, tiles, chosen.block_k)
+        partial = out
+        if parts > 1:
+            partial = torch.empty((parts, out.numel()), dtype=torch.float32, device=out.device)
+        blocks = [[width, chosen.block_k][:: 1 if across else -1] for width in (chosen.block_m, chosen.block_n)]
+        tensors = [
+            TensorDescriptor(side, list(side.shape), [side.stride(0), 1], block)
+            for side, block in zip(sides, blocks, strict=True)
+        ]
+        broken = torch.empty(tiles * parts, dtype=torch.int32, device=out.device)
+        constants = _weight_constants(layer, how, chosen, dilation)
+        bound(
+            plain_weight_kernel,
+            **constants,
+            TRANSPOSED=across,
+            num_warps=chosen.warps,
+            num_stages=chosen.stages,
+        )((tiles, parts), *tensors, partial, broken, total, rows)
+        bound(
+            mend_weight_kernel,
+            **constants,
+            INNER_STRIDE=inner.stride(0),
+            X_STRIDE=x.stride(0),
+            STEPS=steps(n),
+            num_warps=8,
+            num_stages=1,
+        )((tiles, parts), inner, x, partial, broken, offsets, lengths, n, total, rows)
+        if parts > 1:
+            _sum(partial, out)
+
+    shipped = config("plain weight", arch, x.dtype, how, c_in, c_out)
+    launch(_tuned("plain wgrad", x, shipped, (how, c_in, c_out, taps, groups, dilation), launch))
+    return out
+
+
+def _weight_constants(layer: Layer, how: str, chosen: Config, dilation: int) -> dict[str, Any]:
+    found = {"GROUPS": layer.groups, "C_IN": layer.c_in, "C_OUT": layer.c_out, "TAPS": layer.taps}
+    found |= {"BLOCK_M": chosen.block_m, "BLOCK_N": chosen.block_n, "BLOCK_K": chosen.block_k}
+    return found | {"DILATION": dilation, "PRECISION": how}
 
 
 def _weight_gradient(
     inner: Tensor, x: Tensor, reach: tuple[Tensor, ...], weight: Tensor, dilation: int, groups: int
 ) -> Tensor:
-    c_out, c_in, taps = weight.shape[0] // groups, weight.shape[1], weight.shape[2]
+    c_out, c_in, taps, _, *_ = layer = Layer(weight.shape[0] // groups, weight.shape[1], weight.shape[2], groups)
     out = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
     total, how, together = x.shape[0], precision(x.dtype), 3 if taps % 3 == 0 else 1
     arch, _ = _of(x)
 
     def launch(chosen: Config) -> None:
-        tiles = triton.cdiv(c_out, chosen.block_m) * triton.cdiv(c_in, chosen.block_n) * groups * taps // together
+        tiles = cdiv(c_out, chosen.block_m) * cdiv(c_in, chosen.block_n) * groups * taps // together
         rows, parts = _split(total, tiles, chosen.block_k)
         partial = out
         if parts > 1:
             partial = torch.empty((parts, out.numel()), dtype=torch.float32, device=out.device)
-        weight_gradient_kernel[(tiles, parts)](
-            inner,
-            x,
-            partial,
-            *reach,
-            total,
-            rows,
-            GROUPS=groups,
-            C_IN=c_in,
-            C_OUT=c_out,
-            TAPS=taps,
-            DILATION=dilation,
+        bound(
+            weight_gradient_kernel,
+            **_weight_constants(layer, how, chosen, dilation),
             INNER_STRIDE=inner.stride(0),
             X_STRIDE=x.stride(0),
             TOGETHER=together,
-            PRECISION=how,
-            BLOCK_M=chosen.block_m,
-            BLOCK_N=chosen.block_n,
-            BLOCK_K=chosen.block_k,
             num_warps=chosen.warps,
             num_stages=chosen.stages,
-        )
+        )((tiles, parts), inner, x, partial, *reach, total, rows)
         if parts > 1:
             _sum(partial, out)
 
@@ -323,14 +443,32 @@ def temporal_conv_backward(
         grad, x, n = _rows(grad), _rows(x), lengths.shape[0]
         offsets, lengths = offsets.contiguous(), lengths.contiguous()
         kind = NO_SIGN if negative_slope is None else BYTES if sign.is_floating_point() else BITS
-        # Products that transformed their operand on the way would do so once a tap and a tile, in registers.
-        changes = kind != NO_SIGN or dropout > 0
+        # Products that transformed their operand on the way would do so once a tap and a tile, in registers. What a
+        # gradient's gap rows hold is anything: where they count as zero rows, they are written.
+        changes = kind != NO_SIGN or dropout > 0 or gap > 0
         inner = torch.empty((total, c_out), dtype=grad.dtype, device=x.device) if changes else grad
-        rows = triton.cdiv(triton.cdiv(total, _CHUNKS), _CHUNK) * _CHUNK
-        sums = torch.empty((triton.cdiv(total, rows), c_out), dtype=torch.float32, device=x.device)
-        reach = torch.empty((2, total), dtype=torch.int32, device=x.device).unbind()
-        block = min(triton.next_power_of_2(c_out), 128)
-        gradient_kernel[(sums.shape[0], triton.cdiv(c_out, block))](
+        rows = cdiv(cdiv(total, _CHUNKS), _CHUNK) * _CHUNK
+        sums = torch.empty((cdiv(total, rows), c_out), dtype=torch.float32, device=x.device)
+        taps = weight.shape[2]
+        plainly = need_weight and _plainly(gap, inner, x, taps, dilation)
+        reaches = need_weight and not plainly
+        reach = torch.empty((2, total if reaches else 0), dtype=torch.int32, device=x.device).unbind()
+        block = min(power(c_out), 128)
+        bound(
+            gradient_kernel,
+            CHANNELS=c_out,
+            GRAD_STRIDE=grad.stride(0),
+            SIGN=kind,
+            DROPOUT=dropout > 0,
+            LEAST=threshold(dropout),
+            WRITE=changes,
+            REACH=reaches,
+            STEPS=steps(n),
+            BLOCK_R=16,
+            BLOCK_C=block,
+            num_warps=4,
+        )(
+            (sums.shape[0], cdiv(c_out, block)),
             grad,
             grad if kind == NO_SIGN else sign.contiguous(),
             inner,
@@ -344,33 +482,28 @@ def temporal_conv_backward(
             negative_slope or 0.0,
             grad if seed is None else seed,
             1 / (1 - dropout),
-            CHANNELS=c_out,
-            GRAD_STRIDE=grad.stride(0),
-            SIGN=kind,
-            DROPOUT=dropout > 0,
-            LEAST=threshold(dropout),
-            STEPS=steps(n),
-            BLOCK_R=32,
-            BLOCK_C=block,
-            num_warps=4,
         )
         if need_x:
+            across = not _repacked(x)
             grad_x = _convolve(
                 inner,
-                _by_tap(weight),
+                _by_tap(weight) if across else _repack(_dense(weight), groups, True),
+                Layer(c_out // groups, weight.shape[1], weight.shape[2], groups, True, not across),
                 None,
                 grad if residual else None,
                 offsets,
                 lengths,
                 dilation,
-                groups,
                 None,
-                True,
                 None,
                 dropout if residual else 0.0,
                 seed,
+                gap,
             )
         if need_weight:
             grad_b = _sum(sums, torch.empty(c_out, dtype=weight.dtype, device=x.device))
-            grad_w = _weight_gradient(inner, x, reach, weight, dilation, groups)
+            if plainly:
+                grad_w = _plain_weight_gradient(inner, x, offsets, lengths, weight, dilation, groups)
+            else:
+                grad_w = _weight_gradient(inner, x, reach, weight, dilation, groups)
     return grad_x, grad_w, grad_b

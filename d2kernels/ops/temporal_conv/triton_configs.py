@@ -7,7 +7,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,12 @@ _WEIGHT = {
     (100, "tf32"): Config(128, 64, 32, 8, 4),
     (120, "tf32"): Config(64, 64, 32, 8, 2),
 }
+_PLAIN_WEIGHT = {  # one tap a program
+    (90, "half"): Config(128, 128, 64, 4, 4),
+    (100, "half"): Config(128, 128, 64, 4, 4),
+    (90, "tf32"): Config(128, 128, 32, 4, 4),
+    (100, "tf32"): Config(128, 128, 32, 4, 4),
+}
 _IEEE = Config(64, 64, 16, 8, 2)  # fused multiply-adds: the tile only has to keep loads apart
 _CLASSES = (80, 90, 100, 120)
 
@@ -62,10 +68,14 @@ def arch_class(arch: int) -> int:
     return max((c for c in _CLASSES if c <= arch), default=80)
 
 
+@lru_cache(maxsize=256)
 def config(
     kind: str, arch: int, dtype: torch.dtype, precision: str, c_in: int, c_out: int, together: int = 1
 ) -> Config:
-    """The shipped choice for "convolve" or "weight"; by the layer alone, so that rows never depend on the batch."""
+    """The shipped choice for "convolve", "weight" or "plain weight".
+
+    By the layer alone, so that rows never depend on the batch.
+    """
     what = "half" if dtype.itemsize == 2 else "tf32"
     if what == "tf32" and precision != "tf32":
         found = _IEEE
@@ -73,6 +83,8 @@ def config(
             found = found._replace(warps=4)  # eight have too few registers each, and spill
             if precision == "tf32x3":
                 found = found._replace(stages=3)  # two spill on sm_120
+    elif kind == "plain weight":
+        found, together = _PLAIN_WEIGHT[arch_class(arch), what], 0
     else:
         found = (_CONVOLVE if kind == "convolve" else _WEIGHT)[arch_class(arch), what]
     if kind == "convolve":
@@ -82,6 +94,8 @@ def config(
             found = found._replace(block_m=min(found.block_m, 64), block_n=narrow, warps=4, waves=0)
         if c_in % found.block_k and found.block_n >= 128:
             found = found._replace(block_n=found.block_n // 2)  # masks of both operands need registers too
+        if c_in <= found.block_k:
+            found = found._replace(waves=0)  # more on its way out than in products: programs that overlap
         return found._replace(block_k=min(found.block_k, max(_power(c_in), 16)))
     if together == 1:
         found = found._replace(block_n=2 * found.block_n)
@@ -92,19 +106,31 @@ def config(
     )
 
 
-def layout_of(c_out: int, c_in: int, taps: int, groups: int, backward: bool) -> dict[str, Any]:
-    """Constants that say where the weights (taps, groups · c_out, c_in) of one product lie."""
-    size = {"GROUPS": groups, "TAPS": taps, "BACKWARD": backward}
+def layout_of(c_out: int, c_in: int, taps: int, groups: int, backward: bool, repacked: bool = False) -> dict[str, Any]:
+    """Constants that say where the weights of one product lie: (taps, groups · c_out, c_in), of one group each.
+
+    backward: of the way back, from c_out to c_in channels, by those weights or `repacked` (taps, groups · c_in, c_out).
+    """
+    across = backward and not repacked
+    size = {"GROUPS": groups, "TAPS": taps, "BACKWARD": backward, "ACROSS": across}
     size |= {"W_TAP": groups * c_out * c_in, "W_GROUP": c_out * c_in}
     if backward:
-        return size | {"C_IN": c_out, "C_OUT": c_in, "W_OUT": 1, "W_IN": c_in}
-    return size | {"C_IN": c_in, "C_OUT": c_out, "W_OUT": c_in, "W_IN": 1}
+        c_out, c_in = c_in, c_out
+    return size | {"C_IN": c_in, "C_OUT": c_out} | (
+        {"W_OUT": 1, "W_IN": c_out} if across else {"W_OUT": c_in, "W_IN": 1}
+    )
 
 
 def described(arch: int, c_in: int, inner: int, itemsize: int, block_k: int) -> bool:
     """Whether weight tiles come by tensor descriptor: rows of whole 16 bytes, and no tile past a group's inputs."""
     # On sm_120 each descriptor load costs a store to the stack, and there is no warpgroup product to feed.
     return 90 <= arch < 120 and c_in % block_k == 0 and inner * itemsize % 16 == 0
+
+
+def plain(gap: int, taps: int, dilation: int, x: torch.Tensor) -> bool:
+    """Whether x's shifted tiles are plain ones: gap rows wherever a tap leaves a sequence, rows of whole 16 bytes."""
+    wide = gap >= taps // 2 * dilation
+    return wide and x.stride(0) * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
 
 
 def cache_file() -> Path:
@@ -145,6 +171,9 @@ def candidates(shipped: Config) -> list[Config]:
     for m, n in ((1, 2), (2, 1)):
         found.append(shipped._replace(block_m=max(shipped.block_m // m, 16), block_n=max(shipped.block_n // n, 16)))
     found.append(shipped._replace(waves=0 if shipped.waves else 1))
+    if shipped.waves and shipped.warps == 8:
+        # Two programs a multiprocessor, one of which multiplies while the other finishes a tile.
+        found.append(shipped._replace(block_n=max(shipped.block_n // 2, 16), warps=4, stages=3, waves=2))
     return list(dict.fromkeys(found))
 
 

@@ -34,6 +34,7 @@ KINDS = {
     "ieee": (torch.float32, "ieee"),
 }
 BATCHES = {"one row": [1], "a batch": [100, 0, 41], "one sequence of whole tiles": [256]}
+GAPS = (0, 12)
 
 
 @pytest.fixture(autouse=True)
@@ -42,22 +43,24 @@ def _launches_alone(request: pytest.FixtureRequest) -> None:
         pytest.skip("the kernels would run: --gpuemu-launches is not given")
 
 
-def convolve(layer: str, kind: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch, shift: int = 0) -> None:
-    """Forward and both gradients; weights begin `shift` elements into their storage."""
+def convolve(
+    layer: str, kind: str, lengths: list[int], monkeypatch: pytest.MonkeyPatch, shift: int = 0, gap: int = 0
+) -> None:
+    """Forward and both gradients; weights begin `shift` elements into their storage; `gap` rows between sequences."""
     c_in, c_out, taps, options = LAYERS[layer]
     dtype, products = KINDS[kind]
     if products:
         monkeypatch.setenv("D2K_FLOAT32", products)
     groups = options.get("groups", 1)
     size = c_out * (c_in // groups) * taps
-    x = torch.zeros(sum(lengths), c_in, dtype=dtype, requires_grad=True)
+    batch = d2k.Ragged.pack([torch.zeros(s, c_in, dtype=dtype) for s in lengths], gap=gap)
+    x = batch.values.requires_grad_()
     weight = torch.zeros(size + shift, dtype=dtype)[shift:]
     weight = weight.view(taps, c_out, c_in // groups).permute(1, 2, 0).requires_grad_()
     if "dropout" in options:
         options = options | {"seed": torch.tensor([3])}
-    offsets = torch.tensor([0, *lengths]).cumsum(0)
     with d2k.backends.use("triton", "temporal_conv"):
-        out = d2k.temporal_conv(x, weight, torch.zeros(c_out, dtype=dtype), offsets=offsets, **options)
+        out = d2k.temporal_conv(batch, weight, torch.zeros(c_out, dtype=dtype), **options).values
         torch.autograd.grad(out, (x, weight), torch.zeros_like(out))
 
 
@@ -65,7 +68,8 @@ def convolve(layer: str, kind: str, lengths: list[int], monkeypatch: pytest.Monk
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layer(layer: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for lengths in BATCHES.values():
-        convolve(layer, kind, lengths, monkeypatch)
+        for gap in GAPS:
+            convolve(layer, kind, lengths, monkeypatch, gap=gap)
 
 
 @pytest.mark.parametrize("kind", ["bf16", "tf32"])
@@ -87,8 +91,9 @@ def test_candidates_of_autotuning(layer: str, kind: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("D2K_AUTOTUNE", "1")
     monkeypatch.setattr(kernels, "choose", choose)
     monkeypatch.setattr(kernels.triton.testing, "do_bench", lambda run, **options: run() or 1.0)
-    convolve(layer, kind, [100, 0, 41], monkeypatch)
-    assert len(tried) == 3 and all(times[0] == 1 and times.count(1) > 2 for times in tried), tried
+    for gap in GAPS:
+        convolve(layer, kind, [100, 0, 41], monkeypatch, gap=gap)
+    assert len(tried) == 6 and all(times[0] == 1 and times.count(1) > 2 for times in tried), tried
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

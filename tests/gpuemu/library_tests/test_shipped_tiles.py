@@ -16,6 +16,9 @@ LAYERS = {  # lengths, channels in and out, taps, options
     "one sequence, one tap": ([130], 128, 256, 1, {"negative_slope": 0.2}),
     "few outputs": ([100, 40], 256, 20, 3, {"groups": 2}),
     "five taps, dilated": ([100, 40], 256, 200, 5, {"groups": 2, "dilation": 2}),
+    "gap rows": ([100, 0, 40], 256, 256, 3, {"groups": 2, "negative_slope": 0.2, "residual": True, "gap": 1}),
+    "gap rows, dropout": ([70, 60], 128, 192, 5, {"dilation": 2, "dropout": 0.5, "seed": SEED, "gap": 4}),
+    "gap rows, few outputs": ([100, 40], 256, 20, 3, {"groups": 2, "gap": 2}),
     "dropout": ([100, 40], 256, 256, 3, {"groups": 2, "residual": True, "dropout": 0.5, "seed": SEED}),
 }
 KINDS = {  # dtype, D2K_FLOAT32, relative error
@@ -39,15 +42,18 @@ def test_values_and_gradients(name: str, kind: str, monkeypatch: pytest.MonkeyPa
     dtype, products, tolerance = KINDS[kind]
     if products:
         monkeypatch.setenv("D2K_FLOAT32", products)
-    offsets = torch.tensor([0, *lengths]).cumsum(0)
-    total, groups = sum(lengths), options.get("groups", 1)
-    given = [whole(total, c_in, seed=1), whole(c_out, c_in // groups, taps, seed=2), whole(c_out, seed=3)]
+    options = dict(options)
+    gap, groups = options.pop("gap", 0), options.get("groups", 1)
+    batch = d2k.Ragged.pack([whole(s, c_in, seed=1 + i) for i, s in enumerate(lengths)], gap=gap)
+    total = len(batch.values)
+    given = [batch.values, whole(c_out, c_in // groups, taps, seed=2), whole(c_out, seed=3)]
     seed = torch.randn(total, c_out, generator=torch.Generator().manual_seed(4), dtype=torch.float64).to(dtype)
 
     def run(backend: str, as_type: torch.dtype) -> list[torch.Tensor]:
         leaves = [x.to(as_type).requires_grad_() for x in given]
         with d2k.backends.use(backend, "temporal_conv"):
-            out = d2k.temporal_conv(*leaves, offsets=offsets, **options)
+            x = d2k.Ragged._trusted(leaves[0], batch.offsets, batch.lengths, gap=gap)
+            out = d2k.temporal_conv(x, *leaves[1:], **options).values
             return [out.detach(), *torch.autograd.grad(out, leaves, seed.to(as_type))]
 
     for what, got, want in zip(
