@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -211,6 +213,31 @@ def test_every_dtype(dtypes):
     )
     lowest = attention[:, 0].to(DEVICE, dtypes[0]).contiguous()
     agree("lowest_attention", lambda: [d2k.lowest_attention(d2k.Ragged(lowest, *place))])
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_chunks_are_folded_to_the_same_bits(monkeypatch, normalize):
+    """However many levels a batch's size asks for, a sequence's sums are those of one level."""
+    kernels = importlib.import_module("d2kernels.ops.attention_pool.triton")
+    offsets, lengths, inside = packed(([40, 0, 1500], 1))
+    place = offsets.to(DEVICE), lengths.to(DEVICE)
+    x, attention = draw(len(inside), 4, seed=1).float().to(DEVICE), draw(len(inside), 3, seed=2).float().to(DEVICE)
+    folds = []
+    monkeypatch.setattr(kernels, "_ATTENTIONS", 16)
+
+    def run(most):
+        monkeypatch.setattr(kernels, "_MOST", most)
+        fold = kernels._folded
+        monkeypatch.setattr(kernels, "_folded", lambda *a: folds.append(1) or fold(*a))
+        leaves = [x.clone().requires_grad_(), attention.clone().requires_grad_()]
+        with d2k.backends.use("triton", "attention_pool"):
+            out = d2k.attention_pool(*(d2k.Ragged(t, *place) for t in leaves), normalize=normalize)
+            return [*out, *torch.autograd.grad([o.sum() for o in out], leaves)]
+
+    whole = run(1024)
+    assert folds
+    for most in (32, 2, 1):
+        assert all(torch.equal(a, b) for a, b in zip(run(most), whole, strict=True)), most
 
 
 def test_a_day_of_rows():

@@ -6,16 +6,27 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype
-from d2kernels.ops._triton import POINTER, SAME_BITS, Specialization, on_device, slots, steps
+from d2kernels.ops._triton import POINTER, SAME_BITS, Specialization, bound, cdiv, on_device, power, slots, steps
 from d2kernels.ops.attention_pool import reference
-from d2kernels.ops.attention_pool.triton_kernels import add_chunks, pool_chunks, spread, through_mass
+from d2kernels.ops.attention_pool.triton_kernels import (
+    FAN,
+    add_chunks,
+    add_through,
+    fold_chunks,
+    pool_chunks,
+    spread,
+    through_sums,
+    weighted_chunks,
+)
 
-_CHUNK, _ROWS, _BLOCK, _MASS_ROWS = 128, 8, 512, 256
+_CHUNK, _ROWS, _BLOCK = 32, 8, 512
+_MOST = FAN * FAN  # chunks of a sequence that its last program adds
+_FOLD = 128  # channels of a program that adds chunks: a register for each of their sums
+_ATTENTIONS = 256  # rows of a program of attentions alone
 _OPTIONS = {"num_warps": 4, **SAME_BITS}
 _ACC = {torch.float32: tl.float32, torch.float64: tl.float64}
 
@@ -26,12 +37,15 @@ def why_not(device: str, dtype: torch.dtype | None) -> str | None:
 
 @lru_cache(maxsize=64)
 def _levels(threshold: tuple[float, ...], attention: torch.dtype, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Rounded to the dtype of attention, in which they are compared; kept, so that later calls do not wait."""
-    return torch.tensor(threshold, dtype=attention, device="cpu").to(dtype).to(device)
+    """Rounded to the dtype of attention, in which they are compared; filled in, as a graph can capture."""
+    levels = torch.empty(len(threshold), dtype=attention, device=device)
+    for level, value in zip(levels.unbind(), threshold, strict=True):
+        level.fill_(value)
+    return levels.to(dtype)
 
 
-def _block(width: int) -> int:
-    return min(_BLOCK, max(16, triton.next_power_of_2(width)))
+def _block(width: int, most: int = _BLOCK) -> int:
+    return min(most, max(16, power(width)))
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -58,22 +72,42 @@ def attention_pool_forward(
     x, attention, offsets, lengths = _rows(x), attention.contiguous(), offsets.contiguous(), lengths.contiguous()
     levels = _levels(tuple(threshold), attention.dtype, dtype, x.device)
     block = _block(width)
-    across, used = triton.cdiv(width, block), slots(total, n, _CHUNK)
+    across, used = cdiv(width, block), slots(total, n, _CHUNK)
     parts, masses = x.new_empty((used, 2, width), dtype=dtype), x.new_empty((used, 2), dtype=torch.float64)
     embedding, mass = x.new_empty((n, columns, width)), x.new_empty((n, columns), dtype=dtype)
     with on_device(x):
         for column in range(0, columns, 2):
             two = column + 1 < columns
-            pool_chunks[(used, across)](
-                x, attention, levels, offsets, lengths, parts, masses, n, total, width, x.stride(0), columns, column,
-                INCLUSIVE=inclusive, TWO=two, ACC=_ACC[dtype], STEPS=steps(n), CHUNK=_CHUNK, ROWS=_ROWS, BLOCK=block,
-                **_OPTIONS,
+            bound(
+                pool_chunks, INCLUSIVE=inclusive, TWO=two, ACC=_ACC[dtype], STEPS=steps(n), CHUNK=_CHUNK, ROWS=_ROWS,
+                BLOCK=block, **_OPTIONS,
+            )(
+                (used, across), x, attention, levels, offsets, lengths, parts, masses, n, total, width, x.stride(0),
+                columns, column,
             )  # fmt: skip
-            add_chunks[(n, across, 2 if two else 1)](
-                parts, masses, offsets, lengths, embedding, mass, total, width, columns, column,
-                NORMALIZE=normalize, ACC=_ACC[dtype], CHUNK=_CHUNK, BLOCK=block, **_OPTIONS,
+            sums, chunk = _folded(parts, offsets, lengths, total, _CHUNK)
+            of_masses, _ = _folded(masses, offsets, lengths, total, _CHUNK)
+            few = _block(width, _FOLD)
+            bound(add_chunks, PARTS=2, NORMALIZE=normalize, ACC=_ACC[dtype], BLOCK=few, **_OPTIONS)(
+                (n, cdiv(width, few), 2 if two else 1), sums, of_masses, offsets, lengths, embedding, mass,
+                total, chunk, width, columns, column,
             )  # fmt: skip
     return embedding, mass
+
+
+def _folded(parts: Tensor, offsets: Tensor, lengths: Tensor, total: int, chunk: int) -> tuple[Tensor, int]:
+    """Sums of chunks (slots, ...) of so many rows that _MOST of them hold `total` rows; and how many rows."""
+    n = lengths.shape[0]
+    while cdiv(total, chunk) > _MOST:
+        width, more = parts[0].numel(), slots(total, n, chunk * FAN)
+        block = _block(width, _FOLD)
+        out = parts.new_empty((more, *parts.shape[1:]))
+        grid = (more, cdiv(width, block))
+        bound(fold_chunks, STEPS=steps(n), BLOCK=block, **_OPTIONS)(
+            grid, parts, out, offsets, lengths, n, total, chunk, width
+        )
+        parts, chunk = out, chunk * FAN
+    return parts, chunk
 
 
 def attention_pool_backward(
@@ -101,44 +135,64 @@ def attention_pool_backward(
     grad, grad_mass, mass = grad.contiguous(), grad_mass.to(dtype).contiguous(), mass.contiguous()
     levels = _levels(tuple(threshold), attention.dtype, dtype, x.device)
     grad_x = x.new_empty((total, width)) if need_x else x.new_empty(0)
-    # Gap rows keep the zeros.
-    grad_attention = torch.zeros_like(attention) if need_attention else attention.new_empty(0)
+    grad_attention = torch.empty_like(attention) if need_attention else attention.new_empty(0)
     each = x.new_empty((total, columns) if need_attention else 0, dtype=dtype)
     with on_device(x):
         rows = _spread_rows(x.dtype)
-        spread[(triton.cdiv(total, rows),)](
-            grad, mass, x, attention, levels, offsets, lengths, grad_x, each, n, total, width, x.stride(0), columns,
-            COLUMNS=columns, INCLUSIVE=inclusive, NORMALIZE=normalize, NEED_X=need_x, NEED_ATTENTION=need_attention,
-            ACC=_ACC[dtype], STEPS=steps(n), ROWS=rows, BLOCK=_block(width), **_OPTIONS,
+        bound(
+            spread, COLUMNS=columns, INCLUSIVE=inclusive, NORMALIZE=normalize, NEED_X=need_x,
+            NEED_ATTENTION=need_attention, ACC=_ACC[dtype], STEPS=steps(n), ROWS=rows, BLOCK=_block(width), **_OPTIONS,
+        )(
+            (cdiv(total, rows),), grad, mass, x, attention, levels, offsets, lengths, grad_x, each, n, total,
+            width, x.stride(0), columns,
         )  # fmt: skip
-        if need_attention:
-            through_mass[(n, columns)](
-                each, attention, levels, grad_mass, mass, offsets, lengths, grad_attention, total, columns,
-                INCLUSIVE=inclusive, NORMALIZE=normalize, ACC=_ACC[dtype], ROWS=_MASS_ROWS, **_OPTIONS,
-            )  # fmt: skip
+        if not need_attention:
+            return grad_x, grad_attention
+        through = grad_mass
+        if normalize:
+            parts = x.new_empty((slots(total, n, _ATTENTIONS), columns), dtype=torch.float64)
+            shape = {"INCLUSIVE": inclusive, "ACC": _ACC[dtype], "STEPS": steps(n), "CHUNK": _ATTENTIONS}
+            bound(weighted_chunks, **shape, **_OPTIONS)(
+                tuple(parts.shape), each, attention, levels, offsets, lengths, parts, n, total, columns
+            )
+            parts, chunk = _folded(parts, offsets, lengths, total, _ATTENTIONS)
+            through = torch.empty_like(grad_mass)
+            bound(through_sums, ACC=_ACC[dtype], BLOCK=power(columns), **_OPTIONS)(
+                (n,), parts, grad_mass, mass, offsets, lengths, through, total, chunk, columns
+            )
+        shape = {"INCLUSIVE": inclusive, "ACC": _ACC[dtype], "STEPS": steps(n), "ROWS": _ATTENTIONS}
+        bound(add_through, **shape, **_OPTIONS)(
+            (cdiv(total, _ATTENTIONS), columns), each, attention, levels, through, offsets, lengths,
+            grad_attention, n, total, columns,
+        )  # fmt: skip
     return grad_x, grad_attention
 
 
 def specializations(arch: int) -> list[Specialization]:
     """Foreground and background of 1024 and of 2048 channels."""
     found = []
-    places = {"offsets": "*i64", "lengths": "*i64", "masses": "*fp64", "parts": "*fp32", "levels": "*fp32"}
-    counts = dict.fromkeys(("n", "total", "width", "x_stride", "columns", "column"), "i32")
+    places = {"offsets": "*i64", "lengths": "*i64", "masses": "*fp64", "levels": "*fp32"}
+    counts = dict.fromkeys(("n", "total", "chunk", "width", "x_stride", "columns", "column"), "i32")
     for dtype in (torch.bfloat16, torch.float32):
         p = POINTER[dtype]
         floats = dict.fromkeys(("x", "embedding", "grad", "grad_x"), p)
-        floats |= dict.fromkeys(("attention", "mass", "each", "grad_mass", "grad_attention"), "*fp32")
+        floats |= dict.fromkeys(("attention", "mass", "each", "grad_mass", "grad_attention", "through", "out"), "*fp32")
         types = {**places, **counts, **floats}
-        shape = {"ACC": tl.float32, "BLOCK": _BLOCK, "NORMALIZE": False}
+        shape = {"ACC": tl.float32, "BLOCK": _FOLD, "NORMALIZE": False, "PARTS": 2}
         inner = {"INCLUSIVE": False, "STEPS": 8, "ROWS": _ROWS}
-        name = str(dtype).removeprefix("torch.")
+        name, wide = str(dtype).removeprefix("torch."), {"BLOCK": _BLOCK}
         values = {"width": 1024, "x_stride": 1024, "columns": 2, "column": 0}
         for kernel, constants in (
-            (pool_chunks, {"TWO": True, "CHUNK": _CHUNK}),
-            (add_chunks, {"CHUNK": _CHUNK}),
-            (spread, {"ROWS": _spread_rows(dtype), "COLUMNS": 2, "NEED_X": True, "NEED_ATTENTION": True}),
-            (through_mass, {"ROWS": _MASS_ROWS}),
+            (pool_chunks, {"TWO": True, "CHUNK": _CHUNK, "BLOCK": _BLOCK}),
+            (fold_chunks, {}),
+            (add_chunks, {}),
+            (spread, {"ROWS": _spread_rows(dtype), "COLUMNS": 2, "NEED_X": True, "NEED_ATTENTION": True} | wide),
+            (weighted_chunks, {"CHUNK": _ATTENTIONS}),
+            (through_sums, {"BLOCK": 2}),
+            (add_through, {"ROWS": _ATTENTIONS}),
         ):
             wanted = {k: v for k, v in {**shape, **inner, **constants}.items() if k in kernel.arg_names}
-            found.append(Specialization(f"{kernel.__name__} {name}", kernel, types, wanted, _OPTIONS, {}, values))
+            sums = {"parts": "*fp64" if kernel in (weighted_chunks, through_sums) else "*fp32"}
+            named = f"{kernel.__name__} {name}"
+            found.append(Specialization(named, kernel, types | sums, wanted, _OPTIONS, {}, values))
     return found

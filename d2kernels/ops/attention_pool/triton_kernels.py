@@ -8,7 +8,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from d2kernels.ops._triton import bounds_of, chunk_of, sequence_of
+from d2kernels.ops._triton import INTERPRETED, bounds_of, chunk_of, sequence_of
+
+FAN = 32  # chunks that one program adds; it squared, that the last one of a sequence does
+FAN_OF = tl.constexpr(FAN)
+IN_TURN = tl.constexpr(INTERPRETED)  # which has no loads under way, and much to do for each
 
 
 @triton.jit
@@ -57,23 +61,56 @@ def pool_chunks(
             tl.store(masses + slot * 2 + 1, tl.sum(mass1, 0))
 
 
-@triton.jit(do_not_specialize=["total"])
+@triton.jit
+def _sum_of(parts, slot, count, at, width):
+    """Up to FAN_OF rows of parts from `slot` on, added one after another, so that no layout has a say in the order."""
+    sums = tl.zeros(at.shape, parts.dtype.element_ty)
+    if IN_TURN:
+        for i in range(0, tl.minimum(count, FAN_OF)):
+            sums += tl.load(parts + (slot + i) * width + at, mask=at < width, other=0.0)
+    else:
+        # All loads are under way before the first is added.
+        for i in tl.static_range(FAN_OF):
+            sums += tl.load(parts + (slot + i) * width + at, mask=(at < width) & (i < count), other=0.0)
+    return sums
+
+
+@triton.jit(do_not_specialize=["n", "total", "chunk"])
+def fold_chunks(parts, out, offsets, lengths, n, total, chunk, width, STEPS: tl.constexpr, BLOCK: tl.constexpr):
+    """out (slots, width): sums of FAN_OF chunks of `chunk` rows of a sequence, parts (slots, width) holding theirs."""
+    slot = tl.program_id(0).to(tl.int64)
+    sequence, begin, stop = chunk_of(offsets, lengths, n, total, slot, chunk.to(tl.int64) * FAN_OF, STEPS)
+    first = tl.minimum(tl.maximum(tl.load(offsets + sequence), 0), total)
+    child = first // chunk + sequence + (begin - first) // chunk
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    count = tl.cdiv(tl.maximum(stop - begin, 0), chunk)
+    tl.store(out + slot * width + at, _sum_of(parts, child, count, at, width), mask=at < width)
+
+
+@triton.jit
+def _sequence_sum(parts, slot, count, at, width):
+    """A sequence's chunks, FAN_OF² at most, as `fold_chunks` would have added them."""
+    sums = tl.zeros(at.shape, parts.dtype.element_ty)
+    for done in range(0, count, FAN_OF):
+        sums += _sum_of(parts, slot + done, count - done, at, width)
+    return sums
+
+
+@triton.jit(do_not_specialize=["total", "chunk"])
 def add_chunks(
-    parts, masses, offsets, lengths, embedding, mass, total, width, columns, column,
-    NORMALIZE: tl.constexpr, ACC: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+    parts, masses, offsets, lengths, embedding, mass, total, chunk, width, columns, column, PARTS: tl.constexpr,
+    NORMALIZE: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """embedding (n, columns, width) and mass (n, columns): each sequence's chunks, added in order."""
+    """embedding (n, columns, width) and mass (n, columns) from chunks of PARTS columns of attention each."""
     sequence, which = tl.program_id(0).to(tl.int64), tl.program_id(2)
     first = tl.minimum(tl.maximum(tl.load(offsets + sequence), 0), total)
     end = tl.minimum(first + tl.maximum(tl.load(lengths + sequence), 0), total)
-    slot = first // CHUNK + sequence
+    slot, count = first // chunk + sequence, tl.cdiv(end - first, chunk)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    sums, weight = tl.zeros((BLOCK,), ACC), tl.zeros((1,), tl.float64)
-    for chunk in range(0, tl.cdiv(end - first, CHUNK)):
-        here = (slot + chunk) * 2 + which
-        sums += tl.load(parts + here * width + at, mask=at < width, other=0.0)
-        weight += tl.load(masses + here + tl.arange(0, 1))
-    all_of_it = weight.to(ACC)
+    # Of one row's PARTS · width values, those of `which`.
+    here = tl.where(at < width, which * width + at, PARTS * width)
+    sums = _sequence_sum(parts, slot, count, here, PARTS * width)
+    all_of_it = _sequence_sum(masses, slot, count, which + tl.arange(0, 1), PARTS).to(ACC)
     if NORMALIZE:
         sums = tl.where(all_of_it != 0, sums / tl.where(all_of_it != 0, all_of_it, 1.0), 0.0)
     place = sequence * columns + column + which
@@ -131,32 +168,51 @@ def spread(
             tl.store(each + rows * columns + a, dots, mask=rows < total)
 
 
-@triton.jit(do_not_specialize=["total"])
-def through_mass(
-    each, attention, levels, grad_mass, mass, offsets, lengths, grad_attention, total, columns,
-    INCLUSIVE: tl.constexpr, NORMALIZE: tl.constexpr, ACC: tl.constexpr, ROWS: tl.constexpr,
+@triton.jit(do_not_specialize=["n", "total"])
+def weighted_chunks(
+    each, attention, levels, offsets, lengths, parts, n, total, columns,
+    INCLUSIVE: tl.constexpr, ACC: tl.constexpr, STEPS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """grad_attention = each + the mass's gradient − (normalised) Σ each · attention / mass, on the selected rows."""
-    sequence, a = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    """parts (slots, columns) float64: Σ each · attention over the selected rows of each chunk."""
+    slot, a = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    _, begin, stop = chunk_of(offsets, lengths, n, total, slot, CHUNK, STEPS)
+    rows = begin + tl.arange(0, CHUNK)
+    weight = tl.load(attention + rows * columns + a, mask=rows < stop, other=0.0).to(ACC)
+    on = passes(weight, tl.load(levels + a), INCLUSIVE) & (rows < stop)
+    dots = tl.load(each + rows * columns + a, mask=on, other=0.0)
+    tl.store(parts + slot * columns + a, tl.sum(tl.where(on, dots * weight, 0.0).to(tl.float64), 0))
+
+
+@triton.jit(do_not_specialize=["total", "chunk"])
+def through_sums(
+    parts, grad_mass, mass, offsets, lengths, through, total, chunk, columns,
+    ACC: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """through (n, columns): the gradient of each sequence's mass, normalised embeddings' part in it subtracted."""
+    sequence = tl.program_id(0).to(tl.int64)
     first = tl.minimum(tl.maximum(tl.load(offsets + sequence), 0), total)
     end = tl.minimum(first + tl.maximum(tl.load(lengths + sequence), 0), total)
-    level = tl.load(levels + a)
-    place = sequence * columns + a
-    through = tl.load(grad_mass + place)
-    if NORMALIZE:
-        sums = tl.zeros((ROWS,), tl.float64)
-        for start in range(first, end, ROWS):
-            rows = start + tl.arange(0, ROWS)
-            weight = tl.load(attention + rows * columns + a, mask=rows < end, other=0.0).to(ACC)
-            on = passes(weight, level, INCLUSIVE) & (rows < end)
-            dots = tl.load(each + rows * columns + a, mask=on, other=0.0)
-            sums += tl.where(on, dots * weight, 0.0).to(tl.float64)
-        m = tl.load(mass + place)
-        through -= tl.where(m != 0, tl.sum(sums, 0).to(ACC) / tl.where(m != 0, m, 1.0), 0.0)
-    for start in range(first, end, ROWS):
-        rows = start + tl.arange(0, ROWS)
-        weight = tl.load(attention + rows * columns + a, mask=rows < end, other=0.0).to(ACC)
-        on = passes(weight, level, INCLUSIVE) & (rows < end)
-        dots = tl.load(each + rows * columns + a, mask=on, other=0.0)
-        made = tl.where(on, dots + through, 0.0).to(grad_attention.dtype.element_ty)
-        tl.store(grad_attention + rows * columns + a, made, mask=rows < end)
+    at = tl.arange(0, BLOCK)
+    sums = _sequence_sum(parts, first // chunk + sequence, tl.cdiv(end - first, chunk), at, columns).to(ACC)
+    place, there = sequence * columns + at, at < columns
+    m = tl.load(mass + place, mask=there, other=0.0)
+    part = tl.where(m != 0, sums / tl.where(m != 0, m, 1.0), 0.0)
+    tl.store(through + place, tl.load(grad_mass + place, mask=there, other=0.0) - part, mask=there)
+
+
+@triton.jit(do_not_specialize=["n", "total"])
+def add_through(
+    each, attention, levels, through, offsets, lengths, grad_attention, n, total, columns,
+    INCLUSIVE: tl.constexpr, ACC: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """grad_attention = each + through of its sequence on the selected rows, 0 on all others."""
+    rows, a = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
+    first, end = bounds_of(offsets, lengths, n, total, rows, STEPS)
+    inside = first < end
+    sequence = sequence_of(offsets, n, total, rows, STEPS)
+    weight = tl.load(attention + rows * columns + a, mask=inside, other=0.0).to(ACC)
+    on = passes(weight, tl.load(levels + a), INCLUSIVE) & inside
+    dots = tl.load(each + rows * columns + a, mask=on, other=0.0)
+    more = tl.load(through + sequence * columns + a, mask=on, other=0.0)
+    made = tl.where(on, dots + more, 0.0).to(grad_attention.dtype.element_ty)
+    tl.store(grad_attention + rows * columns + a, made, mask=rows < total)

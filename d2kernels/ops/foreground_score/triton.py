@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype
-from d2kernels.ops._triton import POINTER, SAME_BITS, Specialization, on_device, steps
+from d2kernels.ops._triton import POINTER, SAME_BITS, Specialization, bound, cdiv, on_device, power, steps
 from d2kernels.ops.foreground_score import reference as plain
 from d2kernels.ops.foreground_score.triton_kernels import differentiate, score, weighted_parts
 
@@ -24,7 +23,7 @@ def why_not(device: str, dtype: torch.dtype | None) -> str | None:
 
 
 def _block(width: int) -> int:
-    return min(_BLOCK, max(16, triton.next_power_of_2(width)))
+    return min(_BLOCK, max(16, power(width)))
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -38,9 +37,10 @@ def foreground_score_forward(x: Tensor, reference: Tensor, offsets: Tensor, leng
     dtype = accumulation_dtype(torch.promote_types(x.dtype, reference.dtype))
     x, out = _rows(x), x.new_empty(total)
     with on_device(x):
-        score[(triton.cdiv(total, _ROWS),)](
-            x, reference.contiguous(), offsets.contiguous(), lengths.contiguous(), out, n, total, width, x.stride(0),
-            EPS=eps, ACC=_ACC[dtype], STEPS=steps(n), ROWS=_ROWS, BLOCK=_block(width), **_OPTIONS,
+        shape = {"ACC": _ACC[dtype], "STEPS": steps(n), "ROWS": _ROWS, "BLOCK": _block(width)}
+        bound(score, EPS=eps, **shape, **_OPTIONS)(
+            (cdiv(total, _ROWS),), x, reference.contiguous(), offsets.contiguous(), lengths.contiguous(), out, n,
+            total, width, x.stride(0),
         )  # fmt: skip
     return out
 
@@ -62,19 +62,19 @@ def foreground_score_backward(
     x, offsets, lengths = _rows(x), offsets.contiguous(), lengths.contiguous()
     grad_x = x.new_empty((total, width)) if need_x else x.new_empty(0)
     along, scales, back = x.new_empty((3, total), dtype=dtype).unbind()
-    splits = max(1, min(_MOST, triton.cdiv(total, _SPLIT)))
+    splits = max(1, min(_MOST, cdiv(total, _SPLIT)))
     parts = x.new_empty((splits if need_reference else 0, width), dtype=dtype)
     shape = {"ACC": _ACC[dtype], "STEPS": steps(n), "ROWS": _ROWS, "BLOCK": _block(width)}
     with on_device(x):
-        differentiate[(triton.cdiv(total, _ROWS),)](
-            grad.contiguous(), x, reference.contiguous(), offsets, lengths, grad_x, along, scales, back, n, total,
-            width, x.stride(0), NEED_X=need_x, EPS=eps, **shape, **_OPTIONS,
+        bound(differentiate, NEED_X=need_x, EPS=eps, **shape, **_OPTIONS)(
+            (cdiv(total, _ROWS),), grad.contiguous(), x, reference.contiguous(), offsets, lengths, grad_x, along,
+            scales, back, n, total, width, x.stride(0),
         )  # fmt: skip
         if not need_reference:
             return grad_x, reference.new_empty(0)
-        weighted_parts[(splits, triton.cdiv(width, shape["BLOCK"]))](
-            x, along, scales, offsets, lengths, parts, n, total, width, x.stride(0), triton.cdiv(total, splits),
-            **shape, **_OPTIONS,
+        bound(weighted_parts, **shape, **_OPTIONS)(
+            (splits, cdiv(width, shape["BLOCK"])), x, along, scales, offsets, lengths, parts, n, total, width,
+            x.stride(0), cdiv(total, splits),
         )  # fmt: skip
     up = reference.double()
     top = up.abs().amax()
