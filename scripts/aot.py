@@ -12,12 +12,17 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB that one block may use
 SIZE = 17  # of what varies between batches: Triton compiles 1 and multiples of 16 anew where it is not told not to
+LABEL = re.compile(r"^(\.L\w+):")
+INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(.*;)")
+JUMP = re.compile(r"\bBRA\S* .*`\((\.L\w+)\)")
+PRODUCT = re.compile(r"\b(HGMMA|HMMA|UTCHMMA)\b")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
@@ -28,6 +33,36 @@ class Built(NamedTuple):
     shared: int  # bytes a block
     spilled: int  # bytes a thread, on the stack
     wrong: str  # what is not as it must be, or ""
+    instructions: int = 0
+    loop: int = 0  # instructions of the innermost loop that multiplies matrices, 0 where none does
+    form: Any = None
+
+
+def counted(code: str) -> tuple[int, int]:
+    """Instructions of a disassembly, and those of a turn of its shortest loop that holds a product of matrices.
+
+    What a forward jump of that loop passes over, and holds no product, is left out: in a flattened loop, a tile's end.
+    """
+    at, labels, jumps, products = 0, {}, [], []
+    for line in code.splitlines():
+        if label := LABEL.match(line):
+            labels[label[1]] = at
+        elif found := INSTRUCTION.match(line):
+            if jump := JUMP.search(found[1]):
+                jumps.append((at, jump[1]))
+            if PRODUCT.search(found[1]):
+                products.append(at)
+            at += 1
+    to = [(start, labels.get(name, start + 1)) for start, name in jumps]
+    loops = [(end, start) for start, end in to if end <= start and any(end <= p <= start for p in products)]
+    if not loops:
+        return at, 0
+    first, last = min(loops, key=lambda span: span[1] - span[0])
+    passed: set[int] = set()
+    for start, end in to:
+        if first <= start < end <= last + 1 and not any(start < p < end for p in products):
+            passed.update(range(start + 1, end))
+    return at, last - first + 1 - len(passed)
 
 
 def ops() -> list[str]:
@@ -52,17 +87,16 @@ def signature(form: Any, size: int) -> tuple[dict[str, str], dict[str, Any], dic
     return types, constants, attributes
 
 
-def build(op: str, arch: int, sass: Path | None, form_of: str = "") -> list[Built]:
-    """Every specialization of one op whose name holds `form_of`, compiled for one architecture."""
+def build(op: str, arch: int, sass: Path | None, form_of: str = "") -> Iterator[Built]:
+    """Every specialization of one op in whose name the pattern `form_of` is, compiled for one architecture."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     module = importlib.import_module(f"d2kernels.ops.{op}.triton")
-    found = []
     for form in module.specializations(arch):
-        if form_of not in form.name:
+        if not re.search(form_of, form.name):
             continue
         wrong: list[str] = []
 
@@ -80,7 +114,7 @@ def build(op: str, arch: int, sass: Path | None, form_of: str = "") -> list[Buil
                 compiled(size)
         done = compiled(SIZE)
         if done is None:
-            found.append(Built(f"{op} {form.name}", arch, 0, 0, 0, ", ".join(wrong)))
+            yield Built(f"{op} {form.name}", arch, 0, 0, 0, ", ".join(wrong))
             continue
         with tempfile.TemporaryDirectory() as folder:
             cubin = Path(folder) / "kernel.cubin"
@@ -98,26 +132,27 @@ def build(op: str, arch: int, sass: Path | None, form_of: str = "") -> list[Buil
             wrong.append("spills")
         if (wanted := form.instructions.get(arch)) and wanted not in code:
             wrong.append(f"no {wanted} in its SASS")
-        found.append(Built(f"{op} {form.name}", arch, registers, shared, spilled, ", ".join(wrong)))
-    return found
+        name = f"{op} {form.name}"
+        yield Built(name, arch, registers, shared, spilled, ", ".join(wrong), *counted(code), form)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(";")[0])
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100, 120], choices=sorted(SHARED))
     parser.add_argument("--op", nargs="+", default=ops(), choices=ops())
-    parser.add_argument("--form", default="", help="only forms whose name holds this")
+    parser.add_argument("--form", default="", help="only forms in whose name this pattern is")
     parser.add_argument("--sass", type=Path, help="folder for each kernel's disassembly")
     options = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("TRITON_INTERPRET=1 is set: interpreted kernels are not compiled; unset it")
     sys.path.insert(0, str(ROOT))
-    print("registers  shared  spilled  arch  kernel")
+    print("registers  shared  spilled  instructions  loop  arch  kernel")
     wrong = 0
     for op in options.op:
         for arch in options.arch:
             for one in build(op, arch, options.sass, options.form):
-                line = f"{one.registers:9} {one.shared:7} {one.spilled:8}  {one.arch:4}  {one.name}"
+                line = f"{one.registers:9} {one.shared:7} {one.spilled:8}  {one.instructions:12}  {one.loop:4}"
+                line += f"  {one.arch:4}  {one.name}"
                 print(line + (f"  WRONG: {one.wrong}" if one.wrong else ""), flush=True)
                 wrong += bool(one.wrong)
     return 1 if wrong else 0
