@@ -63,7 +63,8 @@ def seconds(built: aot.Built, total: int) -> tuple[float, float]:
     tiles, steps = programs(c, total)
     m, n, k, together = c["BLOCK_M"], c["BLOCK_N"], c["BLOCK_K"], c.get("TOGETHER", 1)
     products = 2 * m * n * k * together / (PRODUCTS[size] / SMS)
-    issue = built.loop * warps / 4 / CLOCK
+    # A loop that is most of the program holds its few steps one after another.
+    issue = built.loop * warps / 4 / CLOCK / (steps if 2 * built.loop > built.instructions else 1)
     reads = (m + together * n) * k * size / L2 / CLOCK
     end = (built.instructions - built.loop) * warps / 4 / CLOCK
     resident = max(1, min(SHARED // (built.shared + 1024), REGISTERS // (built.registers * 32 * warps), 8))

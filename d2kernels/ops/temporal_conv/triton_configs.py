@@ -47,12 +47,7 @@ _WEIGHT = {
     (100, "tf32"): Config(128, 64, 32, 8, 4),
     (120, "tf32"): Config(64, 64, 32, 8, 2),
 }
-_PLAIN_WEIGHT = {  # one tap a program
-    (90, "half"): Config(128, 128, 64, 4, 4),
-    (100, "half"): Config(128, 128, 64, 4, 4),
-    (90, "tf32"): Config(128, 128, 32, 4, 4),
-    (100, "tf32"): Config(128, 128, 32, 4, 4),
-}
+_PLAIN_WEIGHT = {"half": Config(128, 128, 64, 4, 4), "tf32": Config(128, 128, 32, 4, 4)}  # one tap a program
 _IEEE = Config(64, 64, 16, 8, 2)  # fused multiply-adds: the tile only has to keep loads apart
 _CLASSES = (80, 90, 100, 120)
 
@@ -84,7 +79,7 @@ def config(
             if precision == "tf32x3":
                 found = found._replace(stages=3)  # two spill on sm_120
     elif kind == "plain weight":
-        found, together = _PLAIN_WEIGHT[arch_class(arch), what], 0
+        found, together = _PLAIN_WEIGHT[what], 0
     else:
         found = (_CONVOLVE if kind == "convolve" else _WEIGHT)[arch_class(arch), what]
     if kind == "convolve":

@@ -74,7 +74,7 @@ def _weight_gradients(
     found = [
         form("wgrad", weight_gradient_kernel, config("weight", arch, dtype, how, 1024, c_out, together), types)
     ]
-    if 90 <= arch < 120 and (dtype.itemsize == 2 or how == "tf32"):
+    if 90 <= arch < 100 and (dtype.itemsize == 2 or how == "tf32"):
         chosen = config("plain weight", arch, dtype, how, 1024, c_out)
         constants["TRANSPOSED"] = dtype.itemsize == 4
         blocks = [[width, chosen.block_k][:: 1 if dtype.itemsize == 4 else -1] for width in chosen[:2]]
