@@ -214,6 +214,13 @@ def test_plain_tiles_where_gap_rows_suffice(plain, monkeypatch, name, dtype):
     assert not got[0][~layer.inside].any() and not got[1][~layer.inside].any()
 
 
+def test_one_tap_reaches_no_gap_row_but_its_weight_gradient_sums_them(plain):
+    layer = Layer([9, 30], 32, 32, 1, dtype=torch.bfloat16)
+    for got, want in zip(layer.run(), layer.exact(), strict=True):
+        assert (got.double() - want).norm() <= 8e-3 * want.norm()
+    assert plain == ["plain_kernel", "plain_kernel"]
+
+
 @pytest.mark.parametrize("special", [NAN, float("inf")])
 def test_special_values_beside_plain_tiles(plain, monkeypatch, special):
     """A gap row's zero gradient times infinity is no part of the gradient."""

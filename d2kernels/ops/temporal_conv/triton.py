@@ -291,8 +291,8 @@ def _repacked(x: Tensor) -> bool:
 
 def _plainly(gap: int, inner: Tensor, x: Tensor, taps: int, dilation: int) -> bool:
     """Whether the weight gradient's operands are plain tiles."""
-    # Triton 3.6 does not compile it for sm_100.
-    if not (90 <= _of(x)[0] < 100 and (x.dtype.itemsize == 2 or _repacked(x))):
+    # Unknown gap rows hold anything, though one tap reaches none. Triton 3.6 does not compile it for sm_100.
+    if gap == 0 or not (90 <= _of(x)[0] < 100 and (x.dtype.itemsize == 2 or _repacked(x))):
         return False
     return plain(gap, taps, dilation, inner) and plain(gap, taps, dilation, x)
 
