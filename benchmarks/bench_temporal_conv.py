@@ -66,8 +66,23 @@ def test_temporal_conv(contest, device, full, work, dtype, way, direction, monke
         call = lambda x, weight, bias: function(x, mask, weight, bias, work.groups, work.dilation)  # noqa: E731
         return Side(name, steps(call, (dense, weight, bias), dense_seeds), packed)
 
+    def gapped():
+        """As d2net's batches lie: zero rows as wide as the taps reach, known to be there."""
+        spread = work.gapped(x, work.kernel // 2 * work.dilation)
+        inside = spread.row_mask()
+        gradient = seed.new_zeros(len(inside), work.width)
+        gradient[inside] = seed
+        call = lambda v, weight, bias: d2k.temporal_conv(  # noqa: E731
+            d2k.Ragged._trusted(v, spread.offsets, spread.lengths, work.longest, spread.gap), weight, bias,
+            **settings, negative_slope=0.2, residual=True,
+        ).values  # fmt: skip
+        made = steps(call, (spread.values, weight, bias), [gradient] if backward else None)
+        return Side("with gap rows", made, lambda out: [t[inside] if len(t) == len(inside) else t for t in out])
+
     pairs = conv.product_inputs(work.total, weight, work.groups)
     chosen, others = of(OP, device, run, dtype=kind)
+    # On a CPU both take the same way.
+    others = [*others, gapped()] if device.type == "cuda" else others
     contest(
         op=OP,
         work=f"{work.name}, {way}" if way else work.name,

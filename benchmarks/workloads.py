@@ -59,6 +59,10 @@ class Workload:
     def ragged(self, values: Tensor) -> d2k.Ragged:
         return d2k.Ragged(values, self.offsets(values.device), max_length=self.longest)
 
+    def gapped(self, values: Tensor, gap: int) -> d2k.Ragged:
+        """(total, ...) packed rows with `gap` zero rows before, between and after the sequences."""
+        return d2k.Ragged.pack(list(values.split(self.lengths)), gap=gap)
+
     def padded(self, values: Tensor) -> Tensor:
         """(total, ...) packed rows as a dense (n, longest, ...) batch, zero outside."""
         out = values.new_zeros((len(self.lengths), self.longest, *values.shape[1:]))
