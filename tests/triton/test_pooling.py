@@ -215,29 +215,28 @@ def test_every_dtype(dtypes):
     agree("lowest_attention", lambda: [d2k.lowest_attention(d2k.Ragged(lowest, *place))])
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-def test_chunks_are_folded_to_the_same_bits(monkeypatch, normalize):
+def test_chunks_are_folded_to_the_same_bits(monkeypatch):
     """However many levels a batch's size asks for, a sequence's sums are those of one level."""
     kernels = importlib.import_module("d2kernels.ops.attention_pool.triton")
-    offsets, lengths, inside = packed(([40, 0, 1500], 1))
+    offsets, lengths, inside = packed(([20, 0, 300], 1))  # 38 chunks of 8 rows, more than one program adds
     place = offsets.to(DEVICE), lengths.to(DEVICE)
-    x, attention = draw(len(inside), 4, seed=1).float().to(DEVICE), draw(len(inside), 3, seed=2).float().to(DEVICE)
-    folds = []
-    monkeypatch.setattr(kernels, "_ATTENTIONS", 16)
+    x, attention = draw(len(inside), 4, seed=1).float().to(DEVICE), draw(len(inside), 1, seed=2).float().to(DEVICE)
+    monkeypatch.setattr(kernels, "_CHUNK", 8)
+    monkeypatch.setattr(kernels, "_ATTENTIONS", 8)
 
     def run(most):
         monkeypatch.setattr(kernels, "_MOST", most)
-        fold = kernels._folded
-        monkeypatch.setattr(kernels, "_folded", lambda *a: folds.append(1) or fold(*a))
         leaves = [x.clone().requires_grad_(), attention.clone().requires_grad_()]
         with d2k.backends.use("triton", "attention_pool"):
-            out = d2k.attention_pool(*(d2k.Ragged(t, *place) for t in leaves), normalize=normalize)
+            out = d2k.attention_pool(*(d2k.Ragged(t, *place) for t in leaves), normalize=True)
             return [*out, *torch.autograd.grad([o.sum() for o in out], leaves)]
 
-    whole = run(1024)
-    assert folds
-    for most in (32, 2, 1):
+    whole = run(kernels.FAN**2)
+    parts = torch.ones(50, 1, device=DEVICE)
+    assert kernels._folded(parts, *place, 322, 8)[1] == 8
+    for most, chunk in ((32, 256), (1, 8192)):
         assert all(torch.equal(a, b) for a, b in zip(run(most), whole, strict=True)), most
+        assert kernels._folded(parts, *place, 322, 8)[1] == chunk
 
 
 def test_a_day_of_rows():
