@@ -446,7 +446,7 @@ def temporal_conv_backward(
         kind = NO_SIGN if negative_slope is None else BYTES if sign.is_floating_point() else BITS
         # Products that transformed their operand on the way would do so once a tap and a tile, in registers. What a
         # gradient's gap rows hold is anything: where they count as zero rows, they are written.
-        changes = kind != NO_SIGN or dropout > 0 or gap > 0
+        changes = kind != NO_SIGN or dropout > 0 or (gap > 0 and 90 <= _of(x)[0] < 120)
         inner = torch.empty((total, c_out), dtype=grad.dtype, device=x.device) if changes else grad
         rows = cdiv(cdiv(total, _CHUNKS), _CHUNK) * _CHUNK
         sums = torch.empty((cdiv(total, rows), c_out), dtype=torch.float32, device=x.device)
