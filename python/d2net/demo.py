@@ -17,9 +17,10 @@ from d2net.data.files import check_destination
 from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.evaluation import evaluate
 from d2net.methods.d2net.network import D2Net
+from d2net.plots.shown import find, timelines
+from d2net.plots.timeline import draw_timelines
 from d2net.report.collect import collect
 from d2net.report.page import write_report
-from d2net.report.pictures import plot_video
 
 IOU = [i / 10 for i in range(1, 8)]
 
@@ -120,23 +121,7 @@ def _score(
 
 
 def draw(model: api.Model, store: FeatureStore, truth: Annotations, name: str, path: Path) -> None:
-    """Draws one video: the classes it is labelled with, and those detected in it."""
-    a = model.activations(store[name])
-    found = api.localize(model, store, annotations=truth, names=[name]).detections
-    video = truth.videos[name]
-    rows = [
-        (model.classes[c], float(s), float(e), float(z))
-        for c, s, e, z in zip(found.label, found.start, found.end, found.score, strict=True)
-    ]
-    shown = sorted({*video.labels, *(r[0] for r in rows)})
-    index = np.arange(len(a.foreground))
-    seconds = model.timing.seconds(index, index + 1, None, snippets=len(index))[0] if model.timing else index
-    plot_video(
-        path,
-        name,
-        seconds,
-        {c: a.classes[:, model.classes.index(c)] for c in shown},
-        a.foreground,
-        rows,
-        [(x.label, x.start, x.end) for x in video.segments],
-    )
+    """Draws one video, as `d2net plot` does."""
+    found = find([model], store, truth, [name], protocol="activitynet", at=0.5)
+    durations = {v: x.duration for v, x in truth.videos.items() if x.duration is not None}
+    draw_timelines(path, timelines(["the trained model"], found, truth, durations, [name], at=0.5))

@@ -27,7 +27,6 @@ from d2net.data.files import (
     write_text,
 )
 from d2net.data.synth import make_synthetic, write_synthetic
-from d2net.report.pictures import plot_video
 from d2net.terminal import printable
 from d2net.training.folder import RunExists, check_folder, run_files
 
@@ -137,14 +136,6 @@ def test_nothing_in_a_name_acts_on_a_terminal():
     assert printable("plain ü 中 \u00a0x") == "plain ü 中 \u00a0x"
     shown = printable("a\x1b[2Jb\x07\r\n\u202e\u2028\x9bz\ud800")
     assert shown == r"a\x1b[2Jb\x07\r\n\u202e\u2028\x9bz\ud800"
-
-
-def test_labels_with_dollar_signs_are_drawn(tmp_path):
-    label = "$\\frac{a"
-    plot_video(
-        tmp_path / "p.png", label, np.arange(3), {label: np.ones(3)}, np.ones(3), [(label, 0, 1, 0.5)], [(label, 1, 2)]
-    )
-    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def contents(folder):

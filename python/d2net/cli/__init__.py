@@ -22,6 +22,7 @@ from d2net.cli.inspect import inspect
 from d2net.cli.localize import localize
 from d2net.cli.optional_value import optional_value
 from d2net.cli.parity import parity
+from d2net.cli.plot import plot
 from d2net.cli.report import compare, report
 from d2net.cli.synth import synth
 from d2net.cli.train import train
@@ -47,6 +48,7 @@ for command in (
     evaluate,
     tune,
     ablate,
+    plot,
     report,
     compare,
     synth,

@@ -67,7 +67,7 @@ def compare(
     subset: Subset = None,
     protocol: Protocol = None,
     iou: Iou = None,
-    out: Annotated[Path | None, typer.Option(help="The same as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The same as JSON, or as a picture: .png, .svg, .pdf.")] = None,
     device: Device = "auto",
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",
@@ -81,13 +81,21 @@ def compare(
     import json
 
     from d2net.data.files import write_text
+    from d2net.plots.style import check_picture, is_picture
     from d2net.report.compare import comparison, table
 
+    if drawn := out is not None and is_picture(out):
+        check_picture(out)
     given = {"subset": subset, "protocol": protocol, "iou": iou, "device": device, "details": False}
     found = _collect(runs, features, annotations, [out], given, crops, layout, skip_missing, quiet)
     print(table(found))
     if out:
-        write_text(out, json.dumps(comparison(found), indent=1))
+        if drawn:
+            from d2net.plots.comparison import draw_comparison
+
+            draw_comparison(out, found)
+        else:
+            write_text(out, json.dumps(comparison(found), indent=1))
         say(f"comparison: {out}")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import d2kernels as d2k
 from d2net.data.dataset import pack
 from d2net.methods.d2net.ensemble import Ensemble
-from d2net.methods.d2net.network import D2Net
+from d2net.methods.d2net.network import D2Net, Output
 
 SNIPPETS_AT_ONCE = 65_536
 
@@ -45,14 +45,25 @@ def network_activations(
         parts = [network_activations(member, arrays, precision) for member in network.members]
         classes = torch.stack([p.classes.values for p in parts]).mean(0)
         return Activations(parts[0].classes.with_values(classes), torch.stack([p.foreground for p in parts]).mean(0))
+    out = _output(network, arrays, precision)
+    x = out.embeddings.to(torch.float32)
+    return Activations(out.activations.to(torch.float32), network.foreground(x))
+
+
+@torch.no_grad()
+def network_embeddings(network: D2Net, arrays: Sequence[np.ndarray], precision: str = "fp32") -> list[np.ndarray]:
+    """Embeddings x (s_i, D) float32 of each of a batch of (s_i, d) arrays, in evaluation mode."""
+    embeddings = _output(network, arrays, precision).embeddings.to(torch.float32)
+    return [x.cpu().numpy() for x in embeddings.unpack()]
+
+
+def _output(network: D2Net, arrays: Sequence[np.ndarray], precision: str) -> Output:
     device = network.reference.device
     features = pack(arrays, np.zeros((len(arrays), 1))).to(device).ragged()
     training = network.training
     network.eval()
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            out = network(features)
+            return network(features)
     finally:
         network.train(training)
-    x = out.embeddings.to(torch.float32)
-    return Activations(out.activations.to(torch.float32), network.foreground(x))

@@ -1,1 +1,1 @@
-"""Pictures of results."""
+"""Runs collected and compared: the page about them, and tables."""

@@ -1,0 +1,1 @@
+"""Pictures of runs: timelines of videos, training curves, precision and recall, embeddings."""
