@@ -15,6 +15,10 @@ from d2net.data.dataset import CachedFeatures, TrainingBatches, pack, split_hold
 class Store(dict):
     reads = 0
 
+    @property
+    def lengths(self):
+        return {name: len(array) for name, array in self.items()}
+
     def __getitem__(self, name):
         self.reads += 1
         return super().__getitem__(name)

@@ -97,7 +97,7 @@ def train_once(
     cache: CachedFeatures | None = None,
 ) -> Model:
     """One training, by all processes that were started together; cache: features that others have read."""
-    with joined(device) as ranks:
+    with joined(device) as ranks, ranks.watched(lambda: "what was saved is whole"):
         return _train(
             store,
             annotations,

@@ -97,9 +97,20 @@ def _said(error: BaseException) -> str:
 
 def _report(error: BaseException) -> int:
     """Prints one line, unless another process of the run does; a bug's traceback goes to a file."""
-    if getattr(error, "said", False):
+    voice = getattr(error, "voice", None)  # of `training.voice`, where several processes train
+    if voice is None:
+        return _tell(error)
+    if not voice.wanted():
         return BAD_INPUT if _said(error) else BUG
+    status = _tell(error, voice.process)
+    voice.told()
+    return status
+
+
+def _tell(error: BaseException, process: int = 0) -> int:
     if said := _said(error):
+        if process and not said.startswith("process "):
+            said = f"process {process}: {said}"
         print(f"error: {printable(said)}", file=sys.stderr)
         return BAD_INPUT
     kept = ""

@@ -10,13 +10,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from d2net.training.ranks import ALONE, LostPeer, Ranks
+from d2net.training.ranks import ALONE, Ranks
+from d2net.training.voice import Voice
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 JOIN = timedelta(minutes=5)  # until all have joined: imports from a busy network drive take a while
 WAIT = timedelta(minutes=30)  # for rank 0, which alone writes, scores and reads whole batches
-EXPLAINED = timedelta(seconds=5)  # within which the process that failed says why
-_ERROR = "d2net/error"
 _joined: Ranks | None = None
 
 
@@ -39,7 +38,9 @@ def rank() -> int:
 def refuse(what: str, instead: str) -> None:
     """Raises ValueError where several processes were started for what one does."""
     if processes() > 1:
-        raise ValueError(f"{what} is done by one process, and {processes()} were started; {instead}")
+        error = ValueError(f"{what} is done by one process, and {processes()} were started; {instead}")
+        error.voice = Voice(error, rank())  # type: ignore[attr-defined]
+        raise error
 
 
 def local_device(name: str) -> str:
@@ -89,25 +90,17 @@ def joined(device: str) -> Iterator[Ranks]:
         text = " ".join(str(error).split())[:200]
         raise ValueError(f"process {own} of {size} could not join the others within {JOIN}: {text}") from error
     _joined = Ranks(own, size, dist.group.WORLD, control)
+    whole = not gpu  # NCCL waits for the others, which may be gone after an error
     try:
         yield _joined
-        dist.destroy_process_group()  # not after an error: others may be gone, and would be waited for
+        whole = True
+    except KeyboardInterrupt:  # all have stopped at the same iteration
+        whole = True
+        raise
     except Exception as error:
-        error.said = _said_by_another(error, store)  # type: ignore[attr-defined]
+        error.voice = Voice(error, own, store)  # type: ignore[attr-defined]
         raise
     finally:
         _joined = None
-
-
-def _said_by_another(error: Exception, store: dist.Store) -> bool:
-    """Whether another process tells its user of the error, or of what it follows from."""
-    try:
-        if isinstance(error, LostPeer):
-            store.wait([_ERROR], EXPLAINED)
-            return True
-        text = f"{type(error).__name__}: {error}"
-        mine = f"{rank()} {text}"
-        first = store.compare_set(_ERROR, "", mine).decode()
-        return first != mine and first.partition(" ")[2] == text
-    except (RuntimeError, ValueError):
-        return False
+        if whole:
+            dist.destroy_process_group()

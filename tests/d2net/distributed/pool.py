@@ -10,7 +10,7 @@ import traceback
 SIZES = (1, 2, 4)
 
 
-def _loaded(path, name, modules={}):  # noqa: B006
+def loaded(path, name, modules={}):  # noqa: B006
     """A function of a test's file, which is no module that another process could import by its name."""
     if path not in modules:
         spec = importlib.util.spec_from_file_location(f"of_{len(modules)}", path)
@@ -32,7 +32,7 @@ def _serve(rank, port, pipe):
     while (asked := pipe.recv()) is not None:
         path, name, size, arguments = asked
         try:
-            function = _loaded(path, name)
+            function = loaded(path, name)
             found = function(Ranks(rank, size, *groups[size]), *arguments) if rank < size else None
             pipe.send((found, None))
         except Exception as error:
