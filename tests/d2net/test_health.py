@@ -107,10 +107,10 @@ def test_steps_that_are_not_finite_end_the_run(tmp_path, monkeypatch):
     files = write(tmp_path)
     step = loop.train_step
 
-    def spoilt(state, batch, config):
+    def spoilt(state, batch, config, ranks):
         if state.iteration > 0:
             batch.features[2] = float("nan")
-        step(state, batch, config)
+        step(state, batch, config, ranks)
 
     monkeypatch.setattr(loop, "train_step", spoilt)
     with pytest.raises(TrainingError, match=r"7 of the last 8 steps were skipped .* not finite.*gradient_clip"):
