@@ -49,7 +49,8 @@ def made(pictures: Path | None = None) -> dict[str, str]:
 
 def main() -> int:
     shutil.rmtree(PAGES, ignore_errors=True)
-    (PAGES / "ops").mkdir(parents=True)
+    for folder in ("", *nav.UNDER):
+        (PAGES / folder).mkdir(parents=True, exist_ok=True)
     (PAGES / "style.css").write_text(STYLE, encoding="utf-8")
     pages = made(PAGES)
     for name, text in pages.items():

@@ -40,8 +40,6 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
         ("performance", "Performance"),
         ("report", "Every measurement"),
         ("gpu", "GPU status"),
-        ("temporal_conv", "Notes: temporal convolution"),
-        ("step", "Notes: the training step"),
         ("contributing", "Contributing"),
     ],
 }
@@ -49,14 +47,14 @@ ELSEWHERE = {
     "changelog": "CHANGELOG.md",
     "contributing": "CONTRIBUTING.md",
     "report": "benchmarks/report.md",
-    "temporal_conv": "benchmarks/notes/temporal_conv.md",
-    "step": "benchmarks/notes/step.md",
 }
+UNDER = {"ops/": "Operations", "notes/": "Inside"}  # pages in a folder, and the section that they end
 
 
 def sources() -> dict[str, Path]:
-    """Page to the file that it is written in: docs/*.md, docs/ops/*.md as ops/<op>, and ELSEWHERE."""
+    """Page to the file that it is written in: docs/*.md, docs/ops/<op>.md, benchmarks/notes/<note>.md and ELSEWHERE."""
     found = {name: ROOT / path for name, path in ELSEWHERE.items()}
+    found |= {f"notes/{path.stem}": path for path in sorted((ROOT / "benchmarks/notes").glob("*.md"))}
     for path in sorted((ROOT / "docs").rglob("*.md")):
         found[path.relative_to(ROOT / "docs").with_suffix("").as_posix()] = path
     return found
@@ -67,14 +65,18 @@ def title_of(text: str) -> str:
     return next(line for line in text.splitlines() if line.startswith("# "))[2:].strip().strip("`")
 
 
+def _short(name: str, text: str) -> str:
+    return f"Notes: {title_of(text).partition(':')[0]}" if name.startswith("notes/") else title_of(text)
+
+
 def toml(pages: dict[str, str]) -> str:
-    """The value of nav: SECTIONS as far as their pages are there, each op under Operations, and the rest under More."""
-    left = {name: text for name, text in pages.items() if not name.startswith("ops/")}
+    """The value of nav: SECTIONS as far as their pages are there, folders as UNDER says, and the rest under More."""
+    left = {name: text for name, text in pages.items() if not name.startswith(tuple(UNDER))}
     sections = {}
     for section, listed in SECTIONS.items():
         found = [(title, name) for name, title in listed if left.pop(name, None) is not None]
-        if section == "Operations":
-            found += [(title_of(text), name) for name, text in pages.items() if name.startswith("ops/")]
+        for folder in (f for f, of in UNDER.items() if of == section):
+            found += [(_short(name, text), name) for name, text in pages.items() if name.startswith(folder)]
         sections[section] = found
     if left:
         sections["More"] = [(title_of(text), name) for name, text in left.items()]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
 import sys
 import textwrap
 import warnings
@@ -61,17 +59,8 @@ def d2net(words: list[str]) -> int:
 
 
 def python(block: Block, where: str) -> None:
-    """Runs a block in a copy of the folder, so that a page may say the same in Python and in commands."""
-    copy = Path(f"{Path.cwd()}-python")
-    shutil.copytree(".", copy)
-    before = os.getcwd()
-    os.chdir(copy)
-    try:
-        code = STEPS.sub(lambda m: '"train.iterations": 12' if m[0] else FEWER, block.text)
-        exec(compile(code, where, "exec"), {"my_video": _video()})
-    finally:
-        os.chdir(before)
-        shutil.rmtree(copy)
+    code = STEPS.sub(lambda m: '"train.iterations": 12' if m[0] else FEWER, block.text)
+    exec(compile(code, where, "exec"), {"my_video": _video()})
 
 
 def _video() -> object:
