@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 from typing import NamedTuple
 
@@ -97,17 +98,23 @@ def levels(op: str, thresholds: object) -> np.ndarray:
     return array
 
 
-def native_for_arrays(op: str) -> ModuleType:
-    """The op's native module, which alone takes NumPy arrays.
+def backend_for_arrays(op: str) -> ModuleType:
+    """The module whose functions take the op's NumPy arrays: the native one, or the reference, which goes by torch.
 
     Raises:
-        BackendUnavailable: another backend was asked for by name, or there is no compiled extension.
+        BackendUnavailable: another backend was asked for by name, or there are neither compiled parts nor torch.
     """
     asked = backends.asked_for(op)
-    if asked not in (None, "native"):
+    if asked not in (None, "native", "reference"):
         raise backends.BackendUnavailable(f"{op}: the {asked} backend takes torch tensors; use torch.from_numpy first")
-    backends.can_run(op, "native", raise_error=True)
-    return backends.module(op, "native")
+    if asked == "native" or (asked is None and backends.can_run(op, "native")):
+        backends.can_run(op, "native", raise_error=True)
+        return backends.module(op, "native")
+    try:
+        return importlib.import_module("d2kernels.ops._reference_arrays")
+    except ImportError as error:
+        reason = f"{op}: there are no compiled parts, and the reference backend needs torch ({error}); install torch"
+        raise backends.BackendUnavailable(reason) from None
 
 
 def strided(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:

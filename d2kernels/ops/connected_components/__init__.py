@@ -62,8 +62,7 @@ def _of_arrays(
     min_length: int,
     distinct: bool,
 ) -> Segments:
-    from d2kernels import backends
-    from d2kernels._arrays import levels, take_array
+    from d2kernels._arrays import backend_for_arrays, levels, take_array
 
     form = take_array("connected_components", scores, offsets, lengths, mask)
     values = form.values[:, None] if form.values.ndim == 1 else form.values
@@ -81,15 +80,9 @@ def _of_arrays(
         class_mask = np.ascontiguousarray(class_mask)
     _check_shapes(values, len(form.lengths), thresholds, class_mask)
     _check_order(thresholds)
-    asked = backends.asked_for("connected_components")
-    if asked not in (None, "native"):
-        raise backends.BackendUnavailable(
-            f"connected_components: the {asked} backend takes torch tensors; use torch.from_numpy on the scores"
-        )
-    backends.can_run("connected_components", "native", raise_error=True)
-    native = backends.module("connected_components", "native")
+    backend = backend_for_arrays("connected_components")
     return Segments(
-        *native.connected_components_arrays(
+        *backend.connected_components_arrays(
             values.astype(dtype, copy=False), form.offsets, form.lengths, thresholds, class_mask, min_length, distinct
         )
     )

@@ -193,8 +193,8 @@ def _of_arrays(
     capacity: int | None,
     rules: tuple[Any, ...],
 ) -> Detections:
+    from d2kernels._arrays import backend_for_arrays, take_array
     from d2kernels._arrays import levels as as_levels
-    from d2kernels._arrays import native_for_arrays, take_array
 
     form = take_array("localize", activations, offsets, lengths, mask)
     values, n = form.values, len(form.lengths)
@@ -211,9 +211,9 @@ def _of_arrays(
     levels = as_levels("localize", thresholds).astype(np.float64)
     _check_thresholds(levels)
     values = values.astype(np.float64 if values.dtype.itemsize >= 8 else np.float32, copy=False)
-    native = native_for_arrays("localize")
+    backend = backend_for_arrays("localize")
     found = Detections(
-        *native.localize_arrays(
+        *backend.localize_arrays(
             values, form.offsets, form.lengths, levels, class_mask, rules, class_score
         )
     )

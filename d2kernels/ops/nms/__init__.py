@@ -68,10 +68,10 @@ def _arrays(op: str, segments: np.ndarray, scores: Any, groups: Any) -> tuple[np
     return spans, np.ascontiguousarray(scores, np.float64), np.ascontiguousarray(groups, np.int64)
 
 
-def _native() -> ModuleType:
-    from d2kernels._arrays import native_for_arrays
+def _backend() -> ModuleType:
+    from d2kernels._arrays import backend_for_arrays
 
-    return native_for_arrays("nms")
+    return backend_for_arrays("nms")
 
 
 @takes_dlpack
@@ -87,7 +87,7 @@ def nms(
 
     Args:
         segments: (m, 2) [start, end), floats or integers, which are subtracted exactly. NumPy arrays give NumPy arrays,
-            through the native backend and without importing torch.
+            without importing torch where there are compiled parts.
         scores: (m,) float; ties keep their order.
         iou_threshold: overlap (intersection over union, in float64) from which a segment is removed.
         groups: (m,) integers, or None for one group; segments of other groups never meet.
@@ -105,7 +105,7 @@ def nms(
     numpy = isinstance(segments, np.ndarray)
     given: Any = (_arrays if numpy else _tensors)("nms", segments, scores, groups)  # type: ignore[arg-type]
     if numpy:
-        return _native().nms_arrays(*given, iou_threshold, inclusive)
+        return _backend().nms_arrays(*given, iou_threshold, inclusive)
     from d2kernels.ops.nms import schema
 
     return schema.nms(*given, iou_threshold, inclusive)
@@ -139,7 +139,7 @@ def soft_nms(
     numpy = isinstance(segments, np.ndarray)
     given: Any = (_arrays if numpy else _tensors)("soft_nms", segments, scores, groups)  # type: ignore[arg-type]
     if numpy:
-        kept, decayed = _native().soft_nms_arrays(*given, sigma, score_threshold)
+        kept, decayed = _backend().soft_nms_arrays(*given, sigma, score_threshold)
         return kept, decayed.astype(np.asarray(scores).dtype, copy=False)
     from d2kernels.ops.nms import schema
 
