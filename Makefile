@@ -1,9 +1,10 @@
-# make demo | test | emulate | bench | bench-full | sanitize | lint | docs | install | clean. Each sets up what it needs.
+# make demo | test | emulate | bench | bench-full | sanitize | lint | docs | wheel | versions | install | clean.
+# Each sets up what it needs.
 #
 #   PYTHON=python3   use this interpreter's environment as it is, its torch kept, instead of making .venv
 #   TORCH='torch==2.11.0'   another torch than that of the environment or of constraints.txt; any pip arguments
 #   D2K_BUILD, D2K_CUDA_ARCHS   what is compiled; see README.md
-#   ARGS='...'       passed on to the demo, to pytest or to the emulator (--all)
+#   ARGS='...'       passed on to the demo, to pytest, to the emulator (--all) or to wheel (any cpu cuda --python 3.12)
 #   BASE=revision    bench: compare with that revision instead, and name what became slower
 
 SHELL := /bin/bash
@@ -21,7 +22,7 @@ STAMP := build/installed
 SETTINGS := build/settings
 SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard scripts/*.py) $(shell find csrc -type f)
 
-.PHONY: help install demo test emulate bench bench-full sanitize lint docs clean FORCE
+.PHONY: help install demo test emulate bench bench-full sanitize lint docs wheel versions clean FORCE
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -75,9 +76,18 @@ sanitize: $(STAMP)
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(PY) scripts/schemas.py
 
 docs: $(STAMP)
 	$(PY) scripts/docs.py
+
+wheel: $(STAMP)
+	$(PY) scripts/install.py $(OWN) --tools release
+	$(PY) scripts/wheels.py $(ARGS)
+
+versions: $(STAMP)
+	$(PY) scripts/install.py $(OWN) --tools release
+	$(PY) scripts/versions.py $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info d2kernels/_C.*.so d2kernels/_build_info.json

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -48,6 +50,17 @@ def compiled(seconds: float) -> dict[str, Any]:
         "cuda": module("d2kernels/verify/hashes.py").cuda_files(ROOT),
         "records": module("d2kernels/verify/records.py").committed(ROOT / "benchmarks/results"),
     }
+
+
+class EggInfo(egg_info):
+    """Wheels of one version that differ in what they hold: D2K_LOCAL_VERSION=cu13 makes X.Y.Z+cu13."""
+
+    def finalize_options(self) -> None:
+        if local := os.environ.get("D2K_LOCAL_VERSION"):
+            if not re.fullmatch(r"[a-z0-9]+(\.[a-z0-9]+)*", local):
+                raise SystemExit(f"d2kernels: D2K_LOCAL_VERSION={local} must be letters and digits, as in cu13")
+            self.tag_build = f"+{local}"  # an sdist's setup.cfg has set it to nothing
+        super().finalize_options()
 
 
 class BuildPy(build_py):
@@ -122,5 +135,5 @@ setup(
     package_dir={"d2kernels": "d2kernels", "d2net": "python/d2net"},
     package_data={"d2kernels": ["py.typed", "*.pyi"], "d2net": ["py.typed", "report/*.html"]},
     ext_modules=[Extension("d2kernels._C", sources=[])] if PLAN.parts else [],
-    cmdclass={"build_py": BuildPy, "build_ext": BuildExt},
+    cmdclass={"egg_info": EggInfo, "build_py": BuildPy, "build_ext": BuildExt},
 )

@@ -45,9 +45,11 @@ def pip(*arguments: str) -> None:
     subprocess.run(command, check=True)
 
 
-def requirements() -> tuple[list[Requirement], list[Requirement]]:
-    """What running needs, and what compiling, tests, plots, benchmarks and lint need."""
+def requirements(tools_of: str | None = None) -> tuple[list[Requirement], list[Requirement]]:
+    """What running needs, and what compiling, tests, plots, benchmarks and lint need; or one extra's alone."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    if tools_of:
+        return [], [Requirement(r) for r in project["project"]["optional-dependencies"][tools_of]]
     tools = [*project["build-system"]["requires"], *(tool for tool in ("cmake", "ninja") if not shutil.which(tool))]
     needed = [*(tool for tool in tools if tool.startswith("setuptools")), *project["project"]["dependencies"]]
     extra = [r for name in EXTRAS for r in project["project"]["optional-dependencies"][name]]
@@ -99,10 +101,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--own", action="store_true", help="the environment is ours: pins are enforced")
     parser.add_argument("--torch", default="", help="torch requirement, or any arguments of pip install that bring it")
+    parser.add_argument("--tools", metavar="EXTRA", help="only what this extra names, and not the packages themselves")
     arguments = parser.parse_args()
-    if arguments.torch:
+    if arguments.torch and not arguments.tools:
         pip(*shlex.split(arguments.torch))
-    needed, extra = requirements()
+    needed, extra = requirements(arguments.tools)
     try:
         install(needed, arguments.own, arguments.torch)
     except subprocess.CalledProcessError:
@@ -113,6 +116,8 @@ def main() -> None:
         if arguments.own:
             raise SystemExit("install: pip could not install the tools to build and test; see above") from None
         print("install: going on without some tools to compile, test, plot, benchmark or lint", file=sys.stderr)
+    if arguments.tools:
+        return
     pip("--no-deps", "--no-build-isolation", "--quiet", "-e", str(ROOT))
 
 

@@ -41,6 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not (Path(__file__).parents[1] / "d2kernels").is_dir():
+        return  # an installed package is tested: no sources to hold against the records
     from verified import standings
 
     for name, standing in standings().items():

@@ -166,6 +166,14 @@ def test_wheel_without_compiled_code(source, tmp_path):
 
 
 @needs_tools
+def test_a_local_version_tells_wheels_apart(source, tmp_path):
+    wheel, site, _ = unpacked(source, tmp_path, D2K_BUILD="none", D2K_LOCAL_VERSION="cu13")
+    assert wheel.name.split("-")[1].endswith("+cu13") and list(site.glob("d2kernels-*+cu13.dist-info"))
+    refused = build(source, tmp_path / "no", D2K_BUILD="none", D2K_LOCAL_VERSION="cu-13")
+    assert refused.returncode and "D2K_LOCAL_VERSION=cu-13 must be letters and digits, as in cu13" in refused.stderr
+
+
+@needs_tools
 @needs_compiler
 def test_wheel_for_the_cpu(source, tmp_path):
     _, site, facts = unpacked(source, tmp_path, D2K_BUILD="cpu")
