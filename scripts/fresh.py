@@ -1,4 +1,4 @@
-"""Environments of their own for what is built or tried: made by uv, with no compiler and nothing of this checkout in sight.
+"""Environments of their own for what is built or tried: made by uv, no compiler and nothing of this checkout in sight.
 
 Where pip is told of a folder of wheels (PIP_FIND_LINKS), uv looks there too.
 """
@@ -80,9 +80,8 @@ class Environment:
 
 def run(command: list[str], where: Path | None = None, env: dict[str, str] | None = None) -> str:
     """What a command prints on both its outputs; raises Failed with it where the command does not succeed."""
-    done = subprocess.run(
-        command, cwd=where, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, cwd=where, env=env, text=True, **streams)
     if done.returncode:
         raise Failed(f"{' '.join(command)[:300]}\n{done.stdout[-6000:]}exit status {done.returncode}")
     return done.stdout

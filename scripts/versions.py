@@ -67,7 +67,8 @@ def tried(name: str, wheels: Path) -> dict[str, str]:
     found = sorted(wheels.glob(f"*-{tag}-*manylinux*.whl"), key=lambda path: ("+" in path.name, path.name))
     archives = sorted(wheels.glob("*.tar.gz"))
     if not found or not archives:
-        raise SystemExit(f"{wheels} has no sdist or no wheel for {tag}; make wheel ARGS='cpu --no-test --python {wanted}'")
+        make = f"make wheel ARGS='cpu --no-test --python {wanted}'"
+        raise SystemExit(f"{wheels} has no sdist or no wheel for {tag}; {make}")
     env = Environment(WORK / re.sub(r"\W+", "-", name), python)
     lowest = ["--resolution", "lowest-direct"] if name == "oldest" else []
     env.install(*lowest, *requirements(), *pins, pins=None)
@@ -93,10 +94,10 @@ def page(record: dict[str, dict[str, str]]) -> str:
     lines = [
         "# Supported versions",
         "",
-        "What `make versions` installed, each set in an environment of its own, and what an agreed part of the tests said",
-        "there: ops on every backend that a CPU has (Triton's kernels interpreted), configuration, formats, checkpoints,",
-        "evaluation and the command line, against the wheel that `make wheel` built. The lower bounds in `pyproject.toml`",
-        f"are those of the row \"oldest\". {platform.system()} {platform.machine()}, no GPU.",
+        "What `make versions` installed, each set in an environment of its own, and what an agreed part of the tests",
+        "said there: ops on every backend that a CPU has (Triton's kernels interpreted), configuration, formats,",
+        "checkpoints, evaluation and the command line, against the wheel that `make wheel` built. The lower bounds in",
+        f'`pyproject.toml` are those of the row "oldest". {platform.system()} {platform.machine()}, no GPU.',
         "",
         "| " + " | ".join(["set", "Python", *SHOWN, "tests", "date"]) + " |",
         "| " + " | ".join(["---"] * (len(SHOWN) + 4)) + " |",

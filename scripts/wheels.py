@@ -92,7 +92,8 @@ def repaired(wheel: Path, out: Path) -> Path:
     run([sys.executable, "-m", "auditwheel", "repair", "--strip", "-w", str(place), str(wheel)], env=env)
     made = next(place.glob("*.whl"))
     if packed := [name for name in zipfile.ZipFile(made).namelist() if ".libs/" in name]:
-        raise SystemExit(f"{made.name} would bring libraries along: {', '.join(packed)}; link none but glibc's and gcc's")
+        names = ", ".join(packed)
+        raise SystemExit(f"{made.name} would bring libraries along: {names}; link none but glibc's and gcc's")
     return Path(shutil.move(made, out / made.name))
 
 
