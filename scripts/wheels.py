@@ -1,6 +1,7 @@
 """Builds the sdist and wheels from it, and tries each wheel in a fresh environment without a compiler: `make wheel`.
 
 python scripts/wheels.py [any] [cpu] [cuda] [--python 3.12 ...] [--out dist] [--quick | --no-test]
+python scripts/wheels.py --try WHEEL ...      only try these, beside which their sdist lies
 
 any   py3-none-any: nothing compiled; the reference backend, and Triton where it is
 cpu   manylinux, the CPU's kernels; one for each Python, since pybind11 has no stable ABI
@@ -23,6 +24,7 @@ from pathlib import Path
 from fresh import ROOT, Environment, Failed, files, interpreter, release, run, unpacked
 
 WORK = ROOT / "build/wheel"
+Made = tuple[Path, str, str]  # a wheel, what it holds, and the Python that it is for
 ARCHS = "80;90;100;120"  # whatever GPU is seen here
 # What a test environment has beside the ops' own requirements: none of it is the trainer's.
 TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis")
@@ -128,7 +130,7 @@ def tried(wheel: Path, choice: str, python: str, source: Path, tests: tuple[str,
         raise Failed(f"{wheel.name} should hold {expected(choice)}, and says {facts}")
     if most is not None and facts["seconds"] > most:
         raise Failed(f"building took {facts['seconds']} CPU seconds; python scripts/build_time.py says what does")
-    place = env.folder / "sdist"
+    place = env.folder / "sdist"  # tests alone: what they import is what is installed
     shutil.copytree(source, place, ignore=shutil.ignore_patterns("build", "d2kernels", "python", "csrc", "*.egg-info"))
     run_tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--hypothesis-profile", "sanitize"]
     run_tests += ["-n", str(min(4, os.cpu_count() or 1)), "--dist=loadfile"]
@@ -139,6 +141,36 @@ def tried(wheel: Path, choice: str, python: str, source: Path, tests: tuple[str,
     env.run("-m", "d2net", "demo", "--iterations", "200", "--out", str(env.folder / "demo"))
     has = env.versions("numpy", "torch", "triton")
     return f"{summary}; with {', '.join(f'{name} {version}' for name, version in has.items())}"
+
+
+def described(wheel: Path, python: str) -> Made:
+    """A wheel, what it holds, and a Python to try it with: its own, or `python` where any will do."""
+    if wheel.name.endswith("-none-any.whl"):
+        return wheel, "any", python
+    major, minor = re.findall(r"-cp(\d)(\d+)-", wheel.name)[0]
+    return wheel, "cuda" if "+cu" in wheel.name else "cpu", interpreter(f"{major}.{minor}")
+
+
+def built(kinds: list[str], pythons: list[str], out: Path, cuda: str | None) -> tuple[list[Made], Path]:
+    """The wheels in `out`, each with what it holds and the Python that it is for; and the sdist's folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    made: list[Made] = []
+    source = None
+    for python in pythons:
+        builder = Environment(WORK / "tools" / release(python), python, keep=True)
+        builder.install("setuptools", "wheel", "pybind11", "build", "cmake", "ninja")
+        if source is None:
+            source = unpacked(sdist(out, builder), WORK, kept=("build",))
+        for kind in kinds:
+            if kind == "any" and python != pythons[0]:
+                continue
+            start = time.monotonic()
+            wheel = build(kind, source, builder, f"cu{cuda}" if kind == "cuda" else "")
+            wheel = Path(shutil.copy(wheel, out)) if kind == "any" else repaired(wheel, out)
+            say(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, built in {time.monotonic() - start:.0f} s")
+            made.append((wheel, kind, python))
+    assert source is not None
+    return made, source
 
 
 def nvcc_release() -> str | None:
@@ -157,6 +189,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--quick", action="store_true", help="a few of the ops' tests, not all")
     parser.add_argument("--no-test", action="store_true", help="build alone")
+    parser.add_argument("--try", dest="tried", nargs="+", type=Path, metavar="WHEEL", help="try these, build nothing")
     parser.add_argument("--most", type=float, metavar="SECONDS", help="fail where compiling took more CPU seconds")
     asked = parser.parse_args()
     cuda = nvcc_release()
@@ -166,23 +199,11 @@ def main() -> int:
     if "cuda" in kinds and cuda is None:
         parser.error("cuda: nvcc is not on PATH")
     pythons = [interpreter(name) for name in asked.python or [sys.executable]]
-    asked.out.mkdir(parents=True, exist_ok=True)
-
-    made: list[tuple[Path, str, str]] = []
-    source = None
-    for python in pythons:
-        builder = Environment(WORK / "tools" / release(python), python, keep=True)
-        builder.install("setuptools", "wheel", "pybind11", "build", "cmake", "ninja")
-        if source is None:
-            source = unpacked(sdist(asked.out, builder), WORK, kept=("build",))
-        for kind in kinds:
-            if kind == "any" and python != pythons[0]:
-                continue
-            start = time.monotonic()
-            wheel = build(kind, source, builder, f"cu{cuda}" if kind == "cuda" else "")
-            wheel = Path(shutil.copy(wheel, asked.out)) if kind == "any" else repaired(wheel, asked.out)
-            say(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, built in {time.monotonic() - start:.0f} s")
-            made.append((wheel, kind, python))
+    if asked.tried:
+        made = [described(wheel.resolve(), pythons[0]) for wheel in asked.tried]
+        source = unpacked(max(made[0][0].parent.glob("*.tar.gz")), WORK / "try")
+    else:
+        made, source = built(kinds, pythons, asked.out, cuda)
     failed = 0
     for wheel, kind, python in [] if asked.no_test else made:
         start = time.monotonic()
