@@ -31,23 +31,24 @@ SETS: dict[str, tuple[str, list[str]]] = {
     "torch 2.13": ("3.12", ["torch==2.13.0", "numpy==1.26.4"]),
     "newest": ("3.13", ["torch", "numpy"]),
 }
-TOOLS = ("pytest", "pytest-xdist", "hypothesis", "onnx", "onnxscript", "onnxruntime")
+TOOLS = ("pytest", "pytest-xdist", "hypothesis")
 SHOWN = ("torch", "numpy", "triton", "pydantic", "typer", "pyyaml", "rich", "h5py", "matplotlib", "safetensors", "av")
 TESTS = (
     "tests/ops/test_topk_pool.py",
     "tests/ops/test_connected_components.py",
     "tests/ops/test_nms.py",
-    "tests/ops/test_reference_arrays.py",
     "tests/ops/test_attention_pool.py",
-    "tests/ops/test_svd.py",
+    "tests/ops/test_reference_arrays.py",
     "tests/test_ragged.py",
     "tests/test_nn.py",
-    "tests/triton/test_pooling.py",
+    "tests/triton/test_pooling.py::test_one_sequence_alone",
+    "tests/triton/test_pooling.py::test_every_dtype",
     "tests/d2net/test_config.py",
     "tests/d2net/test_feature_formats.py",
-    "tests/d2net/test_checkpoint.py",
     "tests/d2net/test_evaluation.py",
-    "tests/d2net/test_cli.py",
+    "tests/d2net/test_cli.py::test_train_localize_evaluate",
+    "tests/d2net/test_cli.py::test_every_command_has_help",
+    "tests/d2net/test_cli.py::test_any_error_is_one_line",
     "tests/d2net/video/test_decode.py",
 )
 

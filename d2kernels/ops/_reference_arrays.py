@@ -12,7 +12,7 @@ from d2kernels.ops.localize.reference import localize_forward
 from d2kernels.ops.nms.reference import nms_forward, soft_nms_forward
 
 
-def _tensors(*arrays: np.ndarray | None) -> list[Any]:
+def _tensors(*arrays: np.ndarray | None) -> Any:
     # torch takes no negative strides and no arrays that must not be written.
     return [None if a is None else torch.from_numpy(np.require(a, requirements=["C", "W"])) for a in arrays]
 
@@ -39,7 +39,7 @@ def connected_components_arrays(
     min_length: int,
     distinct: bool,
 ) -> np.ndarray:
-    given = _tensors(scores, offsets, lengths, thresholds, class_mask)
+    given: Any = _tensors(scores, offsets, lengths, thresholds, class_mask)
     return connected_components_forward(*given, min_length, distinct).numpy()
 
 
@@ -52,5 +52,5 @@ def localize_arrays(
     rules: tuple[Any, ...],
     class_score: np.ndarray | None,
 ) -> tuple[np.ndarray, ...]:
-    given = _tensors(activations, offsets, lengths, thresholds, class_mask)
+    given: Any = _tensors(activations, offsets, lengths, thresholds, class_mask)
     return tuple(column.numpy() for column in localize_forward(*given, *rules, *_tensors(class_score), None))

@@ -12,6 +12,7 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
         ("index", "What this is"),
         ("start", "Five minutes"),
         ("install", "Installing"),
+        ("versions", "Supported versions"),
     ],
     "Use": [
         ("own_features", "Your own features"),
