@@ -12,7 +12,7 @@ from d2kernels.ops.localize.reference import localize_forward
 from d2kernels.ops.nms.reference import nms_forward, soft_nms_forward
 
 
-def _tensors(*arrays: np.ndarray | None) -> Any:
+def _tensors(*arrays: np.ndarray | None) -> list[Any]:
     # torch takes no negative strides and no arrays that must not be written.
     return [None if a is None else torch.from_numpy(np.require(a, requirements=["C", "W"])) for a in arrays]
 
@@ -20,13 +20,13 @@ def _tensors(*arrays: np.ndarray | None) -> Any:
 def nms_arrays(
     segments: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou_threshold: float, inclusive: bool
 ) -> np.ndarray:
-    return nms_forward(*_tensors(segments, scores, groups), iou_threshold, inclusive).numpy()
+    return nms_forward(*[*_tensors(segments, scores, groups), iou_threshold, inclusive]).numpy()
 
 
 def soft_nms_arrays(
     segments: np.ndarray, scores: np.ndarray, groups: np.ndarray, sigma: float, score_threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    kept, decayed = soft_nms_forward(*_tensors(segments, scores, groups), sigma, score_threshold)
+    kept, decayed = soft_nms_forward(*[*_tensors(segments, scores, groups), sigma, score_threshold])
     return kept.numpy(), decayed.numpy()
 
 
@@ -39,8 +39,8 @@ def connected_components_arrays(
     min_length: int,
     distinct: bool,
 ) -> np.ndarray:
-    given: Any = _tensors(scores, offsets, lengths, thresholds, class_mask)
-    return connected_components_forward(*given, min_length, distinct).numpy()
+    given = [*_tensors(scores, offsets, lengths, thresholds, class_mask), min_length, distinct]
+    return connected_components_forward(*given).numpy()
 
 
 def localize_arrays(
@@ -52,5 +52,5 @@ def localize_arrays(
     rules: tuple[Any, ...],
     class_score: np.ndarray | None,
 ) -> tuple[np.ndarray, ...]:
-    given: Any = _tensors(activations, offsets, lengths, thresholds, class_mask)
-    return tuple(column.numpy() for column in localize_forward(*given, *rules, *_tensors(class_score), None))
+    given = [*_tensors(activations, offsets, lengths, thresholds, class_mask), *rules, *_tensors(class_score), None]
+    return tuple(column.numpy() for column in localize_forward(*given))
