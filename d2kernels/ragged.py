@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from d2kernels._arguments import whole
+from d2kernels._elementwise import Arithmetic
 from d2kernels.ops._rows import rows
 
 
@@ -74,7 +75,7 @@ def _check_max_length(what: str, max_length: int | None, lengths: Tensor) -> Non
         raise ValueError(f"{what} is {max_length}, but the longest sequence has {int(lengths.max())} rows")
 
 
-class Ragged:
+class Ragged(Arithmetic):
     """n sequences in one tensor, mirroring torch's jagged layout.
 
     Sequence i is ``values[offsets[i] : offsets[i] + lengths[i]]``. Rows outside every sequence are gap rows;
@@ -87,6 +88,9 @@ class Ragged:
         max_length: an upper bound of the lengths known on the host, or None.
         gap: how many zero rows there are at least before, between and after the sequences; known on the host. A
             convolution whose taps reach no farther needs no mask and no copy.
+
+    torch's elementwise functions (`torch.sigmoid`, `F.dropout`, …) and `+ - * / **` take it and give a Ragged of the
+    same sequences, whose gap rows are zero again; other tensors broadcast within rows.
 
     All five are attributes that are read only, since they were checked together: `with_values` and a new Ragged give
     others.

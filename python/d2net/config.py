@@ -6,16 +6,21 @@ import difflib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
 
 from d2net.data.files import DataError, shown, write_text
 from d2net.evaluation.matching import parse_iou
+from d2net.methods import METHODS, settings_of
+from d2net.methods.basnet.settings import BasNetConfig
+from d2net.methods.threecnet.settings import ThreeCNetConfig
+from d2net.methods.wtalc.settings import WtalcConfig
 from d2net.ranges import parse_values
+from d2net.section import Section
 from d2net.settings_files import read_settings, yaml_value
 
 AUTO = "auto"  # the preset that is made from the data
@@ -23,44 +28,6 @@ AUTO = "auto"  # the preset that is made from the data
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the field, its value and what to do."""
-
-
-def _optional(field: Any) -> bool:
-    return field is not None and type(None) in get_args(field.annotation)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    @field_validator("subsets", mode="before", check_fields=False)
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_flag(cls, value: Any, info: ValidationInfo) -> Any:
-        """true is no 1: a flag in place of a number, or in a list of them, is a mistake."""
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if any(isinstance(v, bool) for v in values) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError("must not be true or false")
-        return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _none(cls, tree: Any) -> Any:
-        """`None`, as Python writes it, is YAML's null where a field may be empty."""
-        if not isinstance(tree, dict):
-            return tree
-        return {k: None if v == "None" and _optional(cls.model_fields.get(k)) else v for k, v in tree.items()}
-
-    @model_validator(mode="after")
-    def _countable(self) -> Section:
-        for name, value in self:
-            most = 2**63 - 1 if name == "seed" else 2**31 - 1
-            if isinstance(value, int) and abs(value) > most:
-                raise ValueError(f"{name} must be at most {most}, got {shown(value)}")
-        return self
 
 
 class ModelConfig(Section):
@@ -74,8 +41,10 @@ class ModelConfig(Section):
     residual: bool = Field(True, description="layers 1 and 2 add their input")
     negative_slope: float = Field(0.2, ge=0, le=1, description="of the LeakyReLU after layers 1 and 2")
     dropout: float = Field(0.7, ge=0, lt=1, description="on layer 2's output while training")
-    init: Literal["normal", "pytorch"] = Field("normal", description="of weights; pytorch: as nn.Conv1d")
-    init_std: float = Field(0.01, gt=0, description="of init = normal; its biases are 0")
+    init: Literal["normal", "pytorch", "xavier"] = Field(
+        "normal", description="of weights; pytorch: as nn.Conv1d; biases of the others are 0"
+    )
+    init_std: float = Field(0.01, gt=0, description="of init = normal")
 
     @property
     def gap(self) -> int:
@@ -263,18 +232,50 @@ class Config(Section):
 
     recipe: Literal["release", "paper"] = Field("release", description="the authors' code, or the paper's text")
     preset: str | None = Field(None, description="thumos14, activitynet12 or hapt: what depends on the data")
+    method: str = Field("d2net", description=", ".join(METHODS))
     model: ModelConfig = Field(default_factory=ModelConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     localize: LocalizeConfig = Field(default_factory=LocalizeConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     timing: TimingConfig = Field(default_factory=TimingConfig)
+    wtalc: WtalcConfig = Field(default_factory=WtalcConfig)
+    threecnet: ThreeCNetConfig = Field(default_factory=ThreeCNetConfig)
+    basnet: BasNetConfig = Field(default_factory=BasNetConfig)
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Config:
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method {shown(self.method)}; there are {', '.join(METHODS)}")
+        if self.method != "d2net" and self.recipe != "release":
+            raise ValueError(f"recipe {self.recipe} is of method d2net; leave it out for {self.method}")
+        for name in _others_of(self.method):
+            own = getattr(self, name)
+            if given := [field for field, value in own if value != type(own).model_fields[field].default]:
+                raise ValueError(f"{name}.{given[0]} plays no part in method {self.method}; leave it out")
+        if self.method == "wtalc" and self.train.batch_size < 2 * self.wtalc.pairs:
+            raise ValueError(
+                f"wtalc.pairs is {self.wtalc.pairs}, more than a batch of {self.train.batch_size} videos holds; lower "
+                "it or raise train.batch_size"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_others(self, dump: Callable[[Config], dict[str, Any]]) -> dict[str, Any]:
+        """Sections of methods that are not trained say nothing."""
+        tree = dump(self)
+        return {name: value for name, value in tree.items() if name not in _others_of(self.method)}
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes TOML to a path that ends in .toml, else YAML."""
         tree = self.model_dump()
         text = _toml(tree) if Path(path).suffix == ".toml" else yaml.safe_dump(tree, sort_keys=False)
         write_text(path, text)
+
+
+def _others_of(method: str) -> list[str]:
+    """Sections of other methods."""
+    return [section for name, section in METHODS.items() if name != method and section in Config.model_fields]
 
 
 def _toml(tree: dict[str, Any]) -> str:
@@ -305,9 +306,9 @@ def _sections() -> Iterator[tuple[str, type[Section]]]:
 
 
 def field_names() -> list[str]:
-    """Every field as ``section.field``, and the two top-level ones."""
+    """Every field as ``section.field``, and the top-level ones."""
     nested = [f"{section}.{field}" for section, kind in _sections() for field in kind.model_fields]
-    return ["recipe", "preset", *nested]
+    return ["recipe", "preset", "method", *nested]
 
 
 def _matches(name: str) -> list[str]:
@@ -406,22 +407,25 @@ def make_config(
     overrides: dict[str, Any] | None = None,
     file: str | os.PathLike | None = None,
     *,
+    method: str | None = None,
     chosen: dict[str, Any] | None = None,
 ) -> Config:
-    """The recipe's fields, then the preset's, then the file's, then the overrides (``{"loss.gamma": 0.02}``).
+    """The recipe's fields, then the preset's, the method's, the file's, and the overrides (``{"loss.gamma": 0.02}``).
 
     Args:
         preset: thumos14, activitynet12 or hapt; none by default.
         recipe: release, the default, or paper.
         overrides: values by field, `section.field` or `field` where that is in one section.
         file: YAML or TOML of fields.
+        method: one of `d2net.methods.METHODS`, d2net by default.
         chosen: fields that stand in the place of a preset's, as `auto_config` makes them.
 
     Returns:
         every field with its value, checked.
 
     Raises:
-        ConfigError: an unknown recipe, preset or field (with the nearest name), or a value out of range.
+        ConfigError: an unknown recipe, preset, method or field (with the nearest name), a value out of range, or one
+            that plays no part in the method.
     """
     from d2net.presets import PRESETS, RECIPES
 
@@ -429,25 +433,42 @@ def make_config(
     given = _flatten(overrides or {})
     recipe = _once("recipe", recipe, given, from_file, "release")
     preset = _once("preset", preset, given, from_file)
+    method = _once("method", method, given, from_file, "d2net")
     if chosen is not None:
         preset = None
     elif preset == AUTO:
         raise ConfigError("preset auto is made from data: d2net train, d2net ablate and d2net.auto.auto_config take it")
-    for kind, name, known in (("recipe", recipe, RECIPES), ("preset", preset, PRESETS)):
+    for kind, name, known in (("recipe", recipe, RECIPES), ("preset", preset, PRESETS), ("method", method, METHODS)):
         if name is not None and (not isinstance(name, str) or name not in known):
             where = "" if file is None or given.get(kind) == name or from_file.get(kind) != name else f"{file}: "
             raise ConfigError(f"{where}unknown {kind} {shown(name)}; there are {', '.join(known)}")
     flat = dict(RECIPES[recipe]) | (chosen or {})
     if preset is not None:
         flat |= PRESETS[preset]["any"] | PRESETS[preset][recipe]
+    flat |= settings_of(method, preset)
     try:
-        return _build(flat | from_file | given | {"recipe": recipe, "preset": preset})
+        if method != "d2net":
+            _check_used(method, flat, from_file | given)
+        return _build(flat | from_file | given | {"recipe": recipe, "preset": preset, "method": method})
     except ConfigError as error:
         field = str(error).partition(":")[0]
         own, other = ([n for n in names if f"{n}.".startswith(f"{field}.")] for names in (from_file, given))
         if own and not other:
             raise ConfigError(f"{file}: {error}") from error
         raise
+
+
+POOLING = ("pool_divisor", "pool_rounding", "min_snippets")  # fields of loss that every method uses
+
+
+def _check_used(method: str, base: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raises ConfigError where a field that only method d2net uses is given another value than it has anyway."""
+    for name, value in given.items():
+        section, _, field = name.partition(".")
+        if section != "loss" or field in POOLING:
+            continue
+        if value != base.get(name, LossConfig.model_fields[field].default):
+            raise ConfigError(f"{name} plays no part in method {method}; leave it out")
 
 
 def load_config(path: str | os.PathLike) -> Config:

@@ -17,18 +17,19 @@ import d2kernels as d2k
 from d2kernels.export import decompositions
 from d2net.api import Model
 from d2net.data.files import replacing
-from d2net.methods.d2net.network import D2Net
+from d2net.methods.base import Network, foreground_of
+from d2net.methods.ensemble import Ensemble
 
 
 class _OneVideo(nn.Module):
-    def __init__(self, network: D2Net):
+    def __init__(self, network: Network):
         super().__init__()
         self.network = network
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         length = torch.ones_like(features[:, 0], dtype=torch.int64).sum()
         out = self.network(d2k.Ragged(features, torch.stack([torch.zeros_like(length), length])))
-        return out.activations.values, self.network.foreground(out.embeddings)
+        return out.activations.values, foreground_of(self.network, out)
 
 
 def export_onnx(model: Model, path: str | os.PathLike) -> Path:
@@ -51,7 +52,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> Path:
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"export: the package {package} is missing; pip install 'd2kernels[onnx]'")
-    if not isinstance(model.network, D2Net):
+    if isinstance(model.network, Ensemble):
         raise ValueError("export: this is an average of several networks; export one of its runs, as RUN/seed-0")
     network = _OneVideo(copy.deepcopy(model.network).cpu().float()).eval()
     example = torch.zeros(16, model.network.width, dtype=torch.float32)

@@ -13,8 +13,9 @@ import torch
 import d2kernels as d2k
 from d2net.config import Config, decoder_from, from_dict
 from d2net.localization.activations import network_activations
-from d2net.methods.d2net.ensemble import Ensemble
-from d2net.methods.d2net.network import D2Net
+from d2net.methods import method_named
+from d2net.methods.base import Network
+from d2net.methods.ensemble import Ensemble
 from d2net.timing import Timing
 from d2net.training.checkpoint import CheckpointError, read_checkpoint, usable
 from d2net.training.restarts import read_restarts
@@ -43,7 +44,7 @@ class Model:
         trained: those that were, where it is known.
     """
 
-    network: D2Net | Ensemble
+    network: Network | Ensemble
     config: Config
     classes: tuple[str, ...]
     timing: Timing | None
@@ -106,7 +107,7 @@ def load(path: str | os.PathLike, device: str = "auto", *, config: str | os.Path
     """
     if (of := read_restarts(Path(path))) is not None:
         models = [load(folder, device, config=config) for folder in of.folders(Path(path))]
-        networks = [m.network for m in models if isinstance(m.network, D2Net)]
+        networks = [m.network for m in models if not isinstance(m.network, Ensemble)]
         return models[0] if len(models) == 1 else replace(models[0], network=Ensemble(networks))
     saved = read_checkpoint(path, "cpu")
     with usable(path):
@@ -118,7 +119,7 @@ def load(path: str | os.PathLike, device: str = "auto", *, config: str | os.Path
             raise CheckpointError(f"{path} holds a run that has not made a step; go on with --resume")
         settings = from_dict(saved["config"])
         classes = tuple(saved["classes"])
-        network = D2Net(saved["width"], len(classes), saved["streams"], settings.model)
+        network = method_named(settings.method).network(saved["width"], len(classes), saved["streams"], settings)
         network.load_state_dict(saved["model"])
         if wrong := [name for name, x in network.state_dict().items() if not x.isfinite().all()]:
             raise CheckpointError(f"{path} holds weights that are not finite ({wrong[0]}); train again")

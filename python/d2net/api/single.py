@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from d2net.api.inputs import named_as, warn_of_timing, with_features
 from d2net.api.localizing import localize
 from d2net.api.model import Model, load, pick_device
@@ -17,7 +19,8 @@ from d2net.data.features import FeatureStore, check_streams
 from d2net.data.files import check_outputs
 from d2net.data.stated import durations_differ, overruled_videos, stated_timing
 from d2net.evaluation import classification_map, evaluate
-from d2net.methods.d2net.network import D2Net
+from d2net.methods import method_named
+from d2net.methods.base import Network
 from d2net.presets import TIMINGS
 from d2net.timing import Resolved, Statement, Timing, UnknownTiming, resolve
 from d2net.training.checkpoint import FILE, read_checkpoint, usable
@@ -150,7 +153,13 @@ def _train(
             f"{annotations.source}: none of the {len(kept)} training videos has a label; add `annotations` or "
             "`video_labels` to them"
         )
-    batches = TrainingBatches(cache or store, kept, labels, config.train, config.model.gap)
+    method = method_named(config.method)
+    if ranks.size > 1 and not method.shared:
+        raise ValueError(f"method {config.method} trains in one process, not in {ranks.size}; start it without torchrun")
+    counts = _counts(annotations, kept, method.counts(config))
+    batches = TrainingBatches(
+        cache or store, kept, labels, config.train, config.model.gap, pairs=method.pairs(config), counts=counts
+    )
     for fact in [*annotation_facts(annotations), *training_facts(batches, annotations.classes, config)]:
         warnings.warn(f"{annotations.source}: {fact}", TrainingWarning, stacklevel=2)
     run = Run(
@@ -190,6 +199,27 @@ def _train(
     return model
 
 
+def _counts(annotations: Annotations, names: Sequence[str], source: str) -> np.ndarray | None:
+    """How often each class occurs, from the annotations' field `counts` or their segments, which is said."""
+    if source == "none":
+        return None
+    found = annotations.count_matrix(names, source)
+    known = np.isfinite(found).all(1)
+    if source == "segments":
+        if not known.any():
+            raise ValueError(f"threecnet.counts: segments are to be counted, and {annotations.source} has none")
+        print("counts are of the training videos' segments: this is no longer weak supervision")
+    elif not known.any():
+        warnings.warn(
+            f"{annotations.source}: no training video has the field `counts`, so that classes are not counted; add it, "
+            "or set threecnet.counts to segments, or to none",
+            TrainingWarning,
+            stacklevel=3,
+        )
+        return None
+    return found
+
+
 def _with_its_split(config: Config, out: Path) -> Config:
     """The configuration with the seed of the folder's split, where that is of a revision that took train.seed."""
     if not (out / FILE).exists():
@@ -222,7 +252,7 @@ def _selection(
     resolved: Resolved,
     own: Mapping[str, Timing],
     ranks: Ranks,
-) -> Callable[[D2Net], float] | None:
+) -> Callable[[Network], float] | None:
     """The score that picks best.pt, or None for `last`."""
     kind = config.train.selection
     if kind == "last":
@@ -243,7 +273,7 @@ def _selection(
             print("selection by loc_mAP uses the held-out videos' segments: this is no longer weak supervision")
     labels = annotations.label_matrix(held_out)
 
-    def score(network: D2Net) -> float:
+    def score(network: Network) -> float:
         model = Model(network, config, annotations.classes, resolved.timing, resolved.explicit)
         if kind == "cls_mAP":
             # p does not depend on seconds.

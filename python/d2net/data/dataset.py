@@ -40,6 +40,7 @@ class Batch(NamedTuple):
     """features (total, d) float32, offsets (n + 1,), lengths (n,) and video-level labels (n, C) bool.
 
     There are `gap` zero rows before, between and after the videos. A rank's share of a batch knows of the whole.
+    counts (n, C) float32 say how often each class occurs, NaN where that is not known, of methods that ask for them.
     """
 
     features: Tensor
@@ -48,6 +49,7 @@ class Batch(NamedTuple):
     labels: Tensor
     gap: int = 0
     whole: Whole | None = None
+    counts: Tensor | None = None
 
     @property
     def snippets(self) -> Tensor:
@@ -60,7 +62,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         moved = (t.to(device, non_blocking=True) for t in self[:4])
-        return Batch(*moved, gap=self.gap, whole=self.whole and self.whole.to(device))
+        counts = None if self.counts is None else self.counts.to(device, non_blocking=True)
+        return Batch(*moved, gap=self.gap, whole=self.whole and self.whole.to(device), counts=counts)
 
 
 def pack(arrays: Sequence[np.ndarray], labels: np.ndarray, gap: int = 0) -> Batch:
@@ -139,6 +142,7 @@ class TrainingBatches(Dataset):
     Args:
         store: feature arrays by video, or what of them another training has read; names: the training videos; labels:
             (n, C); gap: zero rows between videos.
+        pairs: videos 2i and 2i + 1 of a batch share a class, for i below this; counts: (n, C), NaN where unknown.
 
     `rank` and `ranks` say whose share is read; by default all videos are.
     """
@@ -152,10 +156,15 @@ class TrainingBatches(Dataset):
         labels: np.ndarray,
         config: TrainConfig,
         gap: int = 0,
+        pairs: int = 0,
+        counts: np.ndarray | None = None,
     ):
         read = isinstance(store, CachedFeatures)
         self.features = store if read else CachedFeatures(store, config.cache_gigabytes)
         self.names, self.labels, self.config, self.gap = list(names), labels, config, gap
+        self.pairs, self.counts = pairs, counts
+        of_class = [np.flatnonzero(column) for column in labels.T] if pairs else []
+        self._paired = [videos for videos in of_class if len(videos) > 1]
 
     def read_ahead(self) -> Iterator[tuple[str, np.ndarray]]:
         """Every video where all fit in the cache, so that a damaged one is an error before training, else some."""
@@ -166,7 +175,21 @@ class TrainingBatches(Dataset):
 
     def videos(self, iteration: int) -> np.ndarray:
         """Indices of the batch's videos."""
-        n, size, seed = len(self.names), self.config.batch_size, self.config.seed
+        paired = self._pairs(iteration)
+        drawn = self._drawn(iteration, self.config.batch_size - len(paired))
+        return np.concatenate([paired, drawn]) if len(paired) else drawn
+
+    def _pairs(self, iteration: int) -> np.ndarray:
+        """(2 pairs,) two different videos of a class each, the class drawn among those that have two; none without."""
+        if not self._paired:
+            return np.zeros(0, np.int64)
+        rng = np.random.default_rng([self.config.seed, 5, iteration])
+        classes = rng.integers(len(self._paired), size=self.pairs)
+        return np.concatenate([rng.choice(self._paired[c], 2, replace=False) for c in classes.tolist()])
+
+    def _drawn(self, iteration: int, size: int) -> np.ndarray:
+        """(size,) of all videos, as the configuration samples them."""
+        n, seed = len(self.names), self.config.seed
         if self.config.sampling == "uniform":
             return np.random.default_rng([seed, 1, iteration]).integers(n, size=size)
         positions = np.arange(iteration * size, (iteration + 1) * size)
@@ -191,14 +214,24 @@ class TrainingBatches(Dataset):
     def whole(self, iteration: int) -> Batch:
         """The batch with all its videos."""
         videos = self.videos(iteration)
-        return pack(self._read(videos, self._crops(videos, iteration)), self.labels[videos], self.gap)
+        crops = self._crops(videos, iteration)
+        batch = pack(self._read(videos, crops), self.labels[videos], self.gap)
+        if self.counts is None:
+            return batch
+        # A crop may have left instances out.
+        whole = np.array([end - start for start, end in crops]) == self._lengths(videos)
+        counts = np.where(whole[:, None], self.counts[videos], np.nan)
+        return batch._replace(counts=torch.from_numpy(counts.astype(np.float32)))
+
+    def _lengths(self, videos: np.ndarray) -> list[int]:
+        return [int(self.features.store.lengths[self.names[v]]) for v in videos]
 
     def _crops(self, videos: np.ndarray, iteration: int) -> list[tuple[int, int]]:
         """(start, end) of the rows that are taken of each video."""
         rng, longest = np.random.default_rng([self.config.seed, 3, iteration]), self.config.max_snippets
         crops = []
-        for v in videos:
-            n, start = int(self.features.store.lengths[self.names[v]]), 0
+        for n in self._lengths(videos):
+            start = 0
             if longest is not None and n > longest:
                 start, n = int(rng.integers(n - longest + 1)), longest
             crops.append((start, start + n))

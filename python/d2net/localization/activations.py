@@ -11,8 +11,8 @@ from torch import Tensor
 
 import d2kernels as d2k
 from d2net.data.dataset import pack
-from d2net.methods.d2net.ensemble import Ensemble
-from d2net.methods.d2net.network import D2Net, Output
+from d2net.methods.base import Network, Output, foreground_of
+from d2net.methods.ensemble import Ensemble
 
 SNIPPETS_AT_ONCE = 65_536
 
@@ -38,7 +38,7 @@ def batches_of(lengths: Sequence[int], budget: int = SNIPPETS_AT_ONCE) -> Iterat
 
 @torch.no_grad()
 def network_activations(
-    network: D2Net | Ensemble, arrays: Sequence[np.ndarray], precision: str = "fp32"
+    network: Network | Ensemble, arrays: Sequence[np.ndarray], precision: str = "fp32"
 ) -> Activations:
     """T and λ' of a batch of (s_i, d) arrays, in evaluation mode."""
     if isinstance(network, Ensemble):
@@ -46,19 +46,18 @@ def network_activations(
         classes = torch.stack([p.classes.values for p in parts]).mean(0)
         return Activations(parts[0].classes.with_values(classes), torch.stack([p.foreground for p in parts]).mean(0))
     out = _output(network, arrays, precision)
-    x = out.embeddings.to(torch.float32)
-    return Activations(out.activations.to(torch.float32), network.foreground(x))
+    return Activations(out.activations.to(torch.float32), foreground_of(network, out))
 
 
 @torch.no_grad()
-def network_embeddings(network: D2Net, arrays: Sequence[np.ndarray], precision: str = "fp32") -> list[np.ndarray]:
+def network_embeddings(network: Network, arrays: Sequence[np.ndarray], precision: str = "fp32") -> list[np.ndarray]:
     """Embeddings x (s_i, D) float32 of each of a batch of (s_i, d) arrays, in evaluation mode."""
     embeddings = _output(network, arrays, precision).embeddings.to(torch.float32)
     return [x.cpu().numpy() for x in embeddings.unpack()]
 
 
-def _output(network: D2Net, arrays: Sequence[np.ndarray], precision: str) -> Output:
-    device = network.reference.device
+def _output(network: Network, arrays: Sequence[np.ndarray], precision: str) -> Output:
+    device = next(network.parameters()).device
     features = pack(arrays, np.zeros((len(arrays), 1))).to(device).ragged()
     training = network.training
     network.eval()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from d2net.config import Config
 from d2net.data.dataset import Batch
-from d2net.methods.d2net.network import Output
+from d2net.methods.base import Output
 
 ENOUGH = 20  # videos that a finding is made of
 VIDEOS = 64  # of a batch that are looked at
@@ -92,13 +92,17 @@ class Collapse:
             )
 
     def _foreground(self) -> Iterable[tuple[str, str]]:
-        used = self.config.localize.reweight or self.config.loss.denoising != "none"
+        denoised = self.config.method == "d2net" and self.config.loss.denoising != "none"
+        used = self.config.localize.reweight or denoised
         rest, busy = (self.foreground / max(self.videos, 1)).tolist()
         if used and self.videos >= ENOUGH and busy < rest:
+            why = "x_ref follows foreground, so that localize.reweight=false and loss.denoising=none are better"
+            if self.config.method != "d2net":
+                why = "localize.reweight=false does without it"
             yield (
                 "foreground",
                 f"the foreground score λ' is inverted: {busy:.2f} on the most active snippets, {rest:.2f} on the rest; "
-                "x_ref follows foreground, so that localize.reweight=false and loss.denoising=none are better",
+                f"{why}",
             )
 
 

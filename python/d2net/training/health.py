@@ -9,7 +9,7 @@ import torch
 
 from d2net.config import Config
 from d2net.data.dataset import Batch
-from d2net.methods.d2net.network import Output
+from d2net.methods.base import Output, foreground_of
 from d2net.training.collapse import Collapse
 from d2net.training.state import State
 
@@ -110,8 +110,7 @@ class Health:
         last = self.config.train.iterations
         if state.iteration <= last // 2:
             return []
-        x = out.embeddings.with_values(out.embeddings.values.to(torch.float32))
-        self.collapse.add(out, state.network.foreground(x), batch)
+        self.collapse.add(out, foreground_of(state.network, out), batch)
         found = self.collapse.findings() if state.iteration > last * 3 // 4 else []
         for text in found:
             warnings.warn(f"iteration {state.iteration}: {text}", TrainingWarning, stacklevel=3)

@@ -16,8 +16,8 @@ from d2kernels import verify
 from d2net.config import Config, fields_of
 from d2net.data.dataset import Batch, TrainingBatches, shares, spread
 from d2net.data.files import DataError
-from d2net.methods.d2net.losses import denoising_scale
-from d2net.methods.d2net.network import D2Net
+from d2net.methods import method_named
+from d2net.methods.base import Network
 from d2net.terminal import Bar
 from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, usable
 from d2net.training.folder import check_folder, clear_folder, clear_temporaries, remove_empty, trim_log, write_holdout
@@ -28,7 +28,7 @@ from d2net.training.parallel import in_parallel
 from d2net.training.ranks import ALONE, Ranks
 from d2net.training.resume import check_same_run, data_digest, environment, features_fingerprint
 from d2net.training.signals import StopOnSignal, held_back, leave_to_parent
-from d2net.training.state import TERMS, State, content, new_state, restore
+from d2net.training.state import State, content, log_terms, new_state, restore
 from d2net.training.step import train_step
 from d2net.training.survey import check_videos
 from d2net.training.threads import threads, training_threads
@@ -52,7 +52,7 @@ class Run:
     meta: dict[str, Any]
     device: torch.device
     streams: int
-    score: Callable[[D2Net], float] | None = None
+    score: Callable[[Network], float] | None = None
     progress: bool = True
     trackers: Sequence[str] = ()
     ranks: Ranks = ALONE
@@ -94,7 +94,7 @@ class Run:
         self.meta = {
             "held_out": [],
             **self.meta,
-            "data": data_digest(self.batches.names, self.batches.labels),
+            "data": data_digest(self.batches.names, self.batches.labels, self.batches.counts),
             **self._fingerprints(),
             "environment": environment(self.device, self.threads, self.ranks.size),
         }
@@ -207,11 +207,11 @@ class Run:
             bar.update()
             logged = state.iteration % settings.log_every == 0
             if logged or state.iteration == settings.iterations:
-                sums, since = dict(zip(TERMS, state.sums.tolist(), strict=True)), state.counted
+                sums, since = self._sums(state), state.counted
                 if logged:
                     entry = self._entry(state, sums, snippets, time.perf_counter() - clock)
                     self._tell(entry)
-                    bar.note = _shown(entry)
+                    bar.note = _shown(entry, self.config.method)
                     state.sums.zero_()
                     state.counted = 0
                 if found := self._check(state, sums, since, batch):
@@ -261,11 +261,18 @@ class Run:
         if 0 < state.iteration == self.steps:
             self.save(state)
 
+    def _sums(self, state: State) -> dict[str, float]:
+        """The log's sums by name."""
+        named = zip(log_terms(self.config), state.sums.tolist(), strict=True)
+        return {name: value for name, value in named if name}
+
     def _entry(self, state: State, sums: dict[str, float], snippets: int, seconds: float) -> dict[str, Any]:
+        method = method_named(self.config.method)
         window = range(state.iteration - state.counted + 1, state.iteration + 1)
-        # L_D enters only some iterations: its terms are averaged over those.
-        active = max(1, sum(denoising_scale(self.config.loss, i) > 0 for i in window))
-        count = dict.fromkeys(TERMS, state.counted) | {"ds": active, "dv": active}
+        count = dict.fromkeys(sums, state.counted)
+        if method.entered is not None:  # a term is averaged over the iterations that it enters
+            active = [method.entered(self.config, i) for i in window]
+            count |= {name: max(1, sum(name in terms for terms in active)) for name in method.terms}
         means = {k: v if k.startswith("skipped") else v / count[k] for k, v in sums.items()}
         return {"iteration": state.iteration, **means, "snippets_per_second": snippets / max(seconds, 1e-9)}
 
@@ -281,10 +288,9 @@ class Run:
             self.save(state, "best.pt")
 
 
-def _shown(entry: dict[str, Any]) -> str:
+def _shown(entry: dict[str, Any], method: str) -> str:
     """A window of the log for the progress bar."""
     skipped = f", {entry['skipped_steps']:.0f} steps skipped" if entry["skipped_steps"] else ""
-    return (
-        f"loss {entry['total']:.4f} (cls {entry['classification']:.4f}, DS {entry['ds']:.3f}, DV {entry['dv']:.3f})"
-        f"{skipped}, {entry['snippets_per_second']:.0f} snippets/s"
-    )
+    named = enumerate(method_named(method).terms.items())
+    terms = [f"{called} {entry[name]:.{3 if i else 4}f}" for i, (name, called) in named]
+    return f"loss {entry['total']:.4f} ({', '.join(terms)}){skipped}, {entry['snippets_per_second']:.0f} snippets/s"

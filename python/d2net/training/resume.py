@@ -15,6 +15,7 @@ import torch
 import d2kernels
 from d2net.config import Config, from_dict
 from d2net.data.files import some
+from d2net.methods import METHODS
 from d2net.timing import Timing
 from d2net.training.checkpoint import CheckpointError
 from d2net.training.health import TrainingError, TrainingWarning
@@ -30,11 +31,13 @@ FREE = ("iterations", "checkpoint_every", "workers", "cache_gigabytes", "log_eve
 AGAIN = "make it as it was, or pass --overwrite to start again"
 
 
-def data_digest(names: Iterable[str], labels: np.ndarray) -> str:
-    """Identifies videos and their labels."""
+def data_digest(names: Iterable[str], labels: np.ndarray, counts: np.ndarray | None = None) -> str:
+    """Identifies videos, their labels, and how often each occurs where that is known."""
     # Names of files need not be Unicode.
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogatepass"))
     digest.update(np.ascontiguousarray(labels, dtype=np.uint8).tobytes())
+    if counts is not None:
+        digest.update(np.ascontiguousarray(counts, dtype=np.float32).tobytes())
     return digest.hexdigest()
 
 
@@ -139,17 +142,20 @@ def check_same_run(saved: Mapping[str, Any], config: Config, meta: Mapping[str, 
         return ["resume: the checkpoint is of an earlier revision and tells nothing of the features' values"]
     _same_names("training videos", list(before["lengths"]), list(meta["features"]["lengths"]))
     if saved["data"] != meta["data"]:
-        raise CheckpointError(f"resume: labels of the training videos differ from the checkpoint's; {AGAIN}")
+        raise CheckpointError(f"resume: labels or counts of the training videos differ from the checkpoint's; {AGAIN}")
     _same_features(before, meta["features"])
     return [*_same_held_out(saved, meta), *_other_environment(saved["environment"], meta["environment"])]
 
 
 def _same_fields(before: Config, now: Config) -> None:
+    if before.method != now.method:
+        raise CheckpointError(f"resume: method is {now.method!r} but the checkpoint was trained with {before.method!r}")
     free = {("localize", "subsets"), *(("train", name) for name in FREE)}
     if now.train.selection == "last":
         free.add(("train", "evaluate_every"))
     scored = ("localize",) if now.train.selection == "loc_mAP" else ()
-    for section in ("model", "loss", "train", *scored):
+    own = () if now.method == "d2net" else (METHODS[now.method],)
+    for section in ("model", "loss", "train", *own, *scored):
         old, new = getattr(before, section).model_dump(), getattr(now, section).model_dump()
         for name, value in old.items():
             if value != new[name] and (section, name) not in free:

@@ -10,21 +10,29 @@ import torch
 from torch import Tensor
 
 from d2net.config import Config
-from d2net.methods.d2net.network import D2Net
+from d2net.methods import method_named
+from d2net.methods.base import MOST_TERMS, Network
 from d2net.training.memory import keep_freed
 
-TERMS = ("total", "classification", "ds", "dv", "gradient_norm", "skipped_steps", "skipped_video_terms")
+ROOM = MOST_TERMS + 4  # of a step's record
+
+
+def log_terms(config: Config) -> list[str]:
+    """What the sums of the log hold, in their order; "" where the method has no such term."""
+    own = list(method_named(config.method).terms)
+    last = "skipped_video_terms" if config.method == "d2net" else ""
+    return ["total", *own, *[""] * (MOST_TERMS - len(own)), "gradient_norm", "skipped_steps", last]
 
 
 @dataclass
 class State:
     """What a step changes: the network, the optimiser, the iteration, and the log's running sums on the device."""
 
-    network: D2Net
+    network: Network
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     iteration: int = 0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(len(TERMS), dtype=torch.float32))
+    sums: Tensor = field(default_factory=lambda: torch.zeros(ROOM, dtype=torch.float32))
     counted: int = 0  # steps in the sums
     clock: Tensor = field(init=False)  # the iteration on the device, for schedules there
     joint: torch.nn.Module | None = None  # of `in_parallel`
@@ -55,12 +63,12 @@ def new_state(config: Config, width: int, streams: int, classes: int, device: to
     if device.type == "cpu":
         keep_freed()
     torch.manual_seed(config.train.seed)
-    network = D2Net(width, classes, streams, config.model).to(device)
+    network = method_named(config.method).network(width, classes, streams, config).to(device)
     optimizer = torch.optim.Adam(
         network.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay, fused=True
     )
     generator = torch.Generator(device).manual_seed(config.train.seed)
-    return State(network, optimizer, generator, sums=torch.zeros(len(TERMS), dtype=torch.float32, device=device))
+    return State(network, optimizer, generator, sums=torch.zeros(ROOM, dtype=torch.float32, device=device))
 
 
 def content(state: State, config: Config, meta: dict[str, Any]) -> dict[str, Any]:

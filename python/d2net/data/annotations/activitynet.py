@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from d2net.data.annotations.label_ids import classes_by_id
@@ -71,9 +71,20 @@ def _video(path: str | os.PathLike, name: str, entry: Any) -> Video:
         raise DataError(f"{path}: video {name!r}: subset must be a name, got {shown(subset)}")
     duration = _positive(path, entry, "duration_second", name) or _positive(path, entry, "duration", name)
     taken = ("subset", "duration_second", "duration", "fps", "video_labels", "annotations")
-    info = {k: v for k, v in entry.items() if k not in taken and isinstance(v, (str, int, float, bool))}
+    info: dict[str, Any] = {k: v for k, v in entry.items() if k not in taken and isinstance(v, (str, int, float, bool))}
+    if entry.get("counts") is not None:
+        info["counts"] = _counts(path, name, entry["counts"], labels)
     fps = usable(entry.get("fps"))
     return Video(name, None if subset is None else str(subset), duration, fps, tuple(labels), segments, info)
+
+
+def _counts(path: str | os.PathLike, name: str, value: Any, labels: Collection[str]) -> dict[str, int]:
+    """How often each label occurs in the video."""
+    if not isinstance(value, dict) or any(type(n) is not int or n < 0 for n in value.values()):
+        raise DataError(f"{path}: video {name!r}: counts must be whole numbers by label, got {shown(value)}")
+    if outside := [c for c, n in value.items() if n and c not in labels]:
+        raise DataError(f"{path}: video {name!r}: counts are of {outside[0]!r}, which is none of its labels")
+    return dict(value)
 
 
 def _segment(path: str | os.PathLike, name: str, entry: Any) -> Segment:

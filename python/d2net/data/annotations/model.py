@@ -29,7 +29,8 @@ class Segment:
 
 @dataclass(frozen=True)
 class Video:
-    """labels: the video-level classes. info: the entry's other plain fields, such as a subject."""
+    """labels: the video-level classes. info: the entry's other plain fields, such as a subject, and `counts`, how often
+    each of some labels occurs."""
 
     name: str
     subset: str | None
@@ -88,6 +89,21 @@ class Annotations:
         if missing:
             raise DataError(f"{self.source}: no video {missing[0]!r}")
         return replace(self, videos={n: self.videos[n] for n in names})
+
+    def count_matrix(self, names: Sequence[str], source: str) -> np.ndarray:
+        """(n, C) float32 of how often each class occurs, NaN where that is not known; 0 of classes without the label.
+
+        Args:
+            source: "field", the entries' `counts`, or "segments", which are counted.
+        """
+        index = {c: i for i, c in enumerate(self.classes)}
+        matrix = np.zeros((len(names), len(self.classes)), np.float32)
+        for row, name in enumerate(names):
+            video = self.videos[name]
+            given = video.info.get("counts", {}) if source == "field" else Counter(s.label for s in video.segments)
+            for label in video.labels:
+                matrix[row, index[label]] = given.get(label) or np.nan
+        return matrix
 
     def label_matrix(self, names: Sequence[str]) -> np.ndarray:
         """(n, C) uint8, 1 where the video holds the class."""

@@ -100,14 +100,17 @@ def _without_what_tables_lack(annotations: Annotations) -> tuple[Annotations, li
     for name in ("streams", "snippet_seconds", "frames"):
         if getattr(annotations, name):
             lost.append(f"{name} ({getattr(annotations, name)!r:.80})")
-    if numbers := sorted({k for v in annotations.videos.values() for k, x in v.info.items() if not isinstance(x, str)}):
+    if any("counts" in v.info for v in annotations.videos.values()):
+        lost.append("how often labels occur (counts)")
+    plain = [(k, x) for v in annotations.videos.values() for k, x in v.info.items() if not isinstance(x, dict)]
+    if numbers := sorted({k for k, x in plain if not isinstance(x, str)}):
         lost.append(f"that {some(numbers)} are numbers: they are text")
     if empty := sorted({k for v in annotations.videos.values() for k, x in v.info.items() if x == ""}):
         lost.append(f"that {some(empty)} are empty text: they are left out")
     if capital := sorted({k for v in annotations.videos.values() for k in v.info if k != k.lower()}):
         lost.append(f"capitals in the names of fields: {some(capital)}")
     videos = {
-        n: replace(v, info={k.lower(): str(x) for k, x in v.info.items() if x != ""})
+        n: replace(v, info={k.lower(): str(x) for k, x in v.info.items() if x != "" and k != "counts"})
         for n, v in annotations.videos.items()
     }
     return Annotations(found, videos), lost

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import d2kernels as d2k
 from d2kernels.nn import TemporalConv1d
 from d2net.config import ModelConfig
+from d2net.methods.base import Network, Output, check_features, initialise
 
 
-class Output(NamedTuple):
-    """T (total, C) in (0, 1), embeddings x (total, D), each stream's logits (total, S, C); all Ragged."""
-
-    activations: d2k.Ragged
-    embeddings: d2k.Ragged
-    logits: d2k.Ragged
-
-
-class D2Net(nn.Module):
+class D2Net(Network):
     """D2-Net on ragged batches of snippet features.
 
     Args:
@@ -55,19 +46,11 @@ class D2Net(nn.Module):
             dtype=torch.float32,
         )
         self.register_buffer("reference", torch.zeros(width // streams, dtype=torch.float32))
-        if config.init == "normal":
-            for name, parameter in self.named_parameters():
-                if name.endswith("bias"):
-                    nn.init.zeros_(parameter)
-                else:
-                    nn.init.normal_(parameter, std=config.init_std)
+        initialise(self, config)
 
     def hidden(self, features: d2k.Ragged) -> d2k.Ragged:
         """Layer 2's output z, rows (total, d), the streams one after the other; features: rows (total, d)."""
-        if features.values.dim() != 2 or features.values.shape[1] != self.width:
-            raise ValueError(
-                f"D2Net: features must have width {self.width}, got rows of shape {tuple(features.shape[1:])}"
-            )
+        check_features(self, features)
         return self.conv2(self.conv1(features))
 
     def forward(self, features: d2k.Ragged) -> Output:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from d2net.methods.d2net.network import D2Net
+from d2net.methods.base import Network
 
 
 class Ensemble(nn.Module):
@@ -16,15 +16,10 @@ class Ensemble(nn.Module):
         ValueError: no members, or of different widths, classes or streams.
     """
 
-    def __init__(self, members: Sequence[D2Net]):
+    def __init__(self, members: Sequence[Network]):
         super().__init__()
         shapes = {(m.width, m.classes, m.streams) for m in members}
         if len(shapes) != 1:
             raise ValueError(f"Ensemble: members must be of one (width, classes, streams), got {sorted(shapes)}")
         self.members = nn.ModuleList(members)
         self.width, self.classes, self.streams = next(iter(shapes))
-
-    @property
-    def reference(self) -> Tensor:
-        """The first member's x_ref."""
-        return self.members[0].reference

@@ -1,0 +1,1 @@
+"""BaS-Net (Lee, Uh and Byun, AAAI 2020)."""

@@ -1,0 +1,51 @@
+"""D2-Net as a method of the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from d2kernels.ops.temporal_conv.dropout import rows_from
+from d2net.config import Config
+from d2net.data.dataset import Batch
+from d2net.methods.base import Method, Objective, Step
+from d2net.methods.d2net.losses import denoising_scale, head_losses
+from d2net.methods.d2net.network import D2Net
+
+
+def objective(network: D2Net, batch: Batch, config: Config, step: Step) -> Objective:
+    """Eq. 1 of a batch, and x_ref after it."""
+    features = batch.ragged()
+    autocast = torch.autocast(features.device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
+    with autocast, rows_from(batch.whole and batch.whole.first_row):
+        z = network.hidden(features)
+        logits = network.classifier(z).values
+    losses = head_losses(
+        z,
+        logits,
+        batch.labels,
+        network.reference,
+        config.loss,
+        streams=network.streams,
+        iteration=step.iteration,
+        clock=step.clock,
+        generator=step.generator,
+        others=step.others,
+    )
+    terms = losses.classification, losses.ds, losses.dv
+    return Objective(losses.total, terms, losses.reference, network.reference, losses.skipped)
+
+
+def entered(config: Config, iteration: int) -> Sequence[str]:
+    """L_D enters only some iterations."""
+    return ("classification", "ds", "dv") if denoising_scale(config.loss, iteration) > 0 else ("classification",)
+
+
+METHOD = Method(
+    network=lambda width, classes, streams, config: D2Net(width, classes, streams, config.model),
+    objective=objective,
+    terms={"classification": "cls", "ds": "DS", "dv": "DV"},
+    entered=entered,
+    shared=True,
+)

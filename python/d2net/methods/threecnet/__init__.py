@@ -1,0 +1,1 @@
+"""3C-Net (Narayan, Cholakkal, Khan and Shao, ICCV 2019)."""

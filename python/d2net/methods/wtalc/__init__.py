@@ -1,0 +1,1 @@
+"""W-TALC (Paul, Roy and Roy-Chowdhury, ECCV 2018)."""
