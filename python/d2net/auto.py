@@ -10,6 +10,7 @@ from d2net.data.annotations import Annotations
 from d2net.data.features import FeatureStore
 from d2net.data.inspect.facts import gather
 from d2net.data.inspect.recommend import Choice, recommend
+from d2net.methods import settings_of
 from d2net.timing import Timing
 
 
@@ -64,4 +65,6 @@ def auto_config(
             "name the subset with --set train.subsets=[NAME], or look the data over with d2net inspect"
         )
     choices = [c for c in recommend(facts) if c.field not in given]
-    return Auto(make_config(None, recipe, overrides, file, chosen={c.field: c.value for c in choices}), choices)
+    config = make_config(None, recipe, overrides, file, chosen={c.field: c.value for c in choices})
+    # What the method has in place of the data's choice is not said.
+    return Auto(config, [c for c in choices if c.field not in settings_of(config.method, None)])

@@ -37,6 +37,9 @@ def train(
     recipe: Annotated[
         str | None, typer.Option(help="release (the authors' code, default) or paper (its text).")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="What is trained: d2net (default), wtalc, 3cnet or basnet.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML or TOML file of fields, over recipe and preset.")] = None,
     assignments: Set = None,
     streams: Annotated[
@@ -79,7 +82,8 @@ def train(
         raise ValueError("--resume and --overwrite exclude each other")
     check_trackers(log or ())
     overrides = timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
-    overrides |= {k: v for k, v in {"model.streams": streams, "train.seed": seed}.items() if v is not None}
+    named = {"model.streams": streams, "train.seed": seed, "method": method}
+    overrides |= {k: v for k, v in named.items() if v is not None}
     with one_voice(device), stoppable():
         _train(
             *(features, annotations, out, preset, recipe, config, assignments or [], overrides, layout, crops, quiet),
