@@ -17,10 +17,14 @@ def activated(logits: d2k.Ragged, classes: int, activation: str) -> d2k.Ragged:
     return logits.with_values(values[:, :classes]).zero_gaps()
 
 
+def _single(x: d2k.Ragged) -> d2k.Ragged:
+    """Rows that are summed in float32 or better."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.with_values(x.values.to(torch.float32))
+
+
 def pooled(logits: d2k.Ragged, config: LossConfig) -> Tensor:
-    """(n, C) float32: mean of each class's k largest activations, k = s / pool_divisor."""
-    rows = logits.with_values(logits.values.to(torch.float32))
-    return d2k.topk_pool(rows, divisor=config.pool_divisor, rounding=config.pool_rounding)
+    """(n, C): mean of each class's k largest activations, k = s / pool_divisor."""
+    return d2k.topk_pool(_single(logits), divisor=config.pool_divisor, rounding=config.pool_rounding)
 
 
 def kept(batch: Batch, config: LossConfig) -> Tensor:
@@ -42,12 +46,11 @@ def cross_entropy(scores: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
 
 def attended(x: d2k.Ragged, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Σ_t weights[t, a] x[t] (n, A, D) and Σ_t weights[t, a] (n, A) of each video; weights: (total, A), at least 0."""
-    rows = x.with_values(x.values.to(torch.float32))
-    return d2k.attention_pool(rows, weights, threshold=-1.0)
+    return d2k.attention_pool(_single(x), weights, threshold=-1.0)
 
 
 def softmax_over_time(logits: d2k.Ragged) -> Tensor:
     """(total, C): exp(A) of each class, up to a factor of each video: what a softmax over its snippets divides."""
-    rows = logits.with_values(logits.values.to(torch.float32))
+    rows = _single(logits)
     highest = d2k.topk_pool(rows.with_values(rows.values.detach()), k=1)
     return torch.exp((rows.values - highest[logits.sequence_index()]).clamp(max=0))

@@ -142,7 +142,7 @@ def check_same_run(saved: Mapping[str, Any], config: Config, meta: Mapping[str, 
         return ["resume: the checkpoint is of an earlier revision and tells nothing of the features' values"]
     _same_names("training videos", list(before["lengths"]), list(meta["features"]["lengths"]))
     if saved["data"] != meta["data"]:
-        raise CheckpointError(f"resume: labels or counts of the training videos differ from the checkpoint's; {AGAIN}")
+        raise CheckpointError(f"resume: labels of the training videos differ from the checkpoint's, or counts; {AGAIN}")
     _same_features(before, meta["features"])
     return [*_same_held_out(saved, meta), *_other_environment(saved["environment"], meta["environment"])]
 

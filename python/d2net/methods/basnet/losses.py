@@ -32,5 +32,5 @@ def branch_loss(scores: Tensor, labels: Tensor, background: bool, counted: Tenso
 
 def norm_loss(x: d2k.Ragged, weights: Tensor, counted: Tensor) -> Tensor:
     """Σ_t |W[t]| of a video, the mean over videos; weights: (total, 1), x: any Ragged of the same rows."""
-    rows = torch.where(x.row_mask()[:, None], weights.to(torch.float32).abs(), 0)
+    rows = torch.where(x.row_mask()[:, None], weights.float().abs(), 0)
     return mean_over(segment_sum(rows, x.offsets)[:, 0], counted)

@@ -60,13 +60,13 @@ def count_loss(logits: d2k.Ragged, counts: Tensor, absent_weight: float, counted
         absent_weight: of the absent classes; counted: (n,) bool.
     """
     weights = softmax_over_time(logits)
-    rows = logits.with_values(logits.values.to(torch.float32) * weights).zero_gaps()
+    rows = logits.with_values(logits.values * weights).zero_gaps()
     sums = attended(rows, torch.ones_like(weights[:, :1]))[0][:, 0]
     mass = attended(rows.with_values(torch.ones_like(weights[:, :1])), weights)[0][..., 0]
     predicted = sums / mass.clamp(min=torch.finfo(mass.dtype).tiny)
     present = counts > 0
-    relative = (predicted - counts).abs() / counts
-    of_present = torch.where(present, torch.where(present, relative, 0), 0).sum(1)
+    m = torch.where(present, counts, 1)
+    of_present = torch.where(present, (predicted - m).abs() / m, 0).sum(1)
     of_absent = torch.where(counts == 0, predicted.abs(), 0).sum(1)
     known = counts.isfinite().all(1) | present.any(1)
     return mean_over(of_present + absent_weight * of_absent, counted & known)

@@ -40,4 +40,17 @@ DEFAULTS: dict[str, Any] = {
     "localize.class_score_weight": 0.7,
 }
 
-PRESETS: dict[str | None, dict[str, Any]] = {}
+# Chosen on held-out training people; docs/methods.md says how.
+PRESETS: dict[str | None, dict[str, Any]] = {
+    "hapt": {
+        "wtalc.activation": "softmax",
+        "model.classifier_kernel_size": 3,
+        "train.batch_size": 20,
+        "localize.thresholds": "0.025:0.975:0.025",
+        "localize.relative": None,
+        "localize.min_score": -0.4,
+        "localize.keep_ratio": 0.1,
+        "localize.smoothing": 3,
+        "localize.class_score_weight": 0.2,
+    }
+}
