@@ -48,17 +48,7 @@ DEFAULTS: dict[str, Any] = {
 # Chosen on held-out training people; docs/methods.md says how.
 PRESETS: dict[str | None, dict[str, Any]] = {
     "hapt": {
-        "localize.class_threshold": 0.5,
-        "localize.min_length": 2,
-        "localize.iou_threshold": 0.3,
-        "localize.upsample": 1,
         "model.classifier_kernel_size": 3,
         "train.batch_size": 20,
-        "localize.thresholds": "0.025:0.975:0.025",
-        "localize.relative": None,
-        "localize.min_score": -0.4,
-        "localize.keep_ratio": 0.1,
-        "localize.smoothing": 3,
-        "localize.class_score_weight": 0.2,
     }
 }
