@@ -377,6 +377,21 @@ def test_every_command_has_help(monkeypatch):
         assert out.exit_code == 0 and "Usage" in out.stdout, command
 
 
+def test_ablate_lists_other_methods_beside_the_losses(command, data, tmp_path):
+    asked = ["ablate", "--features", data[0], "--annotations", data[1], "--out", tmp_path, "--rows", "Dis"]
+    small = ["--seeds", 1, *(x for v in ("train.iterations=2", "train.batch_size=8", "train.subsets=[train]",
+             "loss.gamma=0.02", "wtalc.margin=0.25") for x in ("--set", v)), *SET_TIMING]  # fmt: skip
+    status, out, err = command(*asked, *small, "--methods", "wtalc, basnet")
+    assert status == 0, err
+    rows = [line.split("|")[1].strip() for line in out.splitlines() if "±" in line]
+    assert rows == ["Dis", "wtalc", "basnet"]
+    kept = [api.load(tmp_path / f"{row}-0", "cpu").config for row in rows]
+    assert [c.method for c in kept] == ["d2net", "wtalc", "basnet"]
+    assert (kept[0].loss.gamma, kept[1].wtalc.margin, kept[2].train.iterations) == (0.02, 0.25, 2)
+    status, _, err = command(*asked, "--methods", "wtalc,wtalc")
+    assert status == 2 and "methods: 'wtalc' is given twice" in err
+
+
 @pytest.mark.parametrize(
     ("rows", "says"), [("CE,CE", "CE is given twice in CE, CE"), ("CE,x", "unknown row 'x'"), ("", "unknown row ''")]
 )

@@ -155,7 +155,7 @@ def _train(
         )
     method = method_named(config.method)
     if ranks.size > 1 and not method.shared:
-        raise ValueError(f"method {config.method} trains in one process, not in {ranks.size}; start it without torchrun")
+        raise ValueError(f"method {config.method} trains in one process, not {ranks.size}; start it without torchrun")
     counts = _counts(annotations, kept, method.counts(config))
     batches = TrainingBatches(
         cache or store, kept, labels, config.train, config.model.gap, pairs=method.pairs(config), counts=counts

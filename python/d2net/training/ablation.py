@@ -1,12 +1,13 @@
-"""The rows of the paper's Table 3 on any data: losses by seeds, scored with two decoders."""
+"""The rows of the paper's Table 3 and other methods on any data: losses by seeds, scored with two decoders."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, pstdev
+from types import MappingProxyType
 
 from d2net import api
 from d2net.config import Config, LocalizeConfig, make_config
@@ -46,19 +47,23 @@ def run_ablation(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    methods: Mapping[str, Config] = MappingProxyType({}),
 ) -> str:
     """Trains every row with every seed, writes table.json and table.md to `out`, and returns the table.
 
     average mAP over the configuration's IoUs, in percent, with the configuration's decoder and with the recipe's
-    own; the last column pairs each seed with the same seed of the row Dis.
+    own, or the method's; the last column pairs each seed with the same seed of the row Dis.
 
     Args:
+        methods: rows of other methods by name, each with its configuration.
         resume: go on with the runs that `out` holds; overwrite: replace them. progress: show bars.
 
     Raises:
         RunExists: `out` holds one of the runs and neither resume nor overwrite was given.
     """
     refuse("ablate", "start it without torchrun")
+    if config.method != "d2net":
+        raise ValueError(f"method: rows are losses of d2net, got {config.method}; name other methods beside them")
     if unknown := [r for r in rows if r not in ROWS]:
         raise ValueError(f"rows: unknown row {unknown[0]!r}; there are {', '.join(ROWS)}")
     if len(set(rows)) < len(rows):
@@ -67,27 +72,28 @@ def run_ablation(
     store = features if isinstance(features, FeatureStore) else open_features(features)
     known = annotations if isinstance(annotations, Annotations) else load_annotations(annotations)
     truth = known.subset(config.localize.subsets)
-    decoders = {"preset": config.localize, config.recipe: make_config(recipe=config.recipe).localize}
-    out = Path(out)
-    folders = {(row, seed): out / f"{row}-{seed}" for row in rows for seed in range(seeds)}
+    configs = {row: _with(config, ROWS[row]) for row in rows} | dict(methods)
+    out, names = Path(out), ("preset", config.recipe)
+    folders = {(row, seed): out / f"{row}-{seed}" for row in configs for seed in range(seeds)}
     begun = {key: (folder / FILE).exists() for key, folder in folders.items()}
     for key, folder in folders.items():
         check_folder(folder, resume and begun[key], overwrite or resume)
-    found: dict[str, dict[str, list[float]]] = {row: {name: [] for name in decoders} for row in rows}
+    found: dict[str, dict[str, list[float]]] = {row: {name: [] for name in names} for row in configs}
     for row, seed in Bar("ablate", len(folders), unit="run", show=progress).over(folders):
-        settings = _with(config, {**ROWS[row], "train.seed": seed})
+        settings = _with(configs[row], {"train.seed": seed})
+        own = make_config(recipe=settings.recipe, method=settings.method).localize
         again = resume and begun[row, seed]
         replace = (overwrite or resume) and not again
         model = api.train(
             store, known, folders[row, seed], settings, resume=again, overwrite=replace, device=device,
             progress=progress,
         )  # fmt: skip
-        for name, decoder in decoders.items():
+        for name, decoder in zip(names, (settings.localize, own), strict=True):
             found[row][name].append(_average_map(model, store, truth, decoder, config))
         if seed == seeds - 1:
-            whole = {r: found[r] for r in rows[: rows.index(row) + 1]}
+            whole = {r: scores for r, scores in found.items() if scores["preset"]}
             write_text(out / "table.json", json.dumps(whole, indent=1))
-    table = _table(found, list(decoders))
+    table = _table(found, names)
     write_text(out / "table.md", table + "\n")
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import d2net
 from d2net import api
+from d2net.api import single
 from d2net.config import ConfigError, load_config, make_config
 from d2net.data.annotations import load_annotations
 from d2net.data.annotations.saving import save_annotations
@@ -23,6 +25,7 @@ from d2net.methods import METHODS, method_named
 from d2net.methods.base import Step
 from d2net.methods.ensemble import Ensemble
 from d2net.training.checkpoint import CheckpointError
+from d2net.training.ranks import Ranks
 from d2net.training.resume import check_same_run
 from d2net.training.state import log_terms, new_state
 from d2net.training.step import train_step
@@ -178,6 +181,23 @@ def test_where_no_class_has_two_videos_there_are_no_pairs():
     assert np.array_equal(alone.videos(2), batches(0, labels=np.eye(4, dtype=np.uint8)).videos(2))
 
 
+def test_several_processes_are_refused(files, tmp_path):
+    given = dict(
+        names=None,
+        device="cpu",
+        resume=False,
+        overwrite=False,
+        progress=False,
+        skip_missing=False,
+        trackers=(),
+        cache=None,
+    )
+    stores = open_features(files[0]), load_annotations(files[1])
+    config = make_config(method="wtalc", overrides=SETTINGS)
+    with pytest.raises(ValueError, match="method wtalc trains in one process, not 2; start it without torchrun"):
+        single._train(*stores, tmp_path, config, Ranks(0, 2), **given)
+
+
 def test_fields_of_other_methods_are_refused():
     for given, says in (
         ({"wtalc.margin": 1.0}, "wtalc.margin plays no part in method d2net"),
@@ -246,8 +266,10 @@ def test_a_cropped_video_is_not_counted():
     labels = np.ones((2, 1), np.uint8)
 
     class Store:
+        lengths: ClassVar = {"long": 9, "short": 4}
+
         def __getitem__(self, name):
-            return np.ones((9 if name == "long" else 4, 2), np.float32)
+            return np.ones((self.lengths[name], 2), np.float32)
 
     config = make_config(overrides={"train.batch_size": 8, "train.max_snippets": 5}).train
     made = TrainingBatches(Store(), ["long", "short"], labels, config, counts=np.array([[3.0], [2.0]], np.float32))
