@@ -14,7 +14,7 @@ from d2net.data.annotations import Annotations
 from d2net.data.features import FeatureStore
 from d2net.data.files import DataError
 from d2net.localization.activations import batches_of, network_embeddings
-from d2net.methods.d2net.ensemble import Ensemble
+from d2net.methods.ensemble import Ensemble
 from d2net.plots import style
 from d2net.terminal import Bar
 
