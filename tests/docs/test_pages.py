@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -90,3 +91,21 @@ def test_a_page_with_a_wrong_command_or_block_fails(tmp_path, monkeypatch):
 def test_block_titles_are_plain_names():
     titles = [b.title for p in ALL.values() for b in pages.blocks(p) if b.title]
     assert titles and all(Path(t).name == t for t in titles)
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """Every row of numbers of a page's tables, without the method's name."""
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [row[1:] for row in rows if row[0] not in ("method", "loss", "---") and row[1]]
+
+
+def test_published_tables_are_the_papers(shared_dir):
+    text = (shared_dir / "paper/d2net.txt").read_text()
+    published = set()
+    for line in re.sub(r"<[^>]*>|\[[^\]]*\]|\$[^$]*\$", "", text).splitlines():
+        cells = [re.findall(r"(?<!\S)(?:\d+\.\d|-)(?!\S)", cell) for cell in line.split("\t")[1:]]
+        for k in range(max(map(len, cells), default=0)):
+            published.add(tuple(cell[k] for cell in cells if len(cell) > k))
+    rows = table_rows(ALL["docs/reproduce.md"].read_text().partition("## As published")[2])
+    assert len(rows) == 13 + 8 + 3
+    assert [row for row in rows if tuple(row) not in published] == []
