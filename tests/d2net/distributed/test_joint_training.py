@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import warnings
@@ -18,7 +19,8 @@ from d2net.training import launch
 from d2net.training.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and forked processes of POSIX")
-SETTINGS = {"iterations": 8, "batch_size": 6, "log_every": 2, "subsets": ["train"], "checkpoint_every": 1000}
+SETTINGS = {"iterations": 8, "batch_size": 6, "log_every": 2, "subsets": ["train"], "gradient_clip": 0.5}
+SELECTED = {"holdout": 0.3, "selection": "cls_mAP", "evaluate_every": 2}
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +29,17 @@ def data(tmp_path_factory):
 
 
 def train(ranks, data, out, settings, resume=False, act=None):
-    """The model's weights and iteration; act: (rank, iteration, what) to happen when that batch is read."""
+    """The model's weights; act: (rank, iteration, what) to be done to that batch, or to happen when it is read."""
     overrides = {f"train.{name}": value for name, value in {**SETTINGS, **settings}.items()}
     overrides |= {"model.dropout": 0.5, "loss.denoising_start": 2, "loss.denoising_every": 1}
     launch._joined = ranks if ranks.size > 1 else None
     read = TrainingBatches.__getitem__
 
     def acting(self, iteration):
+        batch = read(self, iteration)
         if act and act[:2] == (ranks.rank, iteration):
-            act[2](self)
-        return read(self, iteration)
+            act[2](batch)
+        return batch
 
     TrainingBatches.__getitem__ = acting
     try:
@@ -60,6 +63,13 @@ def unreadable(ranks, data, out, settings, rank, iteration):
         raise DataError("features of 'v' cannot be read")
 
     return train(ranks, data, out, settings, act=(rank, iteration, fail))
+
+
+def spoilt(ranks, data, out, settings, rank, iteration):
+    def spoil(batch):
+        batch.features[int(batch.offsets[-2]) :] = float("nan")  # the last video's
+
+    return train(ranks, data, out, settings, act=(rank, iteration, spoil))
 
 
 def same(a, b):
@@ -95,10 +105,20 @@ def test_a_signal_to_one_rank_stops_all_and_any_number_goes_on(pool, data, tmp_p
 
 
 def test_a_batch_that_one_rank_cannot_read_ends_all_after_saving(pool, data, tmp_path):
-    found = pool.run(2, unreadable, data, tmp_path / "run", {}, 1, 5, errors=True)
+    found = pool.run(2, unreadable, data, tmp_path / "run", SELECTED, 1, 5, errors=True)
     for error in found:
         assert isinstance(error, DataError) and str(error) == "process 1 of 2: features of 'v' cannot be read"
-    assert read_checkpoint(tmp_path / "run")["iteration"] == 5
+    saved = read_checkpoint(tmp_path / "run")
+    assert saved["iteration"] == 5 and saved["best"] == read_checkpoint(tmp_path / "run" / "best.pt")["best"] > 0
+
+
+def test_a_rank_with_features_that_are_not_numbers_skips_the_step_on_all(pool, data, tmp_path):
+    (alone,) = pool.run(1, spoilt, data, tmp_path / "alone", {}, 0, 4)
+    found = pool.run(2, spoilt, data, tmp_path / "joint", {}, 1, 4)
+    assert same(*found) and near(found[0], alone)
+    for name in ("alone", "joint"):
+        rows = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        assert [row["skipped_steps"] for row in rows] == [0, 0, 1, 0]
 
 
 def test_what_does_not_fit_is_an_error_on_all_ranks(pool, data, tmp_path):

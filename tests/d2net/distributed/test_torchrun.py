@@ -19,7 +19,7 @@ from d2net.training.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 PAGE = Path(__file__).parents[3] / "docs/distributed.md"
-SETTINGS = ("train.subsets=train", "batch_size=6", "log_every=1", "iterations=100000")
+SETTINGS = ("train.subsets=train", "batch_size=6", "log_every=1", "iterations=100000", "workers=1")
 
 
 def documented():
