@@ -21,8 +21,17 @@ STYLE = """
 @media screen and (min-width: 76.25em) { .md-grid { max-width: 72rem; } }
 .md-typeset table:not([class]) th { min-width: 0; }
 .md-typeset table:not([class]) td:first-child code { white-space: nowrap; }
-[data-md-color-scheme] { --md-accent-fg-color: #2f45c5; --md-typeset-a-color: #2f45c5; }
-"""  # the theme's own blue has too little contrast on what is marked
+.md-nav .md-nav__link--active, .md-nav .md-nav__link--active .md-ellipsis { color: #2f45c5; }
+"""  # the last line: the theme's own blue has too little contrast on what it marks
+# The theme's script makes these parts of code blocks later on: what scrolls is reached by keys, landmarks have names.
+SCRIPT = """
+const reach = () => {
+  document.querySelectorAll(".md-code__content").forEach(part => { part.tabIndex = 0; });
+  document.querySelectorAll(".md-code__nav").forEach((part, i) => { part.ariaLabel = `Code ${i + 1}`; });
+};
+new MutationObserver(reach).observe(document.body, {childList: true, subtree: true});
+reach();
+"""
 SETTINGS = """
 [project]
 site_name = "d2kernels"
@@ -30,6 +39,7 @@ site_description = "Fast training and localization on ragged sequences in time"
 docs_dir = "docs"
 site_dir = "site"
 extra_css = ["style.css"]
+extra_javascript = ["keys.js"]
 nav = [
 {nav}
 ]
@@ -66,6 +76,7 @@ def main() -> int:
     for folder in ("", *nav.UNDER):
         (PAGES / folder).mkdir(parents=True, exist_ok=True)
     (PAGES / "style.css").write_text(STYLE, encoding="utf-8")
+    (PAGES / "keys.js").write_text(SCRIPT, encoding="utf-8")
     pages = made(PAGES)
     for name, text in pages.items():
         (PAGES / f"{name}.md").write_text(text, encoding="utf-8")
