@@ -1,4 +1,4 @@
-"""The reader of ptxas's report."""
+"""The readers of ptxas's report and of machine code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
+import kernel_table
 import resources
+import sass
 
 REPORT = """
 ptxas info    : 0 bytes gmem
@@ -35,3 +37,33 @@ def test_reads_every_kernel():
 def test_a_spill_or_no_report_fails(text, code, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
     assert resources.main() == code
+
+
+CODE = """
+\t\tFunction : _Z4fineif
+\t.headerflags\t@"EF_CUDA_TEXMODE_UNIFIED"
+        /*0000*/                   MOV R1, c[0x0][0x28] ;                     /* 0x00000a0000017a02 */
+        /*0010*/                   IMAD.MOV.U32 R0, RZ, RZ, RZ ;              /* 0x000000ffff007224 */
+        /*0020*/                   LDG.E.128 R4, desc[UR4][R2.64] ;           /* 0x0000000402047981 */
+        /*0030*/                   FADD R0, R0, R4 ;                          /* 0x0000000400007221 */
+        /*0040*/              @!P1 BRA 0x30 ;                                 /* 0xfffffffffff09947 */
+        /*0050*/                   ATOMS.POPC.INC.32 RZ, [R8+URZ] ;           /* 0x00000000080075b3 */
+        /*0060*/               @P0 BRA 0x20 ;                                 /* 0xfffffffffff00947 */
+        /*0070*/                   EXIT ;                                     /* 0x000000000000794d */
+        /*0080*/                   BRA 0x80;                                  /* 0xfffffffc00fc7947 */
+        /*0090*/                   NOP;                                       /* 0x0000000000007918 */
+"""
+
+
+def test_finds_loops_in_machine_code_and_what_they_are_made_of():
+    (code,) = sass.functions(CODE.splitlines()).values()
+    outer, inner = sass.loops(code)[:2]
+    assert (len(code), outer.depth, inner.depth) == (9, 1, 2)
+    assert [one.opcode for one in outer.body] == ["LDG.E.128", "ATOMS.POPC.INC.32", "BRA"]
+    assert [one.opcode for one in inner.body] == ["FADD", "BRA"]
+    assert sass.mix(outer.body) == {"global": 1, "shared": 1, "integer": 1}
+    kernel = kernel_table.Kernel(resources.Kernel("_Z4fineif", "sm_90", 40, 0, 0, 0), "fine", code)
+    assert kernel.loops("LDG", "ATOMS", lacks=("FADD",)) == [outer]
+    assert kernel_table.by_element(outer, "LDG.E.128", 4) == 3 / 4
+    with pytest.raises(SystemExit, match="fine has no loop of SHFL"):
+        kernel.loops("SHFL")

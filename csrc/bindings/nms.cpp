@@ -77,14 +77,19 @@ void bind_nms(Module& m) {
     });
 
 #ifdef D2K_CUDA
+    m.def("nms_workspace_cuda", [](Call& c) {
+        int64_t count;
+        c.rest(count);
+        c.give(static_cast<int64_t>(cuda::nms_workspace(count)));
+    });
     m.def("nms_cuda", [](Call& c) {
         Reader clusters;
         NmsRules rules;
         uint8_t* left;
         int device;
-        void* stream;
-        c.rest(clusters, rules.iou_threshold, rules.inclusive, left, device, stream);
-        with_clusters(clusters, [&](const auto& of) { return cuda::nms(of, rules, left, device, stream); });
+        void *workspace, *stream;
+        c.rest(clusters, rules.iou_threshold, rules.inclusive, left, workspace, device, stream);
+        with_clusters(clusters, [&](const auto& of) { return cuda::nms(of, rules, left, workspace, device, stream); });
     });
     m.def("soft_nms_cuda", [](Call& c) {
         Reader clusters;

@@ -12,7 +12,7 @@ using checks::Values;
 // Times are T: doubles of any kind, or int64_t, nanoseconds since 1970, whose last bits a double does not hold.
 template <class T = double>
 void compare(checks::Tally& tally, int64_t count, const std::vector<int64_t>& first, int64_t number, Values kind,
-             const d2k::NmsRules& rules) {
+             const d2k::NmsRules& rules, bool soft = true) {
     auto drawn = checks::make<double>(2 * count, kind, 3);
     const auto scores = checks::make<double>(count, kind, 4);
     for (int64_t i = 0; i < count; ++i) {
@@ -32,15 +32,16 @@ void compare(checks::Tally& tally, int64_t count, const std::vector<int64_t>& fi
     std::vector<double> score = scores;
     const d2k::NmsClustersOf<T> clusters{segments.data(), first.data(), numbers.data(), count};
     CHECK(d2k::cpu::nms_as_block(clusters, rules, left.data()));
-    CHECK(d2k::cpu::soft_nms_as_block(clusters, 0.5, 0.1, score.data(), taken.data()));
+    if (soft) CHECK(d2k::cpu::soft_nms_as_block(clusters, 0.5, 0.1, score.data(), taken.data()));
 
     const Device<T> there_segments(segments);
     const Device<double> decayed(scores);
     const Device<int64_t> there_first(first), there_number(numbers);
     const Device<uint8_t> lefts(before), takens(before);
     const d2k::NmsClustersOf<T> there{there_segments.get(), there_first.get(), there_number.get(), count};
-    CHECK(d2k::cuda::nms(there, rules, lefts.get(), 0, nullptr));
-    CHECK(d2k::cuda::soft_nms(there, 0.5, 0.1, decayed.get(), takens.get(), 0, nullptr));
+    const Device<uint8_t> workspace(d2k::cuda::nms_workspace(count), checks::Holds::kNothing);
+    CHECK(d2k::cuda::nms(there, rules, lefts.get(), workspace.get(), 0, nullptr));
+    if (soft) CHECK(d2k::cuda::soft_nms(there, 0.5, 0.1, decayed.get(), takens.get(), 0, nullptr));
     CHECK(cudaDeviceSynchronize());
     tally.add(lefts.host() == left && takens.host() == taken && checks::same(decayed.host(), score, 1e-12), name(kind),
               count, "segments");
@@ -61,6 +62,11 @@ int check_nms() {
             compare(tally, 3, {0, 1, 2, 3}, 99, kind, {0.3, inclusive});
         }
     compare(tally, 700, {0, 1, 3, 3, 200, 700}, 5, Values::kUniform, {0.4, true});
+    // Clusters of many blocks: alone, beside others, and more than there is room for, since they overlap.
+    compare(tally, 1500, {0, 257, 300, 1000, 1500}, 4, Values::kUniform, {0.6, true});
+    compare(tally, 1500, {0, 257, 300, 1000, 1500}, 4, Values::kSomeNan, {0.6, false});
+    compare(tally, 1200, {0, 1200}, 1, Values::kRising, {0.99, true});
+    compare(tally, 600, {0, 600, 0, 600}, 3, Values::kUniform, {0.5, true}, false);
     compare<int64_t>(tally, 700, {0, 1, 3, 3, 200, 700}, 5, Values::kUniform, {0.4, true});
     compare<int64_t>(tally, 40, {30, 10, -5, 900, 40}, 4, Values::kUniform, {0.3, false});
     return tally.finish();

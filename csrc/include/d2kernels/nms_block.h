@@ -138,9 +138,12 @@ Status soft_nms_as_block(const NmsClustersOf<T>& clusters, double sigma, double 
 }  // namespace cpu
 
 namespace cuda {
+// Bytes of device memory that nms works in: 0 where no cluster can be large.
+size_t nms_workspace(int64_t count);
 // left, score and taken (count), as suppress and decay say.
 template <class T>
-Status nms(const NmsClustersOf<T>& clusters, const NmsRules& rules, uint8_t* left, int device, void* stream);
+Status nms(const NmsClustersOf<T>& clusters, const NmsRules& rules, uint8_t* left, void* workspace, int device,
+           void* stream);
 template <class T>
 Status soft_nms(const NmsClustersOf<T>& clusters, double sigma, double score_threshold, double* score, uint8_t* taken,
                 int device, void* stream);

@@ -111,8 +111,11 @@ def nms_forward(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold:
     if scores.device.type == "cuda":
         if len(scores) == 0:
             return groups.new_empty(0)
-        run = _module().nms_cuda
-        return nms_by_clusters(run, segments, scores, groups, iou_threshold, inclusive, *_on_device(scores))
+        module = _module()
+        size = module.nms_workspace_cuda(len(scores))
+        workspace = groups.new_empty(-(-size // 8)) if size else None  # whole words
+        where = (workspace.data_ptr() if workspace is not None else 0, *_on_device(scores))
+        return nms_by_clusters(module.nms_cuda, segments, scores, groups, iou_threshold, inclusive, *where)
     problem, behind = _problem(segments, scores, groups)
     kept = groups.new_empty(scores.shape[0])
     size = _module().nms_cpu(problem, iou_threshold, inclusive, kept.data_ptr())
