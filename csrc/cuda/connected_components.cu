@@ -105,16 +105,20 @@ struct Window {
         const bool rows_first = problem.row_stride < problem.class_stride;
         const int64_t left = range.length - first;
         const int rows = static_cast<int>(left < kTile ? left : kTile) + 2, inner = rows_first ? rows : width;
-        const int step_outer = kThreads / inner, step_inner = kThreads % inner, all = rows * width;
-        int outer = static_cast<int>(threadIdx.x) / inner, in = static_cast<int>(threadIdx.x) % inner;
-        for (int i = threadIdx.x; i < all; i += kThreads) {
-            const int row = rows_first ? in : outer, c = rows_first ? outer : in;
-            const int64_t t = row - 1;
-            const bool inside = first + t >= 0 && t < left;
-            scores[row * kPitch + c] = inside ? from[t * problem.row_stride + c * problem.class_stride] : static_cast<T>(NAN);
-            outer += step_outer;
-            in += step_inner;
-            if (in >= inner) in -= inner, ++outer;
+        // The first row of all has none before it, and the last of all none after it.
+        const int begin = first == 0 ? 1 : 0, end = left < kTile + 1 ? static_cast<int>(left) + 1 : kTile + 2;
+        const int64_t stride_in = rows_first ? problem.row_stride : problem.class_stride;
+        const int64_t stride_out = rows_first ? problem.class_stride : problem.row_stride;
+        const int step_out = kThreads / inner, step_in = kThreads % inner;
+        const int64_t step = step_out * stride_out + step_in * stride_in, turn = stride_out - inner * stride_in;
+        int out = static_cast<int>(threadIdx.x) / inner, in = static_cast<int>(threadIdx.x) % inner;
+        const T* at = from - problem.row_stride + out * stride_out + in * stride_in;
+        for (int i = threadIdx.x; i < rows * width; i += kThreads, at += step) {
+            const int row = rows_first ? in : out, c = rows_first ? out : in;
+            scores[row * kPitch + c] = row >= begin && row < end ? *at : static_cast<T>(NAN);
+            out += step_out;
+            in += step_in;
+            if (in >= inner) in -= inner, ++out, at += turn;
         }
     }
 };
@@ -136,9 +140,13 @@ __device__ void each_tile(const Components<T>& problem, const Tiles& tiles, Wind
         window.load(problem, range, number * kTile, label, width);
         __syncthreads();
         const int rows = static_cast<int>(range.length - number * kTile < kTile ? range.length - number * kTile : kTile);
-        for (int64_t j = threadIdx.x / kWarp; j < width * problem.levels; j += kThreads / kWarp)
-            body(problem.item((sequence * problem.classes + label) * problem.levels + j), static_cast<int>(j / problem.levels),
-                 number, rows, tiles.place(sequence, label * problem.levels + j) + number);
+        const int levels = static_cast<int>(problem.levels);
+        const int64_t series = sequence * problem.classes + label, place = tiles.place(sequence, label * levels) + number;
+        const int64_t own = tiles.first[sequence + 1] - tiles.first[sequence];
+        for (int j = threadIdx.x / kWarp; j < width * levels; j += kThreads / kWarp) {
+            const int c = j / levels;
+            body(typename Components<T>::Item{series + c, sequence, label + c, j - c * levels}, c, number, rows, place + j * own);
+        }
     }
 }
 
@@ -159,12 +167,19 @@ __device__ Part scan_part(const Components<T>& problem, const Window<T>& window,
     Part part;
     const auto above = [&](int row) { return row <= rows && window.at(row, label) > threshold; };
     unsigned last = window.at(-1, label) > threshold, now = __ballot_sync(~0u, above(lane));
+    D2K_ROLLED
     for (int first = 0; first < rows; first += kWarp) {
         const unsigned next = first + kWarp <= rows ? __ballot_sync(~0u, above(first + kWarp + lane)) : 0;
         // The row after the tile, if it is of the sequence, ends nothing here.
         const int left = rows - first;
         const unsigned mine = left < kWarp ? now & ((1u << left) - 1) : now;
         const unsigned starts = mine & ~(mine << 1 | last), ends = mine & ~(now >> 1 | next << 31);
+        if (ends == 0) {  // as most words of smooth scores
+            if (starts) part.began = first + kWarp - 1 - __clz(static_cast<int>(starts));
+            last = mine >> 31;
+            now = next;
+            continue;
+        }
         const unsigned until = starts & (~0u >> (kWarp - 1 - lane));
         const int start = until ? first + kWarp - 1 - __clz(static_cast<int>(until)) : part.began, end = first + lane + 1;
         const bool one = ends >> lane & 1;
