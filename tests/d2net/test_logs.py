@@ -208,7 +208,7 @@ class Service(types.ModuleType):
     def log(self, values, step):
         self.steps.append((step, values))
 
-    def finish(self, **_):
+    def finish(self):
         self.finished += 1
 
 

@@ -17,7 +17,7 @@ from d2net.cli import app
 from d2net.terminal import Bar
 
 COMMANDS = typer.main.get_command(app).commands
-LONG = "train localize evaluate ablate inspect extract tune convert report compare synth".split()
+LONG = "train localize evaluate ablate inspect extract tune convert report compare plot synth".split()
 
 
 @pytest.fixture

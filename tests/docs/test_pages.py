@@ -46,6 +46,8 @@ NOT_RUN = {
     "d2net train --features features --annotations labels.json": "of extracted videos: tests/d2net/video",
     "d2net localize --checkpoint run --video": "tests/d2net/video runs it",
     "d2net demo": "CI runs the demo",
+    "d2net plot demo_output/run": "of the demo; tests/d2net/test_plot.py plots others",
+    "d2net plot run baseline --embedding": "tests/d2net/test_plot.py runs it, where scikit-learn is",
     "mine.py": "needs a network of the reader's",
 }
 # Pages whose commands need what this machine may lack, and who runs those: only their options are checked.

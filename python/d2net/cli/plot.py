@@ -112,9 +112,7 @@ def _check(modes: list[str], videos: list[str], options: dict[str, Any]) -> None
     if not modes:
         return
     if videos:
-        raise ValueError(
-            f"{modes[0]} is of all videos: leave {videos[0]!r} out, or give a run's folder that is there"
-        )
+        raise ValueError(f"{modes[0]} is of all videos: leave {videos[0]!r} out, or give a run's folder that is there")
     allowed = {"--classes"} if modes == ["--pr"] else set()
     if wrong := [name for name, value in options.items() if value and name not in allowed]:
         raise ValueError(f"{wrong[0]} does nothing with {modes[0]}; leave it out")

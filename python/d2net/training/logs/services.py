@@ -67,4 +67,4 @@ class WandB:
         self.run.log(dict(values), step=iteration)
 
     def close(self) -> None:
-        self.run.finish(quiet=True)
+        self.run.finish()

@@ -28,7 +28,8 @@ class TensorBoard:
     identity = ""
 
     def __init__(self, out: Path, _: str | None, config: Mapping[str, Any]):
-        self.folder, self.config, self.writer = out / EVENTS, config, None
+        self.folder, self.config = out / EVENTS, config
+        self.writer: Any = None
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
         if self.writer is None:
