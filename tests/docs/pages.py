@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r'^( *)```(\w+)(?: title="([^"]+)")?\n(.*?)^\1```', re.MULTILINE | re.DOTALL)
 # Added to a command, so that a page of many trainings takes seconds: fewer steps, seeds and decoders, nothing else.
 SHORTER = {
-    "train": ["--set", "train.iterations=12", "--set", "train.evaluate_every=6"],
+    "train": ["--set", "train.iterations=12", "--set", "train.evaluate_every=6", "--set", "train.log_every=4"],
     "ablate": ["--set", "train.iterations=3", "--seeds", "1"],
     "tune": ["--settings", "20"],
     "synth": ["--videos", "24"],
