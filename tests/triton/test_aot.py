@@ -76,9 +76,9 @@ def test_interpreted_kernels_are_refused():
 
 
 def test_temporal_conv_compiles_for_hopper():
-    done = python(AOT, "--op", "temporal_conv", "--arch", "90", "--form", "conv bf16")
+    done = python(AOT, "--op", "temporal_conv", "--arch", "90", "--form", "^(plain )?(forward|wgrad) conv bf16")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("  temporal_conv ") == 7
+    assert done.stdout.count("  temporal_conv ") == 4
 
 
 def test_pooling_compiles_once_for_any_batch():
