@@ -185,7 +185,8 @@ PLAIN = {  # layers whose gap rows are wide enough, and how many of the three pr
 @pytest.fixture
 def plain(monkeypatch):
     """Small tiles on an sm_90 of three multiprocessors; the kernels of plain tiles that are launched."""
-    monkeypatch.setattr(kernels, "config", lambda *_: SMALL)
+    # Two warps: four would share 16 × 16 sums, and store each twice.
+    monkeypatch.setattr(kernels, "config", lambda *_: SMALL._replace(warps=2))
     monkeypatch.setattr(kernels, "_device", lambda _: (90, 3))
     launched = []
 
@@ -222,7 +223,7 @@ def test_one_tap_reaches_no_gap_row_but_its_weight_gradient_sums_them(plain):
 
 
 @pytest.mark.parametrize("special", [NAN, float("inf")])
-def test_special_values_beside_plain_tiles(plain, monkeypatch, special):
+def test_infinite_rows_beside_plain_tiles(plain, monkeypatch, special):
     """A gap row's zero gradient times infinity is no part of the gradient."""
     monkeypatch.setenv("D2K_FLOAT32", "tf32")
     layer = Layer([20, 3], 32, 32, 3, gap=1, zeros=True, residual=True)
