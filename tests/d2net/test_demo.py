@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from d2net.demo import run_demo
 
 
@@ -14,6 +16,9 @@ def test_demo_learns_and_says_where_everything_is(tmp_path, capsys):
     assert (tmp_path / "video.png").stat().st_size > 5000
 
 
-def test_demo_fails_without_training(tmp_path, capsys):
+def test_demo_fails_without_training_and_goes_on_without_matplotlib(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run_demo(tmp_path, iterations=1) == 1
-    assert "FAILED" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "FAILED" in out and "picture      left out: pictures need matplotlib: pip install" in out
+    assert not (tmp_path / "video.png").exists() and (tmp_path / "report.html").exists()
