@@ -20,6 +20,9 @@ def topk_pool_cpu(problem: _Topk, mean: int, threshold: int, above: int, tied: i
 def topk_pool_backward_cpu(
     problem: _Topk, grad: int, threshold: int, above: int, tied: int, grad_scores: int, threads: int, /
 ) -> None: ...
+def topk_indices_cpu(
+    problem: tuple[int, int, int, int, int, int, int, int, int], indices: int, threads: int, /
+) -> None: ...
 def attention_pool_cpu(problem: _Pool, embedding: int, mass: int, threads: int, /) -> None: ...
 def attention_pool_backward_cpu(
     problem: _Pool, grad: int, grad_mass: int, mass: int, grad_x: int, grad_attention: int, threads: int, /

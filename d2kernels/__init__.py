@@ -24,6 +24,8 @@ _PUBLIC = {
     "soft_nms": "d2kernels.ops.nms",
     "localize": "d2kernels.ops.localize",
     "tv_l1": "d2kernels.ops.tv_l1",
+    "dilation": "d2kernels.ops.morphology",
+    "erosion": "d2kernels.ops.morphology",
 }
 _MODULES = ("backends", "nn")
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from d2kernels.ops.foreground_score import foreground_score as foreground_score
     from d2kernels.ops.localize import localize as localize
     from d2kernels.ops.lowest_attention import lowest_attention as lowest_attention
+    from d2kernels.ops.morphology import dilation as dilation
+    from d2kernels.ops.morphology import erosion as erosion
     from d2kernels.ops.nms import nms as nms
     from d2kernels.ops.nms import soft_nms as soft_nms
     from d2kernels.ops.pdmi import pdmi_snippet as pdmi_snippet

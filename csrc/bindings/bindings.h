@@ -79,6 +79,7 @@ void bind_pdmi(Module& m);
 void bind_step_record(Module& m);
 void bind_svd(Module& m);
 void bind_temporal_conv(Module& m);
+void bind_topk_indices(Module& m);
 void bind_topk_pool(Module& m);
 void bind_tv_l1(Module& m);
 void bind_winograd(Module& m);

@@ -10,7 +10,7 @@ from docsite.markup import docstring, signature, table
 from docsite.measured import draw, machine, measured
 from docsite.nav import ROOT, sources, title_of
 
-TOGETHER = {"svdvals": "svd", "soft_nms": "nms"}  # functions that stand on another's page
+TOGETHER = {"svdvals": "svd", "soft_nms": "nms", "dilation": "erosion"}  # functions that stand on another's page
 SECTIONS = ("Equation", "Cost", "Gradient", "Example")  # that each page by hand has
 
 

@@ -393,3 +393,33 @@ assert "torch" not in sys.modules
 def test_numpy_never_imports_torch():
     done = subprocess.run([sys.executable, "-c", NUMPY_ALONE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_plus_one_is_the_convention_of_inclusive_ends(as_array, dtype):
+    """IoU with lengths of end - start + 1, as a plain reading of Fast R-CNN's loop has it."""
+    generator = torch.Generator().manual_seed(4)
+    start = torch.randint(0, 40, (60,), generator=generator)
+    segments = torch.stack([start, start + torch.randint(0, 9, (60,), generator=generator)], 1).to(dtype)
+    scores = torch.randperm(60, generator=generator).double() / 60
+    a, b = segments.double().unbind(1)
+    left, kept = scores.argsort(descending=True).tolist(), []
+    while left:
+        i, *rest = left
+        kept.append(i)
+        both = [max(0.0, float(min(b[i], b[j]) - max(a[i], a[j]) + 1)) for j in rest]
+        iou = [o / float((b[i] - a[i] + 1) + (b[j] - a[j] + 1) - o) for o, j in zip(both, rest, strict=True)]
+        left = [j for j, o in zip(rest, iou, strict=True) if o < 0.4]
+    given = (segments.numpy(), scores.numpy()) if as_array else (segments, scores)
+    assert d2k.nms(*given, 0.4, plus_one=True).tolist() == kept
+    assert d2k.nms(*given, 0.4).tolist() != kept
+    later = segments.clone()
+    later[:, 1] += 1
+    soft, want = d2k.soft_nms(*given, 0.5, plus_one=True), d2k.soft_nms(later, scores, 0.5)
+    assert soft[0].tolist() == want[0].tolist() and soft[1].tolist() == want[1].tolist()
+
+
+def test_plus_one_does_not_wrap():
+    with pytest.raises(ValueError, match="plus_one"):
+        d2k.nms(torch.tensor([[0, 2**63 - 1]]), torch.tensor([1.0]), 0.5, plus_one=True)

@@ -272,3 +272,44 @@ def test_unchecked_offsets_touch_no_foreign_memory(starts):
 def test_errors_name_the_argument(kwargs, says):
     with pytest.raises(ValueError, match=says):
         d2k.topk_pool(batch([4, 7]), **kwargs)
+
+
+def indices_of(x, k):
+    """By a stable sort: falling score, then row; NaN first."""
+    key = torch.where(x.isnan(), float("inf"), x.double())
+    nan = x.isnan().long()
+    order = torch.stack(
+        [torch.tensor(sorted(range(len(x)), key=lambda t, c=c: (-nan[t, c], -key[t, c], t))) for c in range(x.shape[1])]
+    )
+    return order[:, :k]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("gap", [0, 2])
+def test_indices_are_by_score_and_then_by_row(dtype, gap):
+    x = batch([9, 1, 17, 4], dtype=dtype, gap=gap)
+    values = (x.values * 2).round() / 2  # ties
+    values[x.offsets[2] + 5, 1] = values[x.offsets[2] + 2, 1] = float("nan")
+    values[x.offsets[2] + 1, 2] = -0.0
+    x = x.with_values(values)
+    k = torch.tensor([4, 3, 2, 9])
+    mean, found = d2k.topk_pool(x, k=k, return_indices=True)
+    assert found.shape == (4, 4, 4) and found.dtype == torch.int64
+    for row, sequence, n in zip(found, x.unpack(), (4, 1, 2, 4), strict=True):
+        assert torch.equal(row[:, :n], indices_of(sequence, n)) and (row[:, n:] == -1).all()
+        ours = sequence.double().gather(0, row[:, :n].t()).mean(0)
+        torch.testing.assert_close(ours.to(dtype), mean[len(mean) - 4 + [9, 1, 17, 4].index(len(sequence))],
+                                   equal_nan=True, rtol=2e-2, atol=1e-2)  # fmt: skip
+    assert torch.equal(d2k.topk_pool(x, k=k).nan_to_num(7.0), mean.nan_to_num(7.0))
+
+
+def test_indices_of_nothing_and_opcheck():
+    x = torch.randn(3, 2, requires_grad=True)
+    mean, found = d2k.topk_pool(x, k=5, offsets=torch.tensor([0, 0, 3]), return_indices=True)
+    assert found.shape == (2, 2, 3) and (found[0] == -1).all() and not found.requires_grad and mean.requires_grad
+    mean, found = d2k.topk_pool(torch.zeros(0, 2), offsets=torch.tensor([0]), return_indices=True)
+    assert mean.shape == (0, 2) and found.shape == (0, 2, 0)
+    given = x.detach(), torch.tensor([0, 1, 3]), torch.tensor([1, 2]), torch.tensor([1, 2]), 2
+    torch.library.opcheck(torch.ops.d2k.topk_indices, given)
+    with pytest.raises((TypeError, ValueError), match="return_indices"):
+        d2k.topk_pool(x, offsets=torch.tensor([0, 3]), return_indices=1)

@@ -68,6 +68,23 @@ def _arrays(op: str, segments: np.ndarray, scores: Any, groups: Any) -> tuple[np
     return spans, np.ascontiguousarray(scores, np.float64), np.ascontiguousarray(groups, np.int64)
 
 
+def _with_ends_after(op: str, segments: Any) -> Any:
+    """Segments that end behind their last frame: their overlap is min(ends) - max(starts) + 1, on any backend."""
+    numpy = isinstance(segments, np.ndarray)
+    if not numpy:
+        from d2kernels.ops.nms.reference import times
+
+        segments = times(segments)
+    ends = segments[:, 1] + 1
+    if (numpy or segments.device.type == "cpu") and bool((ends < segments[:, 1]).any()):
+        raise ValueError(f"{op}: plus_one needs ends below 2**63 - 1, which is one of them")
+    if numpy:
+        return np.ascontiguousarray(np.stack([segments[:, 0], ends], 1))
+    import torch
+
+    return torch.stack([segments[:, 0], ends], 1)
+
+
 def _backend() -> ModuleType:
     from d2kernels._arrays import backend_for_arrays
 
@@ -82,6 +99,7 @@ def nms(
     groups: Tensor | np.ndarray | None = None,
     *,
     inclusive: bool = True,
+    plus_one: bool = False,
 ) -> Any:
     """Keeps each group's best segment, removes those that overlap it, and so on with what is left.
 
@@ -92,6 +110,8 @@ def nms(
         iou_threshold: overlap (intersection over union, in float64) from which a segment is removed.
         groups: (m,) integers, or None for one group; segments of other groups never meet.
         inclusive: removes at IoU >= iou_threshold, else at > only.
+        plus_one: ends are inclusive, the last frame of a segment and not what comes after it, so that lengths are
+            end - start + 1, as in Fast R-CNN's NMS and the code of BaS-Net and CoLA.
 
     Returns:
         (kept,) int64 indices by falling score, as torchvision's nms. On a GPU their number costs one synchronisation;
@@ -104,6 +124,8 @@ def nms(
     inclusive = flag("nms", "inclusive", inclusive)
     numpy = isinstance(segments, np.ndarray)
     given: Any = (_arrays if numpy else _tensors)("nms", segments, scores, groups)  # type: ignore[arg-type]
+    if flag("nms", "plus_one", plus_one):
+        given = (_with_ends_after("nms", given[0]), *given[1:])
     if numpy:
         return _backend().nms_arrays(*given, iou_threshold, inclusive)
     from d2kernels.ops.nms import schema
@@ -119,11 +141,12 @@ def soft_nms(
     groups: Tensor | np.ndarray | None = None,
     *,
     score_threshold: float = 0.0,
+    plus_one: bool = False,
 ) -> tuple[Any, Any]:
     """Gaussian soft-NMS: overlapping segments lose score, by exp(-IoU² / sigma), instead of going.
 
     Args:
-        segments, scores, groups: as `nms`. Only positive scores decay.
+        segments, scores, groups, plus_one: as `nms`. Only positive scores decay.
         sigma: width of the decay, above 0.
         score_threshold: segments whose score is or falls to at most this are dropped.
 
@@ -138,6 +161,8 @@ def soft_nms(
     score_threshold = number("soft_nms", "score_threshold", score_threshold, finite=False)
     numpy = isinstance(segments, np.ndarray)
     given: Any = (_arrays if numpy else _tensors)("soft_nms", segments, scores, groups)  # type: ignore[arg-type]
+    if flag("soft_nms", "plus_one", plus_one):
+        given = (_with_ends_after("soft_nms", given[0]), *given[1:])
     if numpy:
         kept, decayed = _backend().soft_nms_arrays(*given, sigma, score_threshold)
         return kept, decayed.astype(np.asarray(scores).dtype, copy=False)

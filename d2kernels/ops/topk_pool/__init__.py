@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from d2kernels._arguments import choice, whole
-from d2kernels.ops._library import apply, is_integer, once
+from d2kernels._arguments import choice, flag, whole
+from d2kernels.ops._library import apply, constant, is_integer, once
 from d2kernels.ops.topk_pool import schema
 from d2kernels.ragged import Ragged, take
 
@@ -51,6 +51,34 @@ def _counts(lengths: Tensor, k: int | Tensor | None, divisor: int, rounding: str
     return torch.minimum(k.long(), lengths).clamp(min=1)
 
 
+@overload
+def topk_pool(
+    scores: Tensor | Ragged,
+    *,
+    k: int | Tensor | None = ...,
+    divisor: int = ...,
+    rounding: str = ...,
+    offsets: Tensor | None = ...,
+    lengths: Tensor | None = ...,
+    mask: Tensor | None = ...,
+    return_indices: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def topk_pool(
+    scores: Tensor | Ragged,
+    *,
+    k: int | Tensor | None = ...,
+    divisor: int = ...,
+    rounding: str = ...,
+    offsets: Tensor | None = ...,
+    lengths: Tensor | None = ...,
+    mask: Tensor | None = ...,
+    return_indices: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
 def topk_pool(
     scores: Tensor | Ragged,
     *,
@@ -60,7 +88,8 @@ def topk_pool(
     offsets: Tensor | None = None,
     lengths: Tensor | None = None,
     mask: Tensor | None = None,
-) -> Tensor:
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Mean of the k largest scores of each sequence and class (the paper's temporal top-k pooling, Sec. 3.1).
 
     Ties at the k-th largest score share its gradient equally, so the result and its gradient depend on neither
@@ -73,8 +102,12 @@ def topk_pool(
         rounding: "ceil" or "floor" of s_i / divisor.
         offsets, lengths, mask: see `Ragged`; dense scores take exactly one of lengths and mask.
 
+        return_indices: also return where the k scores are.
+
     Returns:
-        (n, C) in the dtype of scores, accumulated in float32 or better; 0 for an empty sequence.
+        (n, C) in the dtype of scores, accumulated in float32 or better; 0 for an empty sequence. With return_indices
+        that and (n, C, k_max) int64, k_max the largest k: rows within the sequence by falling score, ties by the first
+        row, and -1 past k and in an empty sequence. They are without gradient, and k_max is read from the device.
 
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or value.
@@ -85,4 +118,8 @@ def topk_pool(
             f"topk_pool: scores must be float rows (total, C), got {form.values.dtype} {tuple(form.values.shape)}"
         )
     count = _counts(form.lengths, k, divisor, rounding)
-    return apply(TopkPool, form.values, form.offsets, form.lengths, count)[0]
+    mean = apply(TopkPool, form.values, form.offsets, form.lengths, count)[0]
+    if not flag("topk_pool", "return_indices", return_indices):
+        return mean
+    most = int(torch.minimum(count, form.lengths).max()) if len(count) else 0
+    return mean, schema.topk_indices(*constant(form.values, form.offsets, form.lengths, count), most)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from d2kernels import _native
+from d2kernels.ops.topk_pool import reference
 
 
 def why_not(device: str, dtype: object) -> str | None:
@@ -46,6 +47,17 @@ def topk_pool_forward(
         workspace = scores.new_empty(size, dtype=torch.uint8) if size else None
         module.topk_pool_cuda(problem, *out, workspace.data_ptr() if workspace is not None else 0, device, stream)
     return mean, threshold, above, tied
+
+
+def topk_indices_forward(scores: Tensor, offsets: Tensor, lengths: Tensor, k: Tensor, most: int) -> Tensor:
+    if scores.device.type != "cpu":
+        return reference.topk_indices_forward(scores, offsets, lengths, k, most)
+    scores, offsets, lengths, k = scores.contiguous(), offsets.contiguous(), lengths.contiguous(), k.contiguous()
+    out = lengths.new_empty((lengths.shape[0], scores.shape[1], most))
+    _native.module().topk_indices_cpu(
+        (*_problem(scores, offsets, lengths, k), most), out.data_ptr(), torch.get_num_threads()
+    )
+    return out
 
 
 def topk_pool_backward(

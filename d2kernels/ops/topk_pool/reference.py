@@ -16,16 +16,32 @@ def _compare(scores: Tensor, threshold: Tensor, valid: Tensor) -> tuple[Tensor, 
     return above & valid[:, None], tied & valid[:, None]
 
 
+def _ordered(scores: Tensor, offsets: Tensor, lengths: Tensor) -> Tensor:
+    """(total, C): each class's rows, the sequences' one after the other, by falling score and then by row."""
+    sequence, _, valid = rows(offsets, lengths, scores.shape[0])
+    key = sequence.masked_fill(~valid, lengths.shape[0])[:, None].expand_as(scores)
+    by_score = scores.argsort(dim=0, descending=True, stable=True)
+    return by_score.gather(0, key.gather(0, by_score).argsort(dim=0, stable=True))
+
+
+def topk_indices_forward(scores: Tensor, offsets: Tensor, lengths: Tensor, k: Tensor, most: int) -> Tensor:
+    n, (total, classes) = lengths.shape[0], scores.shape
+    if n == 0 or total == 0 or most == 0:
+        return lengths.new_full((n, classes, most), -1)
+    place = torch.arange(most, device=scores.device)
+    start = lengths.cumsum(0) - lengths
+    at = (start[:, None] + place).clamp(max=total - 1)
+    found = _ordered(scores, offsets, lengths)[at] - offsets[:-1, None, None]
+    taken = place < torch.minimum(k, lengths)[:, None]
+    return torch.where(taken[:, :, None], found, -1).transpose(1, 2).contiguous()
+
+
 def _threshold(scores: Tensor, offsets: Tensor, lengths: Tensor, k: Tensor) -> Tensor:
     """(n, C): the k-th largest score of each sequence and class; 0 for an empty sequence."""
     n = lengths.shape[0]
-    sequence, _, valid = rows(offsets, lengths, scores.shape[0])
     if n == 0 or scores.shape[0] == 0:
         return scores.new_zeros((n, scores.shape[1]))
-    key = sequence.masked_fill(~valid, n)[:, None].expand_as(scores)
-    by_score = scores.argsort(dim=0, descending=True, stable=True)
-    by_sequence = key.gather(0, by_score).argsort(dim=0, stable=True)
-    ordered = scores.gather(0, by_score.gather(0, by_sequence))
+    ordered = scores.gather(0, _ordered(scores, offsets, lengths))
     start = lengths.cumsum(0) - lengths
     kth = ordered[(start + k - 1).clamp(0, scores.shape[0] - 1)]
     return torch.where((lengths > 0)[:, None], kth, 0)

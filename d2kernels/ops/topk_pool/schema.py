@@ -21,6 +21,12 @@ topk_pool = define(
     " -> (Tensor mean, Tensor threshold, Tensor above, Tensor tied)",
     _fake,
 )
+topk_indices = define(
+    "topk_pool",
+    "topk_indices",
+    "(Tensor scores, Tensor offsets, Tensor lengths, Tensor k, int most) -> Tensor",
+    lambda scores, offsets, lengths, k, most: lengths.new_empty((lengths.shape[0], scores.shape[1], most)),
+)
 topk_pool_backward = define(
     "topk_pool",
     "topk_pool_backward",
