@@ -64,8 +64,8 @@ def test_rows_of_weights_multiply_features():
 @pytest.mark.parametrize(
     "function",
     [
-        torch.sum, lambda x: torch.softmax(x, 0), lambda x: torch.cat([x, x]), lambda x: torch.matmul(x, torch.ones(2, 2)),
-        torch.nn.Linear(2, 3), lambda x: torch.cumsum(x, 0),
+        torch.sum, lambda x: torch.softmax(x, 0), lambda x: torch.cat([x, x]),
+        lambda x: torch.matmul(x, torch.ones(2, 2)), torch.nn.Linear(2, 3), lambda x: torch.cumsum(x, 0),
     ],
 )  # fmt: skip
 def test_what_is_not_elementwise_says_what_to_do(function):
