@@ -28,16 +28,13 @@ def steps(width: int, count: int, seconds: float) -> list[float]:
 
     from d2net.config import make_config
     from d2net.data.dataset import TrainingBatches
+    from d2net.data.features.arrays import ArrayFeatures
     from d2net.training.state import new_state
     from d2net.training.step import train_step
 
-    class Store(dict):
-        pass
-
     rng = np.random.default_rng(0)
     lengths = rng.integers(60, 160, 40)
-    store = Store({f"v{i}": rng.standard_normal((s, width)).astype(np.float32) for i, s in enumerate(lengths)})
-    store.width, store.lengths = width, {v: len(x) for v, x in store.items()}
+    store = ArrayFeatures({f"v{i}": rng.standard_normal((s, width)).astype(np.float32) for i, s in enumerate(lengths)})
     config = make_config("hapt", overrides={"loss.denoising_start": 0, "loss.denoising_every": 1})
     batches = TrainingBatches(store, list(store), np.eye(12)[np.arange(40) % 12], config.train, config.model.gap)
     state = new_state(config, width, 2, 12, torch.device("cpu"))

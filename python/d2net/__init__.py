@@ -12,6 +12,7 @@ _PUBLIC = {
     "Model": "d2net.api",
     "load": "d2net.api",
     "localize": "d2net.api",
+    "localize_to": "d2net.api",
     "train": "d2net.api",
     "auto_config": "d2net.auto",
     "inspect_data": "d2net.data.inspect",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from d2net.api import Model as Model
     from d2net.api import load as load
     from d2net.api import localize as localize
+    from d2net.api import localize_to as localize_to
     from d2net.api import train as train
     from d2net.auto import auto_config as auto_config
     from d2net.config import Config as Config

@@ -147,8 +147,8 @@ class TrainConfig(Section):
     evaluate_every: int = Field(500, ge=1, description="iterations between scorings for the selection")
     log_every: int = Field(50, ge=1, description="iterations between lines of log.jsonl")
     checkpoint_every: int = Field(500, ge=1, description="iterations between checkpoints")
-    workers: int = Field(0, ge=0, le=1024, description="processes that read features; 0 reads in the training process")
-    cache_gigabytes: float = Field(4.0, ge=0, le=1e6, description="features that fit are read once and kept in memory")
+    workers: int = Field(0, ge=0, le=1024, description="processes that read features ahead; 0: a thread does")
+    cache_gigabytes: float = Field(4.0, ge=0, le=1e6, description="features that fit, in all, are read once and kept")
 
 
 class LocalizeConfig(Section):

@@ -9,19 +9,25 @@ import pytest
 import torch
 
 from d2net.config import make_config
-from d2net.data.dataset import CachedFeatures, TrainingBatches, pack, split_holdout
+from d2net.data.cache import CachedFeatures
+from d2net.data.dataset import TrainingBatches, pack, split_holdout
+from d2net.data.features.arrays import ArrayFeatures
 
 
-class Store(dict):
-    reads = 0
+class Store(ArrayFeatures):
+    """Tells which rows of which videos were read."""
 
-    @property
-    def lengths(self):
-        return {name: len(array) for name, array in self.items()}
+    def __init__(self, arrays):
+        self.reads = []
+        super().__init__(arrays)
 
-    def __getitem__(self, name):
-        self.reads += 1
-        return super().__getitem__(name)
+    def _read(self, name):
+        self.reads.append((name, 0, len(self.arrays[name])))
+        return super()._read(name)
+
+    def _read_rows(self, name, first, end):
+        self.reads.append((name, first, end))
+        return super()._read_rows(name, first, end)
 
 
 def store(lengths, width=4):
@@ -32,7 +38,7 @@ def store(lengths, width=4):
 def batches(lengths=(5, 9, 30, 7), **settings):
     config = make_config(overrides={f"train.{k}": v for k, v in settings.items()}).train
     s = store(lengths)
-    return TrainingBatches(s, list(s), np.eye(len(lengths), 3), config)
+    return TrainingBatches(s, s.names, np.eye(len(lengths), 3), config)
 
 
 def test_packing_keeps_every_row():
@@ -77,7 +83,7 @@ def test_epochs_visit_every_video_once():
 
 def test_long_videos_are_cropped_contiguously():
     b = batches(lengths=[50], batch_size=8, max_snippets=20)
-    whole = b.features["v0"].astype(np.float32)
+    whole = b.features.store["v0"].astype(np.float32)
     got = b[0]
     assert got.lengths.tolist() == [20] * 8
     starts = set()
@@ -94,7 +100,41 @@ def test_cache_reads_once_within_its_bound():
     cached = CachedFeatures(s, gigabytes=100 / 2**30)
     for _ in range(3):
         cached["v0"], cached["v1"]
-    assert s.reads == 1 + 3
+    assert len(s.reads) == 1 + 3
+
+
+@pytest.mark.parametrize("gigabytes", [0, 1])
+def test_a_crop_of_a_long_video_reads_its_rows_alone(gigabytes):
+    s = store([40, 1000])
+    b = TrainingBatches(s, s.names, np.eye(2), make_config(overrides=crops(gigabytes)).train)
+    drawn = [b[i] for i in range(6)]
+    assert {v for v, *_ in s.reads} == {"v0", "v1"}
+    assert all(end - first == 20 for v, first, end in s.reads if v == "v1")
+    whole = [(v, n) for v, first, n in s.reads if v == "v0" and n - first == 40]
+    assert len(whole) == (1 if gigabytes else 0)  # a short one is kept, where there is room
+    in_memory = batches(lengths=[40, 1000], batch_size=4, max_snippets=20, cache_gigabytes=1)
+    in_memory.features.kept = dict(s.arrays)
+    for i, batch in enumerate(drawn):
+        assert batch.features.equal(in_memory[i].features)
+
+
+def crops(gigabytes):
+    return {"train.batch_size": 4, "train.max_snippets": 20, "train.cache_gigabytes": gigabytes}
+
+
+def test_processes_share_the_bound_of_the_cache():
+    rooms = [batches(cache_gigabytes=1, workers=n).features.room for n in (0, 1, 4)]
+    assert rooms == [2**30, 2**30, 2**28]
+
+
+def test_bfloat16_is_kept_as_it_is_stored():
+    s = store([6])
+    s.arrays["v0"] = np.arange(24, dtype=np.float32).reshape(6, 4)
+    s.dtypes["v0"], s.precision = np.dtype(np.float32), "bfloat16"
+    cached = CachedFeatures(s, gigabytes=48 / 2**30)
+    for _ in range(2):
+        assert np.array_equal(cached["v0"], s.arrays["v0"]) and cached["v0"].dtype == np.float32
+    assert len(s.reads) == 1 and cached.kept["v0"].nbytes == 48 and cached.room == 0
 
 
 def test_loader_equals_indexing():

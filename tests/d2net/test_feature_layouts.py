@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from d2net.data.activations import VideoActivations, load_activations, save_activations
 from d2net.data.features import FeatureError, open_features
-from d2net.data.features.store import LayoutWarning
+from d2net.data.features.shapes import LayoutWarning
 from d2net.data.files import DataError
 
 

@@ -13,6 +13,7 @@ import d2kernels as d2k
 from d2net.config import make_config
 from d2net.data.dataset import TrainingBatches
 from d2net.data.features import FeatureError
+from d2net.data.features.arrays import ArrayFeatures
 from d2net.data.files import DataError
 from d2net.training import loop
 from d2net.training.checkpoint import CheckpointError, read_checkpoint
@@ -24,17 +25,9 @@ from d2net.training.step import train_step
 CPU = torch.device("cpu")
 
 
-class Store(dict):
-    width = 8
-
-    @property
-    def lengths(self):
-        return {name: len(x) for name, x in self.items()}
-
-
 def make_run(out, lengths=(20, 31, 9, 14, 25), score=None, labels=None, **overrides):
     rng = np.random.default_rng(1)
-    store = Store({f"v{i}": rng.standard_normal((s, 8)).astype(np.float32) for i, s in enumerate(lengths)})
+    store = ArrayFeatures({f"v{i}": rng.standard_normal((s, 8)).astype(np.float32) for i, s in enumerate(lengths)})
     settings = {
         "train.iterations": 8,
         "train.batch_size": 4,
@@ -165,7 +158,7 @@ def test_folders_that_hold_a_run_are_refused(tmp_path):
         make_run(tmp_path / "empty").start(resume=True)
 
 
-class Broken(Store):
+class Broken(ArrayFeatures):
     """A video that cannot be read the first `failures` times that it is asked for, after `good` times."""
 
     good, failures = 0, 1
@@ -184,7 +177,7 @@ def test_a_damaged_video_is_found_before_an_earlier_run_is_replaced(tmp_path):
     run.finish(run.start())
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     again = make_run(tmp_path)
-    again.batches.features.store = Broken(again.batches.features.store)
+    again.batches.features.store = Broken(again.batches.features.store.arrays)
     with pytest.raises(FeatureError, match="'v3' holds NaN"):
         again.start(overwrite=True)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
@@ -196,7 +189,7 @@ def test_what_was_trained_before_a_damaged_video_is_kept(tmp_path, workers):
     whole = make_run(tmp_path / "whole", **settings)
     whole.finish(whole.start())
     run = make_run(tmp_path / "run", **settings)
-    run.batches.features.store = Broken(run.batches.features.store)
+    run.batches.features.store = Broken(run.batches.features.store.arrays)
     run.batches.features.store.good = 1  # what is read before training
     with pytest.raises(FeatureError, match=r"^features: 'v3' holds NaN or infinity in row 0; extract it again$"):
         run.finish(run.start())

@@ -2,6 +2,7 @@
 
 from d2net.api.inputs import Features
 from d2net.api.localizing import Localized, localize
+from d2net.api.localizing_to import Written, localize_to
 from d2net.api.model import Model, ScoredVideo, load, pick_device
 from d2net.api.single import stream_count, training_timing, training_videos
 from d2net.api.training import train
@@ -12,8 +13,10 @@ __all__ = [
     "Localized",
     "Model",
     "ScoredVideo",
+    "Written",
     "load",
     "localize",
+    "localize_to",
     "pick_device",
     "stream_count",
     "train",

@@ -21,7 +21,7 @@ from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import some
 from d2net.data.names import aliases, hint, match, matched, warn
 from d2net.data.stated import compare_lengths, durations_differ, overruled_videos, stated_timing
-from d2net.localization.activations import Activations, network_activations
+from d2net.localization.activations import WINDOW, Activations, network_activations, windowed_activations
 from d2net.timing import Resolved, Statement, Timing, TimingWarning, UnknownTiming, resolve
 
 Features = np.ndarray | Mapping[str, Any] | FeatureStore | str | os.PathLike
@@ -147,11 +147,12 @@ def prepare(
     known, differ = _durations(durations, annotations, videos, chosen)
     notes += differ
     if from_activations:
-        lengths = [len(videos[v].classes) for v in chosen]
+        known_lengths = getattr(videos, "lengths", None)  # of a file, of which no video is read for it
+        lengths = [len(videos[v].classes) if known_lengths is None else known_lengths[v] for v in chosen]
         activate = partial(_stored_activations, videos, reweight=reweight)
     else:
         lengths = _lengths(videos, chosen, model.network.width)
-        activate = partial(_network_activations, model, videos)
+        activate = partial(_network_activations, model, videos, lengths=dict(zip(chosen, lengths, strict=True)))
 
     def own_source(v: str) -> str:
         return "the video info" if v in of_videos.values or annotations is None else annotations.source
@@ -192,7 +193,11 @@ def _durations(
     return found, differ
 
 
-def _network_activations(model: Model, features: Mapping[str, np.ndarray], names: Sequence[str]) -> Activations:
+def _network_activations(model: Model, features: Any, names: Sequence[str], lengths: Mapping[str, int]) -> Activations:
+    if len(names) == 1 and (length := lengths[names[0]]) > WINDOW:
+        rows = features.rows if isinstance(features, FeatureStore) else lambda v, a, b: features[v][a:b]
+        read = partial(rows, names[0])
+        return windowed_activations(model.network, read, length, model.config.train.precision, WINDOW)
     return network_activations(model.network, [features[v] for v in names], model.config.train.precision)
 
 

@@ -14,7 +14,8 @@ from d2net.api.localizing import localize
 from d2net.api.model import Model, load, pick_device
 from d2net.config import Config, from_dict
 from d2net.data.annotations import Annotations
-from d2net.data.dataset import CachedFeatures, TrainingBatches, split_holdout
+from d2net.data.cache import CachedFeatures
+from d2net.data.dataset import TrainingBatches, split_holdout
 from d2net.data.features import FeatureStore, check_streams
 from d2net.data.files import check_outputs
 from d2net.data.stated import durations_differ, overruled_videos, stated_timing

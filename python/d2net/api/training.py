@@ -14,7 +14,7 @@ from d2net.api.model import Model, load
 from d2net.api.single import train_once, training_videos
 from d2net.config import Config, make_config
 from d2net.data.annotations import Annotations, load_annotations
-from d2net.data.dataset import CachedFeatures
+from d2net.data.cache import CachedFeatures
 from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import check_outputs
 from d2net.training.folder import OURS, RESTARTS, remove_empty
@@ -140,7 +140,7 @@ def _train_and_choose(
 ) -> Model:
     if not resume:
         (out / RESTARTS).unlink(missing_ok=True)  # its runs are about to be replaced
-    cache = CachedFeatures(store, config.train.cache_gigabytes)
+    cache = CachedFeatures(store, config.train.cache_gigabytes / max(1, config.train.workers))
 
     def one(seed: int, folder: Path, resume: bool, overwrite: bool) -> Model:
         with_seed = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +29,7 @@ from d2net.cli.reading import Data, Layout
 
 def localize(
     checkpoint: Annotated[Path, typer.Option(help="A run's folder or a checkpoint file.")],
-    out: Annotated[Path, typer.Option(help="Detections, ActivityNet results JSON.")],
+    out: Annotated[Path, typer.Option(help="Detections: .npz or .parquet of columns, else ActivityNet's JSON.")],
     more: Annotated[
         list[Path] | None, typer.Argument(help="Further videos, as a shell makes of --video *.mp4.", show_default=False)
     ] = None,
@@ -60,6 +62,7 @@ def localize(
     resized: Resized = False,
     video_info: Annotated[Path | None, typer.Option(help="JSON or CSV of timing and duration per video.")] = None,
     save_activations: Annotated[Path | None, typer.Option(help="Also write the activations, .npz by video.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="At most so many detections of each video and class.")] = None,
     device: Device = "auto",
     skip_missing: SkipMissing = False,
     crops: Crops = "mean",
@@ -68,14 +71,16 @@ def localize(
 ) -> None:
     """Find segments in videos, in seconds.
 
+    Stopped or killed, the same command goes on. torchrun --nproc-per-node K -m d2net localize shares the videos among K
+    processes and writes the same file.
+
     Example: d2net localize --checkpoint run --features features.npz --out detections.json
     Or: d2net localize --checkpoint run --video match.mp4 --render srt,mp4 --out found/match.json
     """
     from d2net import api
     from d2net.config import fields_of, make_config, parse_assignments
-    from d2net.data.activations import load_activations
-    from d2net.data.activations import save_activations as write_activations
-    from d2net.data.detections import save_detections
+    from d2net.data.activations import StoredActivations
+    from d2net.data.detections import load_detections
     from d2net.data.files import check_outputs
     from d2net.data.video_info import load_video_info
     from d2net.timing import Timing
@@ -95,7 +100,10 @@ def localize(
     if wrong := [name for name in decoder if not name.startswith("localize.")]:
         raise ValueError(f"--set {wrong[0]}: only fields of localize can be changed after training")
     chosen = make_config(overrides=fields_of(model.config) | decoder).localize if decoder else model.config.localize
-    data = Data(layout, ("features", "annotations"), quiet)
+    first = os.environ.get("RANK", "0") == "0"
+    if not first:
+        warnings.simplefilter("ignore")  # which the first process says
+    data = Data(layout, ("features", "annotations"), quiet or not first)
     known = data.annotations(annotations) if annotations else None
     if known is not None and subset:
         known = known.subset(subset)
@@ -104,9 +112,10 @@ def localize(
     store = data.features(features, crops) if features is not None else None
     info = load_video_info(video_info) if video_info else None
     timing = timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
-    result = api.localize(
+    written = api.localize_to(
+        out,
         model,
-        store if store is not None else load_activations(activations, classes=len(model.classes)),
+        store if store is not None else StoredActivations(activations, classes=len(model.classes)),
         from_activations=activations is not None,
         annotations=known,
         names=list(known.videos) if known is not None and subset else shown.names,
@@ -114,14 +123,13 @@ def localize(
         durations=info.durations if info else None,
         video_timings=info.timings if info else None,
         config=chosen,
-        keep_activations=save_activations is not None,
+        top=top,
+        save_activations=save_activations,
         progress=not quiet,
         skip_missing=skip_missing,
     )
-    save_detections(out, result.detections)
-    if save_activations:
-        write_activations(save_activations, result.activations)
-    if store is not None:
-        shown.render(result.detections, store.durations, render_to or out.parent, quiet)
-    print(f"{len(result.detections)} detections in {len(result.detections.videos)} videos: {out}")
+    if store is not None and shown.kinds and first:
+        shown.render(load_detections(out), store.durations, render_to or out.parent, quiet)
+    if first:
+        print(f"{written.detections} detections in {written.videos} videos: {out}")
     shown.end()

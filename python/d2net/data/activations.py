@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
 import numpy as np
 
+from d2net.data.features.npy import header
 from d2net.data.files import DataError, check_regular, reading, write_atomically
 
 _FOREGROUND = ".foreground"
@@ -52,54 +54,105 @@ def save_activations(path: str | os.PathLike, videos: dict[str, VideoActivations
             for name, a in videos.items():
                 for key, array in ((name, a.classes), (name + _FOREGROUND, a.foreground)):
                     if array is not None:
-                        with archive.open(f"{key}.npy", "w", force_zip64=True) as entry:
+                        with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as entry:
                             np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
 
     write_atomically(path, write)
 
 
-def load_activations(path: str | os.PathLike, classes: int) -> dict[str, VideoActivations]:
-    """Reads activations of `classes` classes.
+def join_activations(path: str | os.PathLike, files: Sequence[str | os.PathLike]) -> None:
+    """Writes one .npz of what `save_activations` wrote to several, in their order, as if it were written at once."""
+
+    def write(out: IO[bytes]) -> None:
+        with zipfile.ZipFile(out, "w") as archive:
+            for file in files:
+                with zipfile.ZipFile(file) as part:
+                    for name in part.namelist():
+                        info = zipfile.ZipInfo(name)
+                        with part.open(name) as entry, archive.open(info, "w", force_zip64=True) as to:
+                            shutil.copyfileobj(entry, to, 1 << 20)
+
+    write_atomically(path, write)
+
+
+class StoredActivations(Mapping[str, VideoActivations]):
+    """Activations of a file, read when asked for.
+
+    lengths: snippets of each video, known without reading the data.
 
     Raises:
-        DataError: not there, truncated, pickled, not finite, or of another width; names file and video.
+        DataError: not there, truncated, pickled, or of another width; names file and video. So does reading a video
+            that is damaged or not finite.
     """
-    with reading(path, "an .npz of activations"):
-        check_regular(path)
-        arrays: dict[str, np.ndarray] = {}
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.namelist():
-                if not entry.endswith(".npy") or entry.rpartition("/")[2].startswith("."):
-                    continue
-                name = entry.removesuffix(".npy")
-                if name in arrays:
-                    raise DataError(f"{path}: {name!r} is in it twice")
-                with archive.open(entry) as file:
-                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-                    file.read(1)  # the checksum is compared at the end
-        if not arrays:
-            raise DataError(f"{path}: no activations in it")
-        return {
-            name: _video(path, name, array, arrays.get(name + _FOREGROUND), classes)
-            for name, array in arrays.items()
-            if not (name.endswith(_FOREGROUND) and name.removesuffix(_FOREGROUND) in arrays)
-        }
+
+    def __init__(self, path: str | os.PathLike, classes: int):
+        self.path = path
+        with reading(path, "an .npz of activations"):
+            check_regular(path)
+            shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+            with zipfile.ZipFile(path) as archive:
+                for info in archive.infolist():
+                    entry = info.filename
+                    if not entry.endswith(".npy") or entry.rpartition("/")[2].startswith("."):
+                        continue
+                    name = entry.removesuffix(".npy")
+                    if name in shapes:
+                        raise DataError(f"{path}: {name!r} is in it twice")
+                    with archive.open(entry) as file:
+                        shapes[name] = header(file, info.file_size)
+            if not shapes:
+                raise DataError(f"{path}: no activations in it")
+            self.names = [
+                n for n in shapes if not (n.endswith(_FOREGROUND) and n.removesuffix(_FOREGROUND) in shapes)
+            ]
+            self.foreground = {n for n in self.names if n + _FOREGROUND in shapes}
+            self.lengths = {n: _check_shapes(path, n, shapes, classes) for n in self.names}
+
+    def __getitem__(self, name: str) -> VideoActivations:
+        if name not in self.lengths:
+            raise KeyError(name)
+        with reading(self.path, "an .npz of activations"), zipfile.ZipFile(self.path) as archive:
+            classes = _read(self.path, archive, name)
+            return VideoActivations(
+                classes, _read(self.path, archive, name + _FOREGROUND) if name in self.foreground else None
+            )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
-def _video(
-    path: str | os.PathLike, name: str, array: np.ndarray, foreground: np.ndarray | None, classes: int
-) -> VideoActivations:
-    if array.ndim != 2 or array.shape[1] != classes or len(array) == 0:
-        raise DataError(f"{path}: {name!r} must be (snippets, {classes}), got {array.shape}")
-    if foreground is not None and foreground.shape != array.shape[:1]:
-        raise DataError(f"{path}: {name + _FOREGROUND!r} must be {array.shape[:1]}, got {foreground.shape}")
-    return VideoActivations(_single(path, name, array), None if foreground is None else _single(path, name, foreground))
+def load_activations(path: str | os.PathLike, classes: int) -> dict[str, VideoActivations]:
+    """Reads all activations of `classes` classes into memory.
+
+    Raises:
+        DataError: as `StoredActivations`.
+    """
+    return dict(StoredActivations(path, classes))
 
 
-def _single(path: str | os.PathLike, name: str, array: np.ndarray) -> np.ndarray:
+def _check_shapes(
+    path: str | os.PathLike, name: str, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]], classes: int
+) -> int:
+    """The video's snippets."""
+    (shape, dtype), of_foreground = shapes[name], shapes.get(name + _FOREGROUND)
+    if len(shape) != 2 or shape[1] != classes or shape[0] == 0:
+        raise DataError(f"{path}: {name!r} must be (snippets, {classes}), got {shape}")
+    if of_foreground is not None and of_foreground[0] != shape[:1]:
+        raise DataError(f"{path}: {name + _FOREGROUND!r} must be {shape[:1]}, got {of_foreground[0]}")
+    for key, kind in ((name, dtype), (name + _FOREGROUND, of_foreground[1] if of_foreground else dtype)):
+        if kind.kind not in "fiub":
+            raise DataError(f"{path}: {key!r} must hold numbers, got {kind}")
+    return shape[0]
+
+
+def _read(path: str | os.PathLike, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """As float32."""
-    if array.dtype.kind not in "fiub":
-        raise DataError(f"{path}: {name!r} must hold numbers, got {array.dtype}")
+    with archive.open(f"{name}.npy") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        file.read(1)  # the checksum is compared at the end
     with np.errstate(over="ignore"):
         single = array.astype(np.float32)
     if not np.isfinite(single).all():

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import d2kernels as d2k
 from d2net.config import TrainConfig
+from d2net.data.cache import CachedFeatures
 
 if TYPE_CHECKING:
     from d2net.data.annotations import Annotations
@@ -112,23 +113,6 @@ def shares(lengths: Sequence[int], ranks: int) -> list[int]:
     return dealt(low)
 
 
-class CachedFeatures:
-    """Feature arrays, kept in memory once read as long as they fit."""
-
-    def __init__(self, store: FeatureStore, gigabytes: float):
-        self.store, self.room = store, int(gigabytes * 2**30)
-        self.kept: dict[str, np.ndarray] = {}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        array = self.kept.get(name)
-        if array is None:
-            array = self.store[name]
-            if array.nbytes <= self.room:
-                self.kept[name] = array
-                self.room -= array.nbytes
-        return array
-
-
 def spread(store: FeatureStore, names: Sequence[str], room: int, most: int = 16) -> list[str]:
     """The names where their features fit in `room` bytes as float32, else some of them, evenly spaced."""
     if sum(store.lengths[v] for v in names) * store.width * 4 <= room:
@@ -160,7 +144,8 @@ class TrainingBatches(Dataset):
         counts: np.ndarray | None = None,
     ):
         read = isinstance(store, CachedFeatures)
-        self.features = store if read else CachedFeatures(store, config.cache_gigabytes)
+        # Each reading process has a copy of its own.
+        self.features = store if read else CachedFeatures(store, config.cache_gigabytes / max(1, config.workers))
         self.names, self.labels, self.config, self.gap = list(names), labels, config, gap
         self.pairs, self.counts = pairs, counts
         of_class = [np.flatnonzero(column) for column in labels.T] if pairs else []
@@ -238,7 +223,7 @@ class TrainingBatches(Dataset):
         return crops
 
     def _read(self, videos: np.ndarray, crops: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        return [self.features[self.names[v]][start:end] for v, (start, end) in zip(videos, crops, strict=True)]
+        return [self.features.rows(self.names[v], start, end) for v, (start, end) in zip(videos, crops, strict=True)]
 
     def loader(self, first: int, last: int, pin: bool, prepare: Callable[[int], None] | None = None) -> DataLoader:
         """Batches of iterations first..last-1, in order. prepare(number): called first in each reading process."""

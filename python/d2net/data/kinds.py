@@ -9,8 +9,10 @@ from typing import Literal
 
 from d2net.data.annotations.splits import is_split_folder
 from d2net.data.annotations.wtalc import is_wtalc
+from d2net.data.detections.binary import is_detections_npz
 from d2net.data.events import Event, is_events, read_events, read_tracks, track_files
 from d2net.data.features.files import KINDS as ARRAYS
+from d2net.data.features.shards import INDEX as SHARDS
 from d2net.data.files import DataError, check_regular, read_json, reading
 
 Kind = Literal["features", "annotations", "detections"]
@@ -35,10 +37,13 @@ def kind_of(path: str | os.PathLike) -> Kind:
                 return "features"
             return _of_events(read_tracks(place))
         check_regular(place)
-        if place.suffix.lower() in _FEATURES:
+        if place.suffix.lower() == ".npz" and is_detections_npz(place):
+            return "detections"
+        if place.suffix.lower() in _FEATURES or place.name.endswith(SHARDS):
             return "features"
         with open(place, "rb") as file:
-            if file.read(1) == b"\x80":
+            head = file.read(4)
+            if head[:1] == b"\x80" or head == b"PAR1":
                 return "detections"
         if is_events(place):
             return _of_events(read_events(place))

@@ -50,7 +50,8 @@ def ambiguous_spans(ambiguous: Ambiguous, videos: Mapping[str, int]) -> Spans:
 def touches(detections: Spans, ambiguous: Spans) -> np.ndarray:
     """(n,) bool: the detection intersects a segment of its video, whatever its class."""
     hit = np.zeros(len(detections), bool)
-    hit[overlaps(detections.without_labels(), ambiguous.without_labels()).i] = True
+    if len(ambiguous):
+        hit[overlaps(detections.without_labels(), ambiguous.without_labels()).i] = True
     return hit
 
 

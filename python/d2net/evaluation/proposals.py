@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from d2net.evaluation.in_parts import by_videos
 from d2net.evaluation.matching import Spans, by_falling_score, overlaps
 
 IOU = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
@@ -23,7 +24,14 @@ def average_recall(
     Returns:
         (most,) recall averaged over the IoU thresholds (IoU >= t); 0 without instances.
     """
-    detections, truth = detections.without_labels(), truth.without_labels()
+    recalled = np.zeros(most)
+    for found, wanted in by_videos(detections, truth):
+        recalled += _recalled(found.without_labels(), wanted.without_labels(), most, iou)
+    return recalled / max(len(truth) * len(iou), 1)
+
+
+def _recalled(detections: Spans, truth: Spans, most: int, iou: Sequence[float]) -> np.ndarray:
+    """(most,) instances that are covered, summed over the thresholds."""
     by_video = by_falling_score(detections)
     by_video = by_video[np.argsort(detections.video[by_video], kind="stable")]
     ordered = detections[by_video]
@@ -36,4 +44,4 @@ def average_recall(
         first = np.full(len(truth), most)
         np.minimum.at(first, pairs.j[near], rank[pairs.i[near]])
         recalled += np.cumsum(np.bincount(first, minlength=most + 1)[:most])
-    return recalled / max(len(truth) * len(iou), 1)
+    return recalled

@@ -16,7 +16,7 @@ from d2net.data.files import write_atomically
 from d2net.evaluation.ambiguous import Ambiguous
 from d2net.evaluation.classification import classification_map
 from d2net.evaluation.f1 import F1, f1_score
-from d2net.evaluation.matching import score
+from d2net.evaluation.in_parts import score_classes
 from d2net.evaluation.prepared import Prepared, prepare
 from d2net.evaluation.proposals import average_recall
 from d2net.evaluation.release import Rate
@@ -136,7 +136,9 @@ def evaluate(
         detections, ground_truth, protocol=protocol, iou=iou, ambiguous=ambiguous, subset=subset, timing=timing
     )
     found, truth, ground_truth = data.found, data.truth, data.ground_truth
-    result = score(found, truth, classes=len(data.classes), iou=data.iou, protocol=data.rules, ignore=data.ignore)
+    result = score_classes(
+        found, truth, classes=len(data.classes), iou=data.iou, protocol=data.rules, ignore=data.ignore
+    )
     present = data.present
     by_iou = result.ap[:, present].mean(1)
     counts = zip(result.tp, result.fp, result.fn, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 import d2kernels as d2k
+from d2kernels.nn import TemporalConv1d
 from d2net.data.dataset import pack
 from d2net.methods.base import Network, Output, foreground_of
 from d2net.methods.ensemble import Ensemble
 
 SNIPPETS_AT_ONCE = 65_536
+_BLOCK = 256  # windows begin and end at multiples: of few rows, or at other places, libraries add in another order
+WINDOW = 16_384  # snippets of a long video that are read, and go through the network, at a time
 
 
 class Activations(NamedTuple):
@@ -66,3 +69,36 @@ def _output(network: Network, arrays: Sequence[np.ndarray], precision: str) -> O
             return network(features)
     finally:
         network.train(training)
+
+
+def reach(network: Network | Ensemble) -> int:
+    """Snippets to either side that T and λ' of a snippet may depend on: rows meet in temporal convolutions alone."""
+    if isinstance(network, Ensemble):
+        return max(reach(member) for member in network.members)
+    layers = [m for m in network.modules() if isinstance(m, TemporalConv1d)]
+    return sum(layer.dilation * (layer.weight.shape[2] // 2) for layer in layers)
+
+
+def windowed_activations(
+    network: Network | Ensemble,
+    rows: Callable[[int, int], np.ndarray],
+    length: int,
+    precision: str = "fp32",
+    window: int = WINDOW,
+) -> Activations:
+    """As `network_activations` of one video, of which `window` snippets and, beyond both ends, what convolutions reach
+    are in memory at a time.
+
+    Args:
+        rows: (first, end) to (end - first, d).
+    """
+    beyond, parts = reach(network), []
+    for first in range(0, length, window):
+        end = min(first + window, length)
+        low = max(0, (first - beyond) // _BLOCK * _BLOCK)
+        high = min(length, -(-(end + beyond) // _BLOCK) * _BLOCK)
+        a = network_activations(network, [rows(low, high)], precision)
+        own = slice(first - low, end - low)
+        parts.append((a.classes.values[own].clone(), a.foreground[own].clone()))
+    classes, foreground = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Activations(d2k.Ragged.pack([classes]), foreground)

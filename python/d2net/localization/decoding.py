@@ -85,6 +85,22 @@ class VideoScores(NamedTuple):
     activations: Activations
 
 
+def localize_chunk(
+    a: Activations,
+    names: Sequence[str],
+    lengths: Sequence[int],
+    config: LocalizeConfig,
+    *,
+    pool_divisor: int = 8,
+    pool_rounding: str = "ceil",
+) -> VideoScores:
+    """a: T and λ' of these videos; p is pooled as in training (pool_*)."""
+    refined = reweighted(a, config)
+    p = d2k.topk_pool(a.classes, divisor=pool_divisor, rounding=pool_rounding)
+    found = detect(refined, select_classes(a.classes, refined, config), config, p)
+    return VideoScores(list(names), list(lengths), found, p.cpu().numpy(), a)
+
+
 def localize_chunks(
     activate: Callable[[Sequence[str]], Activations],
     names: Sequence[str],
@@ -94,13 +110,9 @@ def localize_chunks(
     pool_divisor: int = 8,
     pool_rounding: str = "ceil",
 ) -> Iterator[VideoScores]:
-    """Localizes videos in chunks of bounded memory; `activate` gives T and λ' of some of them.
-
-    p is pooled as in training (pool_*).
-    """
+    """Localizes videos in chunks of bounded memory; `activate` gives T and λ' of some of them."""
     for part in batches_of(lengths):
-        a = activate(names[part])
-        refined = reweighted(a, config)
-        p = d2k.topk_pool(a.classes, divisor=pool_divisor, rounding=pool_rounding)
-        found = detect(refined, select_classes(a.classes, refined, config), config, p)
-        yield VideoScores(list(names[part]), list(lengths[part]), found, p.cpu().numpy(), a)
+        yield localize_chunk(
+            activate(names[part]), names[part], lengths[part], config, pool_divisor=pool_divisor,
+            pool_rounding=pool_rounding,
+        )  # fmt: skip

@@ -16,6 +16,7 @@ from d2kernels import verify
 from d2net.config import Config, fields_of
 from d2net.data.dataset import Batch, TrainingBatches, shares, spread
 from d2net.data.files import DataError
+from d2net.data.read_ahead import ReadAhead
 from d2net.methods import method_named
 from d2net.methods.base import Network
 from d2net.terminal import Bar
@@ -182,18 +183,24 @@ class Run:
 
     @contextmanager
     def _reading(self, first: int) -> Iterator[Iterator[Batch]]:
-        """The batches from iteration `first`; the processes that read them end with the context."""
+        """The batches from iteration `first`; the thread or processes that read them end with the context."""
         pin = self.device.type == "cuda"
         loader = self.batches.loader(first, self.config.train.iterations, pin=pin, prepare=leave_to_parent)
+        if not self.config.train.workers:
+            ahead = ReadAhead(loader)
+            try:
+                yield ahead
+            finally:
+                ahead.close()
+            return
         with held_back():
             batches = iter(loader)
         try:
             yield batches
         finally:
-            if self.config.train.workers:
-                # Says again of a process what has been said.
-                with suppress(RuntimeError):
-                    batches._shutdown_workers()
+            # Says again of a process what has been said.
+            with suppress(RuntimeError):
+                batches._shutdown_workers()
 
     def _iterate(self, state: State, batches: Iterator[Batch], stop: StopOnSignal, bar: Bar) -> bool:
         settings = self.config.train

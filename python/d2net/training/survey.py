@@ -53,7 +53,25 @@ def training_facts(batches: TrainingBatches, classes: Iterable[str], config: Con
             f"{len(short)} of {len(names)} training videos are shorter than loss.min_snippets = "
             f"{config.loss.min_snippets} and enter no loss: {some(short)}"
         )
-    return found
+    return [*found, *_read_whole(batches, config)]
+
+
+def _read_whole(batches: TrainingBatches, config: Config) -> list[str]:
+    """Videos of which every crop costs more reading than it takes, where the cache cannot hold them all."""
+    features, longest = batches.features, config.train.max_snippets
+    store = features.store
+    if longest is None or sum(map(features.size, batches.names)) <= features.room:
+        return []
+    whole = [v for v in batches.names if store.lengths[v] > longest and not store.reads_rows(v)]
+    if not whole:
+        return []
+    times = sum(store.lengths[v] for v in whole) / (len(whole) * longest)
+    return [
+        f"{len(whole)} of {len(batches.names)} training videos are longer than train.max_snippets = {longest}, and "
+        f"each crop reads all of one ({times:.1f} times as much), since {store.layout} holds them compressed, turned "
+        "or as text and train.cache_gigabytes is too small for all: d2net convert writes .safetensors, of which "
+        f"crops read their rows alone ({some(whole)})"
+    ]
 
 
 def annotation_facts(annotations: Annotations) -> list[str]:

@@ -7,20 +7,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from d2net.data.detections.activitynet import from_tree
-from d2net.data.detections.activitynet import save_detections as save_detections
+from d2net.data.detections.activitynet import read_results
+from d2net.data.detections.binary import read_npz
 from d2net.data.detections.columns import from_pickle
 from d2net.data.detections.events import DetectionWarning as DetectionWarning
 from d2net.data.detections.events import from_events
 from d2net.data.detections.model import Detections as Detections
+from d2net.data.detections.parquet import read_parquet
+from d2net.data.detections.results import save_detections as save_detections
 from d2net.data.events import is_events, read_events, read_tracks
-from d2net.data.files import check_regular, read_json, reading
+from d2net.data.files import check_regular, reading
 from d2net.data.layouts import named_reader
 
 
 def _activitynet(path: Path) -> Detections:
     check_regular(path)
-    return from_tree(path, read_json(path))
+    return read_results(path)
 
 
 def _columns(path: Path) -> Detections:
@@ -34,6 +36,16 @@ def _events(path: Path) -> Detections:
     return from_events(path, read_events(path))
 
 
+def _npz(path: Path) -> Detections:
+    check_regular(path)
+    return read_npz(path)
+
+
+def _parquet(path: Path) -> Detections:
+    check_regular(path)
+    return read_parquet(path)
+
+
 def _tracks(path: Path) -> Detections:
     return from_events(path, read_tracks(path))
 
@@ -44,12 +56,16 @@ LAYOUTS: dict[str, Callable[[Path], Detections]] = {
     "columns": _columns,
     "events": _events,
     "tracks": _tracks,
+    "npz_columns": _npz,
+    "parquet": _parquet,
 }
 _WORDS = {
     "activitynet": "ActivityNet's results",
     "columns": "a pickle of columns",
     "events": "a table",
     "tracks": "label tracks",
+    "npz_columns": "an .npz of columns",
+    "parquet": "Parquet",
 }
 
 
@@ -57,8 +73,9 @@ def load_detections(path: str | os.PathLike, *, layout: str | None = None) -> De
     """Reads detections in file order; none is valid. By its first bytes, the file is one of
 
     ActivityNet's results JSON (`results` → video → label, score, segment), a pickle of columns as ActionFormer and
-    OpenTAD write (video-id, t-start, t-end, label, score), or a table (video, start, end, label, score, or DCASE's
-    names, or none). A folder holds label tracks, <video>.txt, whose labels end in their score, as `run [0.5]`.
+    OpenTAD write (video-id, t-start, t-end, label, score), an .npz or Parquet of columns as `localize` writes, or a
+    table (video, start, end, label, score, or DCASE's names, or none). A folder holds label tracks, <video>.txt, whose
+    labels end in their score, as `run [0.5]`.
 
     Args:
         path: the file or folder.
@@ -82,6 +99,11 @@ def _of(path: Path) -> str:
         return "tracks"
     check_regular(path)
     with open(path, "rb") as file:
-        if file.read(1) == b"\x80":
-            return "columns"
+        head = file.read(4)
+    if head[:1] == b"\x80":
+        return "columns"
+    if head == b"PAR1":
+        return "parquet"
+    if head[:2] == b"PK":
+        return "npz_columns"
     return "events" if is_events(path) else "activitynet"

@@ -52,7 +52,7 @@ class Detections:
         for name, index, count in (("video", ints[0], len(videos)), ("label", ints[1], len(classes))):
             if len(index) and not 0 <= index.min() <= index.max() < count:
                 raise DataError(f"detections: {name} must be in [0, {count}), got {index.min()}..{index.max()}")
-        times = (np.abs(np.stack(floats[:2])) <= LONGEST).all(0)  # False for NaN
+        times = (np.abs(floats[0]) <= LONGEST) & (np.abs(floats[1]) <= LONGEST)  # False for NaN
         bad = ~times | ~np.isfinite(floats[2]) | (floats[1] < floats[0])
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
@@ -82,6 +82,25 @@ class Detections:
             raise DataError(f"detections: no video {name!r}")
         return self[self.video == self.videos.index(name)]
 
+    def best(self, most: int) -> Detections:
+        """Of each video and class the `most` of the highest scores, in their order; of equal ones the first."""
+        order = np.lexsort((-self.score, self.label, self.video))
+        begins = np.flatnonzero(
+            np.append(True, (np.diff(self.video[order]) != 0) | (np.diff(self.label[order]) != 0))[: len(order)]
+        )
+        group = np.repeat(begins, np.diff(np.append(begins, len(order))))
+        return self[np.sort(order[np.arange(len(order)) - group < most])]
+
     def sorted_by_score(self) -> Detections:
         """By falling score; ties keep their order."""
         return self[np.argsort(-self.score, kind="stable")]
+
+
+def joined(videos: Sequence[str], classes: Sequence[str], parts: Sequence[Detections]) -> Detections:
+    """Detections of parts that have the videos one after the other."""
+    if not parts:
+        return Detections.from_arrays(videos, classes, *[np.zeros(0)] * 5)
+    firsts = np.cumsum([0, *(len(part.videos) for part in parts)])
+    video = np.concatenate([part.video + first for part, first in zip(parts, firsts, strict=False)])
+    columns = [np.concatenate([getattr(part, c) for part in parts]) for c in ("label", "start", "end", "score")]
+    return Detections.from_arrays(videos, classes, video, *columns)

@@ -8,22 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from d2net.data.detections.activitynet import save_detections
 from d2net.data.detections.events import from_events
 from d2net.data.detections.model import Detections
+from d2net.data.detections.results import check_kind, pieces, write_parts
 from d2net.data.event_writing import Row, write_events, written_back
 from d2net.data.files import DataError
 
 
 def save_detections_as(path: str | os.PathLike, detections: Detections) -> None:
-    """Writes them in one step: .json (ActivityNet's results), .csv, .tsv (DCASE's names), else label tracks.
+    """Writes them in one step: .json (ActivityNet's results), .npz and .parquet (columns), .csv, .tsv (DCASE's names),
+    else label tracks.
 
     Raises:
         DataError: what is written would not be read as what was given; names the first video that differs.
     """
     path = Path(path)
-    if path.suffix.lower() == ".json":
-        save_detections(path, detections)
+    if path.suffix.lower() in (".json", ".npz", ".parquet"):
+        check_kind(path)
+        write_parts(path, list(dict.fromkeys(detections.videos)), detections.classes, pieces(detections))
         return
 
     def check(place: Path) -> None:

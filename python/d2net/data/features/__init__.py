@@ -13,7 +13,9 @@ from d2net.data.features.folder import FolderFeatures as FolderFeatures
 from d2net.data.features.folder import open_folder
 from d2net.data.features.hdf5 import Hdf5Features as Hdf5Features
 from d2net.data.features.npz import NpzFeatures as NpzFeatures
-from d2net.data.features.store import Axis, Crops, LayoutWarning, taken_as
+from d2net.data.features.shapes import Axis, Crops, LayoutWarning, taken_as
+from d2net.data.features.shards import INDEX, are_shards, open_shards
+from d2net.data.features.shards import ShardedFeatures as ShardedFeatures
 from d2net.data.features.store import FeatureError as FeatureError
 from d2net.data.features.store import FeatureStore as FeatureStore
 from d2net.data.features.store import check_streams as check_streams
@@ -31,6 +33,7 @@ LAYOUTS: dict[str, Callable[[Path], FeatureStore]] = {
     "folder": partial(open_folder, pairs=False),
     "streams": partial(open_folder, pairs=True),
     "extracted": ExtractedFeatures,
+    "shards": open_shards,
 }
 
 
@@ -41,7 +44,8 @@ def open_features(
 
     What ``d2net extract`` wrote; one ``.npz`` or ``.safetensors`` keyed by video; ``.h5``/``.hdf5`` with a dataset per
     video; a folder of ``<video>.npy`` (or ``.npz``, ``.pt``, ``.safetensors``, BMN's ``.csv``), of ``<video>_rgb.npy``
-    and ``<video>_flow.npy``, or of ``{train,test}/{rgb,flow}/<video>.npy``; W-TALC's one ``.npy`` beside its
+    and ``<video>_flow.npy``, or of ``{train,test}/{rgb,flow}/<video>.npy``; a folder of shards, each an ``.npz``,
+    ``.h5`` or ``.safetensors`` of many videos; W-TALC's one ``.npy`` beside its
     ``*-Annotations`` folder. Arrays are (snippets, width); a batch axis of 1 is dropped, ten crops
     (snippets, 10, width) are one, (width, snippets) is turned where it is the only reading; both are said.
 
@@ -80,8 +84,12 @@ def _opened(path: Path, layout: str | None) -> FeatureStore:
         if layout is not None:
             return named_reader("features", path, layout, LAYOUTS)(path)
         if path.is_dir():
-            return ExtractedFeatures(path) if (path / LOG).exists() else open_folder(path)
+            if (path / LOG).exists():
+                return ExtractedFeatures(path)
+            return open_shards(path) if are_shards(path) else open_folder(path)
     kind = path.suffix.lower()
+    if path.name.endswith(INDEX):
+        return open_shards(path)
     if kind in (".h5", ".hdf5"):
         return Hdf5Features(path)
     if kind == ".npz":

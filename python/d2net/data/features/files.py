@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from d2net.data.features.store import FeatureError, header
-from d2net.data.features.tensors import Tensor, read_tensor, tensor_headers
+from d2net.data.features.npy import header, npy_rows
+from d2net.data.features.store import FeatureError
+from d2net.data.features.tensors import Tensor, read_tensor, read_tensor_rows, tensor_headers
 from d2net.data.features.text import read_text_array, text_header
 from d2net.data.files import check_regular, reading, some
 
 KINDS = (".npy", ".npz", ".pt", ".pth", ".safetensors")
 TEXT = (".csv",)
 # What the array is called where a file holds other things too.
-_CALLED = ("feats", "features", "feat", "feature", "data", "x")
+CALLED = ("feats", "features", "feat", "feature", "data", "x")
 
 _FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
 
@@ -67,6 +68,29 @@ def read_array(path: Path) -> np.ndarray:
         return np.array(_tensor(path).float().numpy())
 
 
+def reads_rows(path: Path) -> bool:
+    """Whether `read_rows` can read rows of it alone."""
+    return path.suffix.lower() in (".npy", ".safetensors", ".pt", ".pth")
+
+
+def read_rows(path: Path, shape: tuple[int, ...], first: int, end: int) -> np.ndarray | None:
+    """Rows first..end - 1 of a file's array of `shape`; None where they cannot be read alone, or the shape differs."""
+    with reading(path, "a NumPy array" if path.suffix == ".npy" else "a file of one array", FeatureError):
+        kind = path.suffix.lower()
+        if kind == ".npy":
+            with open(path, "rb") as file:
+                return npy_rows(file, shape, first, end)
+        if kind == ".safetensors":
+            own = _safetensor(path)
+            return read_tensor_rows(path, own, shape, first, end) if own.shape in (shape, (1, *shape)) else None
+        if kind in (".pt", ".pth"):
+            tensor = _tensor(path)
+            batch = tuple(tensor.shape) == (1, *shape)
+            if batch or tuple(tensor.shape) == shape:
+                return np.array((tensor[0] if batch else tensor)[first:end].float().numpy())
+    return None
+
+
 def _entry(path: Path, archive: zipfile.ZipFile) -> str:
     names = [n for n in archive.namelist() if n.endswith(".npy") and not n.rpartition("/")[2].startswith(".")]
     return _one(path, {n.removesuffix(".npy"): n for n in names})
@@ -107,7 +131,7 @@ def _dtype(tensor: Any) -> np.dtype:
 def _one(path: Path, held: dict[str, Any]) -> Any:
     if len(held) == 1:
         return next(iter(held.values()))
-    known = [name for name in _CALLED if name in held]
+    known = [name for name in CALLED if name in held]
     if len(known) == 1:
         return held[known[0]]
     raise FeatureError(f"{path} holds {len(held)} arrays ({some(list(held))}); keep one, or call it `feats`")

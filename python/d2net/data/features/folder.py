@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from d2net.data.features.files import KINDS, TEXT, array_header, read_array
+from d2net.data.features.files import KINDS, TEXT, array_header, read_array, read_rows, reads_rows
 from d2net.data.features.index import LEAST, Index, folder_state
 from d2net.data.features.store import FeatureError, FeatureStore
 from d2net.data.features.timing import FILE, timing_of_file
@@ -25,6 +25,7 @@ class FolderFeatures(FeatureStore):
 
     def __init__(self, path: Path, files: dict[str, tuple[Path, ...]]):
         self.files = files
+        self.widths: dict[str, list[int]] = {}  # of the streams
         shapes = {}
         every = [part for parts in files.values() for part in parts]
         index = Index(path, folder_state(every)) if len(every) >= LEAST else None
@@ -44,6 +45,7 @@ class FolderFeatures(FeatureStore):
                 raise FeatureError(f"{path}: the streams of {name!r} differ in rows: {rows}")
             kinds = [dtype for _, dtype in headers]
             kind = next((dtype for dtype in kinds if dtype.kind != "f"), None) or np.result_type(*kinds)
+            self.widths[name] = [shape[1] for shape, _ in headers]
             shapes[name] = ((headers[0][0][0], sum(shape[1] for shape, _ in headers)), kind)
         try:
             super().__init__(str(path), shapes)
@@ -72,6 +74,19 @@ class FolderFeatures(FeatureStore):
     def _read(self, name: str) -> np.ndarray:
         parts = [read_array(p) for p in self.files[name]]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def reads_rows(self, name: str) -> bool:
+        return not self.turned and all(map(reads_rows, self.files[name]))
+
+    def _read_rows(self, name: str, first: int, end: int) -> np.ndarray | None:
+        files = self.files[name]
+        if len(files) == 1:
+            return read_rows(files[0], self.stored_shape(name), first, end)
+        found = [
+            read_rows(p, (self.lengths[name], width), first, end)
+            for p, width in zip(files, self.widths[name], strict=True)
+        ]
+        return None if any(x is None for x in found) else np.concatenate(found, axis=1)  # type: ignore[arg-type]
 
 
 def _stray(path: Path, files: Mapping[str, tuple[Path, ...]], shapes: Mapping[str, tuple[tuple[int, ...], Any]]) -> str:

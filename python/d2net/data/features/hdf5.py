@@ -50,6 +50,18 @@ class Hdf5Features(FeatureStore):
             _check_own_data(self.path, name, dataset)
             return dataset[()]
 
+    def reads_rows(self, name: str) -> bool:
+        return not self.turned  # compressed data come in chunks of rows, as h5py writes them
+
+    def _read_rows(self, name: str, first: int, end: int) -> np.ndarray | None:
+        with self._open() as file:
+            dataset = file[self.places[name]]
+            _check_own_data(self.path, name, dataset)
+            if dataset.shape != self.held[name]:
+                raise self.changed(name, dataset.shape, dataset.dtype)
+            batch = dataset.shape != self.stored_shape(name)
+            return dataset[0, first:end] if batch else dataset[first:end]
+
 
 def _datasets(
     path: Path, group: Any, prefix: str = "", seen: dict[Any, str] | None = None

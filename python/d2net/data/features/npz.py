@@ -9,12 +9,13 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from d2net.data.features.index import Index, file_state
-from d2net.data.features.store import FeatureError, FeatureStore, header
+from d2net.data.features.npy import header, npy_rows
+from d2net.data.features.store import FeatureError, FeatureStore
 from d2net.data.features.timing import FILE, timing_of_file
 from d2net.data.files import check_regular, reading
 
@@ -57,8 +58,7 @@ class NpzFeatures(FeatureStore):
                 index.stated = timing_of_file(f"{self.path}: {FILE}", json.loads(archive.read(FILE)))
             for info in archive.infolist():
                 entry = info.filename
-                # macOS adds a shadow of each file to the archives that it makes.
-                if not entry.endswith(".npy") or entry.rpartition("/")[2].startswith("."):
+                if not _is_array(entry):
                     continue
                 if entry in index.known:
                     raise FeatureError(f"{self.path}: video {entry.removesuffix('.npy')!r} is in it twice")
@@ -77,6 +77,38 @@ class NpzFeatures(FeatureStore):
                 raw = archive.read(entry)
         return np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
 
+    def reads_rows(self, name: str) -> bool:
+        return not self.turned and self.places[self.entries[name]].method == zipfile.ZIP_STORED
+
+    def _read_rows(self, name: str, first: int, end: int) -> np.ndarray | None:
+        """Without the archive's checksum, which is of the whole entry."""
+        entry = self.entries[name]
+        if not self.reads_rows(name) or file_state(self.path) != self.state:
+            return None
+        with open(self.path, "rb") as file:
+            _to_data(file, entry, self.places[entry])
+            return npy_rows(file, self.stored_shape(name), first, end)
+
+
+def _is_array(entry: str) -> bool:
+    # macOS adds a shadow of each file to the archives that it makes.
+    return entry.endswith(".npy") and not entry.rpartition("/")[2].startswith(".")
+
+
+def array_entries(path: Path) -> list[str]:
+    """Names of an archive's arrays."""
+    with zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if _is_array(name)]
+
+
+def _to_data(file: IO[bytes], name: str, place: Place) -> None:
+    """Leaves the file where the entry's data begin."""
+    file.seek(place.offset)
+    head = file.read(_HEAD)
+    if head[:4] != b"PK\3\4":
+        raise zipfile.BadZipFile(f"no entry {name!r} where the archive states it")
+    file.seek(sum(struct.unpack("<HH", head[26:30])), os.SEEK_CUR)
+
 
 def _entry(path: Path, name: str, place: Place) -> bytes:
     """The bytes of an archive's entry, of the size and checksum that the archive states.
@@ -85,11 +117,7 @@ def _entry(path: Path, name: str, place: Place) -> bytes:
         ValueError, BadZipFile: they are not.
     """
     with open(path, "rb") as file:
-        file.seek(place.offset)
-        head = file.read(_HEAD)
-        if head[:4] != b"PK\3\4":
-            raise zipfile.BadZipFile(f"no entry {name!r} where the archive states it")
-        file.seek(sum(struct.unpack("<HH", head[26:30])), os.SEEK_CUR)
+        _to_data(file, name, place)
         if place.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             with zipfile.ZipFile(path) as archive:
                 return archive.read(name)

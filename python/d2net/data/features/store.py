@@ -2,96 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from d2net.data.features.index import forget
-from d2net.data.files import DataError, reading, shown, some
+from d2net.data.features.shapes import Crops, FeatureError, arrange
+from d2net.data.files import reading, shown, some
 from d2net.data.names import hint
-
-
-class FeatureError(DataError):
-    """Features that cannot be used; names the file or video, the value and what to do."""
-
-
-class LayoutWarning(UserWarning):
-    """Arrays that are not (snippets, width) and what was made of them."""
-
-
-CROPS = 10
-Crops = Literal["mean", "first"]
-Axis = Literal["rows", "transposed"]
-
-
-class _Rows(NamedTuple):
-    """(s, d) of each video, whether the arrays are (d, s), which are ten crops, and what is to be said."""
-
-    shapes: dict[str, tuple[int, ...]]
-    turned: bool
-    crops: frozenset[str]
-    notes: list[str]
-
-
-# What arrays are taken for while a store is made; None: told from their shapes.
-_axis: ContextVar[Axis | None] = ContextVar("axis", default=None)
-
-
-@contextmanager
-def taken_as(axis: Axis | None) -> Iterator[None]:
-    """Stores made in the block take arrays for (snippets, width), `rows`, or (width, snippets), `transposed`."""
-    token = _axis.set(axis)
-    try:
-        yield
-    finally:
-        _axis.reset(token)
-
-
-def _rows(held: Mapping[str, tuple[int, ...]]) -> _Rows:
-    """Batch axes (1, s, d) and ten crops (s, 10, d) as (s, d); (d, s) where that is said or the only reading.
-
-    Unless said, arrays are turned only where their rows are equally many and their widths vary, which no network could
-    take.
-    """
-    axis = _axis.get()
-    shapes: dict[str, tuple[int, ...]] = {}
-    notes = []
-    deep = {n: shape for n, shape in held.items() if len(shape) == 3}
-    # (1, 10, d) is one snippet where all are ten crops, and not all have a first axis of 1.
-    all_crops = all(shape[1] == CROPS for shape in deep.values()) and any(shape[0] != 1 for shape in deep.values())
-    batch = [n for n, shape in deep.items() if shape[0] == 1 and not all_crops]
-    crops = [n for n, shape in deep.items() if shape[1] == CROPS and n not in set(batch)]
-    shapes = dict(held) | {n: held[n][1:] for n in batch} | {n: (held[n][0], held[n][2]) for n in crops}
-    if crops:
-        notes.append(f"{len(crops)} arrays are (snippets, {CROPS} crops, width), such as {crops[0]!r}")
-    flat = [shape for shape in shapes.values() if len(shape) == 2]
-    widths = Counter(shape[1] for shape in flat)
-    varied = len(held) > 1 and max(widths.values(), default=0) <= len(held) / 2
-    turned = (
-        axis is None
-        and varied
-        and len(flat) == len(held)
-        and len({shape[0] for shape in flat}) == 1
-        and not batch
-        and not crops
-    )
-    if axis == "transposed":
-        if crops:
-            raise FeatureError(f"layout transposed: {crops[0]!r} is {held[crops[0]]}, ten crops; transpose it first")
-        return _Rows({n: shape[::-1] for n, shape in shapes.items()}, True, frozenset(), notes)
-    if turned:
-        shapes = {n: shape[::-1] for n, shape in shapes.items()}
-        notes.append(f"all {len(held)} arrays have {flat[0][0]} rows and differ in width: read as (width, snippets)")
-    return _Rows(shapes, turned, frozenset(crops), notes)
 
 
 class FeatureStore(ABC):
@@ -121,7 +44,7 @@ class FeatureStore(ABC):
         self.names = sorted(shapes)
         self.held = {name: shape for name, (shape, _) in shapes.items()}
         self.dtypes = {name: dtype for name, (_, dtype) in shapes.items()}
-        rows = _rows(self.held)
+        rows = arrange(self.held)
         self.turned, self.ten_crops = rows.turned, rows.crops
         self.crops: Crops = "mean"
         self.notes = rows.notes
@@ -144,43 +67,93 @@ class FeatureStore(ABC):
     @abstractmethod
     def _read(self, name: str) -> np.ndarray: ...
 
+    def _read_rows(self, name: str, first: int, end: int) -> np.ndarray | None:
+        """Rows of an array as it is stored, without a batch axis; None where they cannot be read alone."""
+        return None
+
+    def reads_rows(self, name: str) -> bool:
+        """Whether `rows` reads no more than it gives; else it reads the whole array."""
+        return False
+
     def __getitem__(self, name: str) -> np.ndarray:
         """(s, d) float16 or float32; NaN and infinities are an error that names the first row."""
-        array = self.raw(name)
-        with reading(self.source, f"a whole array of {name!r}", FeatureError):
-            finite = np.isfinite(array).all(1)
-            if not finite.all():
-                row = int(np.flatnonzero(~finite)[0])
-                raise FeatureError(f"{self.source}: {name!r} holds NaN or infinity in row {row}; extract it again")
-        return array
+        return self._finite(name, self.raw(name), 0)
+
+    def rows(self, name: str, first: int, end: int) -> np.ndarray:
+        """(end - first, d): `self[name][first:end]`, of which no other row is read, or checked, where `reads_rows`."""
+        length = self.raw_length(name)
+        if not 0 <= first <= end <= length:
+            raise FeatureError(f"{self.source}: rows {first} to {end} of {name!r} are not among its {length}")
+        if end - first == length:
+            return self[name]
+        return self._finite(name, self.raw_rows(name, first, end), first)
+
+    def raw_length(self, name: str) -> int:
+        """s; raises FeatureError where there is no such video."""
+        if name not in self.lengths:
+            raise FeatureError(f"{self.source}: no features of video {name!r}")
+        return self.lengths[name]
 
     def raw(self, name: str) -> np.ndarray:
         """(s, d) float16 or float32, NaN and infinities as they are stored."""
-        if name not in self.lengths:
-            raise FeatureError(f"{self.source}: no features of video {name!r}")
-        try:
-            return self._checked(name)
-        except FeatureError:
-            # Kept headers that no longer hold must not outlive the error that they lead to.
-            forget(self.source)
-            raise
-
-    def _checked(self, name: str) -> np.ndarray:
-        with reading(self.source, f"a whole array of {name!r}", FeatureError):
+        self.raw_length(name)
+        with self._honest(name):
             array = self._read(name)
             opened = self.held[name]
             if array.shape != opened or array.dtype.kind != "f":
-                raise FeatureError(
-                    f"{self.source}: {name!r} changed while it was in use: it was float {opened}, and is now "
-                    f"{array.dtype} {array.shape}; put it back, or start again"
-                )
-            if array.ndim == 3:
-                array = self._one_crop(array) if name in self.ten_crops else array[0]
-            if self.turned:
-                array = np.ascontiguousarray(array.T)
-            if array.dtype not in (np.float16, np.float32):
-                with np.errstate(over="ignore"):
-                    array = array.astype(np.float32)
+                raise self.changed(name, array.shape, array.dtype)
+            if array.ndim == 3 and name not in self.ten_crops:
+                array = array[0]
+            return self._converted(name, array)
+
+    def raw_rows(self, name: str, first: int, end: int) -> np.ndarray:
+        """Rows of `raw(name)`; first, end: in range."""
+        with self._honest(name):
+            array = None if self.turned else self._read_rows(name, first, end)
+            if array is not None:
+                wanted = (end - first, *self.stored_shape(name)[1:])
+                if array.shape != wanted or array.dtype.kind != "f":
+                    raise self.changed(name, array.shape, array.dtype)
+                return self._converted(name, array)
+        return self.raw(name)[first:end]
+
+    def stored_shape(self, name: str) -> tuple[int, ...]:
+        """Of the array as it is stored, without a batch axis."""
+        held = self.held[name]
+        return held[1:] if len(held) == 3 and name not in self.ten_crops else held
+
+    def changed(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> FeatureError:
+        return FeatureError(
+            f"{self.source}: {name!r} changed while it was in use: it was float {self.held[name]}, and is now "
+            f"{dtype} {shape}; put it back, or start again"
+        )
+
+    @contextmanager
+    def _honest(self, name: str) -> Iterator[None]:
+        """Kept headers that no longer hold do not outlive the error that they lead to."""
+        try:
+            with reading(self.source, f"a whole array of {name!r}", FeatureError):
+                yield
+        except FeatureError:
+            forget(self.source)
+            raise
+
+    def _finite(self, name: str, array: np.ndarray, first: int) -> np.ndarray:
+        with reading(self.source, f"a whole array of {name!r}", FeatureError):
+            finite = np.isfinite(array).all(1)
+            if not finite.all():
+                row = first + int(np.flatnonzero(~finite)[0])
+                raise FeatureError(f"{self.source}: {name!r} holds NaN or infinity in row {row}; extract it again")
+        return array
+
+    def _converted(self, name: str, array: np.ndarray) -> np.ndarray:
+        if name in self.ten_crops:
+            array = array.mean(1, dtype=np.float32) if self.crops == "mean" else array[:, 0]
+        if self.turned:
+            array = np.ascontiguousarray(array.T)
+        if array.dtype not in (np.float16, np.float32):
+            with np.errstate(over="ignore"):
+                array = array.astype(np.float32)
         return array
 
     def dtype(self, name: str) -> np.dtype:
@@ -192,9 +165,6 @@ class FeatureStore(ABC):
     def sources(self) -> list[Path]:
         """The files that are read."""
         return [Path(self.source)]
-
-    def _one_crop(self, array: np.ndarray) -> np.ndarray:
-        return array.mean(1, dtype=np.float32) if self.crops == "mean" else array[:, 0]
 
     def summary(self) -> str:
         """What was understood, in one line."""
@@ -219,20 +189,6 @@ class FeatureStore(ABC):
             raise FeatureError(
                 f"{self.source}: no features of {len(missing)} annotated videos: {some(missing)}{near}; {todo}"
             )
-
-
-def header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of a .npy of `size` bytes, without reading its data.
-
-    Raises:
-        ValueError: not a .npy, or one whose data are not of the size that it states.
-    """
-    read: Callable = npy.read_array_header_1_0 if npy.read_magic(file)[0] == 1 else npy.read_array_header_2_0
-    shape, _, dtype = read(file)
-    # An object array's size says nothing; the store refuses it by name.
-    if dtype.kind != "O" and file.tell() + math.prod(shape) * dtype.itemsize != size:
-        raise ValueError(f"it states {dtype} {shape}, which its {size} bytes are not")
-    return shape, dtype
 
 
 def check_streams(streams: Any, width: int) -> None:

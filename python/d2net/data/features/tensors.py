@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from d2net.data.features.npy import rows_at
 from d2net.data.features.store import FeatureError, FeatureStore
 from d2net.data.features.timing import timing_fields
 from d2net.data.files import check_regular, reading, shown
@@ -61,13 +63,29 @@ def tensor_headers(path: Path) -> Held:
 
 
 def read_tensor(path: Path, tensor: Tensor) -> np.ndarray:
-    """Read, not mapped: a file that shrinks meanwhile is an error and no crash."""
+    return read_tensor_rows(path, tensor, (1, *tensor.shape), 0, 1)[0]
+
+
+def read_tensor_rows(path: Path, tensor: Tensor, shape: Sequence[int], first: int, end: int) -> np.ndarray:
+    """Rows first..end - 1 of the tensor taken for an array of `shape`.
+
+    Raises:
+        ValueError: the file ends before them.
+    """
     stored = np.dtype("<u2") if tensor.code == BFLOAT16 else tensor.dtype
-    with open(path, "rb", buffering=0) as file:
-        file.seek(tensor.offset)
-        array = np.fromfile(file, stored, int(np.prod(tensor.shape, dtype=np.int64)))
-    array = array.reshape(tensor.shape)
-    return (array.astype(np.uint32) << 16).view(np.float32) if tensor.code == BFLOAT16 else array
+    with open(path, "rb") as file:
+        array = rows_at(file, tensor.offset, stored, shape, first, end)
+    return from_bfloat16(array) if tensor.code == BFLOAT16 else array
+
+
+def to_bfloat16(array: np.ndarray) -> np.ndarray:
+    """The upper halves, uint16, of float32 that bfloat16 holds exactly."""
+    return (np.ascontiguousarray(array).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def from_bfloat16(array: np.ndarray) -> np.ndarray:
+    """float32 of the upper halves."""
+    return (array.astype(np.uint32) << 16).view(np.float32)
 
 
 class SafetensorsFeatures(FeatureStore):
@@ -86,3 +104,9 @@ class SafetensorsFeatures(FeatureStore):
 
     def _read(self, name: str) -> np.ndarray:
         return read_tensor(self.path, self.tensors[name])
+
+    def reads_rows(self, name: str) -> bool:
+        return not self.turned
+
+    def _read_rows(self, name: str, first: int, end: int) -> np.ndarray | None:
+        return read_tensor_rows(self.path, self.tensors[name], self.stored_shape(name), first, end)
