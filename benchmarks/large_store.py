@@ -2,7 +2,7 @@
 
     python benchmarks/large_store.py [--videos 50000] [--snippets 500] [--width 2048] [--narrow 64] [--most 20]
 
-Training takes its first steps on files of `--width` (100 GB by default, of which a few hundred MB lie on the disk); what
+Training takes its first steps on files of `--width` (100 GB by default, a few hundred MB of it on the disk); what
 reads everything does so on files of `--narrow`. Each command is a process of its own, once on a tenth of the videos and
 once on all. Exits 1 where a command takes more than `--most` KiB for each video more: names, shapes and what is
 written of a video are kept, its snippets are not.
