@@ -8,9 +8,11 @@ namespace d2k::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kItemThreads = 128;  // few, as sequences are short: five items on a multiprocessor instead of two
 constexpr int64_t kMostBlocks = 1 << 20;  // blocks stride over more items than this
 
 using Team = BlockTeam<kThreads>;
+using ItemTeam = BlockTeam<kItemThreads>;
 
 int64_t blocks(int64_t items) { return std::min(std::max<int64_t>(items, 1), kMostBlocks); }
 
@@ -22,9 +24,9 @@ __global__ void __launch_bounds__(kThreads) place_kernel(Localization<T> problem
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2) item_kernel(Localization<T> problem, LocalizeMemory<T> memory) {
-    __shared__ typename Team::Storage storage;
-    Team team(storage);
+__global__ void __launch_bounds__(kItemThreads, 5) item_kernel(Localization<T> problem, LocalizeMemory<T> memory) {
+    __shared__ typename ItemTeam::Storage storage;
+    ItemTeam team(storage);
     const int64_t count = *memory.count;
     for (int64_t i = blockIdx.x; i < count; i += gridDim.x) {
         localize_item(team, problem, memory, memory.wanted[i]);
@@ -92,7 +94,7 @@ Status localize_find(const Localization<T>& problem, int64_t room, int64_t* coun
     const int64_t n = problem.sequences.count;
     const LocalizeMemory<T> memory = memory_of(problem, room, workspace);
     D2K_TRY(launch(place_kernel<T>, 1, kThreads, 0, stream, problem, memory));
-    D2K_TRY(launch(item_kernel<T>, blocks(problem.items()), kThreads, 0, stream, problem, memory));
+    D2K_TRY(launch(item_kernel<T>, blocks(problem.items()), kItemThreads, 0, stream, problem, memory));
     D2K_TRY(launch(keep_kernel<T>, blocks(n / kThreads + 1), kThreads, 0, stream, problem, memory, counts));
     D2K_TRY(launch(first_kernel, 1, kThreads, 0, stream, counts, n, first));
     return kOk;
