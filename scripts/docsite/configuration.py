@@ -22,6 +22,23 @@ def kind(annotation: Any, metadata: list[Any]) -> str:
     return ", ".join([" or ".join(names), *limits]) + (", or null" if optional else "")
 
 
+def _by_method(field: str) -> str:
+    """What methods make of a field, and where a preset then changes it."""
+    from d2net.methods import METHODS, settings_of
+    from d2net.presets import PRESETS
+
+    shown = ""
+    for method in METHODS:
+        plain = settings_of(method, None)
+        if field in plain:
+            shown += f"; {method} {code(plain[field])}"
+        for preset in PRESETS:
+            values = settings_of(method, preset)
+            if field in values and (field not in plain or values[field] != plain[field]):
+                shown += f"; {method}, {preset} {code(values[field])}"
+    return shown
+
+
 def configuration() -> str:
     """Every field with its type, its default by recipe, what presets make of it, and its meaning."""
     from d2net.config import Config, make_config
@@ -31,8 +48,8 @@ def configuration() -> str:
     text = (
         "# Configuration\n\nEvery choice of a run is a field: `--set section.field=value`, or a YAML or TOML file with "
         "`--config`. What is set there wins over what the data state, that over the preset, and that over the recipe. "
-        "A default stands for both recipes where one is given; presets that change it follow. Equations are the "
-        "paper's.\n"
+        "A default stands for both recipes where one is given; presets and methods that change it follow. Equations are "
+        "the paper's.\n"
     )
     top = [
         [f"`{name}`", kind(f.annotation, f.metadata), code(f.default), f.description or ""]
@@ -55,6 +72,7 @@ def configuration() -> str:
                     if f"{name}.{field}" in values:
                         whose = preset if recipe == "any" else f"{preset}, {recipe}"
                         shown += f"; {whose} {code(values[f'{name}.{field}'])}"
+            shown += _by_method(f"{name}.{field}")
             rows.append([f"`{field}`", kind(info.annotation, info.metadata), shown, info.description or ""])
         text += table(["field", "type", "default", "meaning"], rows)
     return text

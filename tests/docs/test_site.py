@@ -16,6 +16,7 @@ from test_pages import ALL
 import d2net
 from d2net.cli import app
 from d2net.config import Config, field_names, make_config
+from d2net.methods import METHODS, settings_of
 from d2net.presets import PRESETS, RECIPES
 
 BACKENDS = ["use", "explain", "can_run", "select"]
@@ -59,6 +60,7 @@ def test_every_field_has_a_place_a_meaning_and_its_defaults(made):
             assert markup.cell(markup.code(value)) in cells[2], (name, recipe)
         for preset, by_recipe in PRESETS.items():
             assert all(name not in values or preset in cells[2] for values in by_recipe.values()), (name, preset)
+        assert all(name not in settings_of(m, None) or f"; {m} " in cells[2] for m in METHODS), name
     assert "`0.025:0.475:0.025`; paper `0.025:0.5:0.025`" in text
     assert all(f"\n## {s}\n" in text for s, f in Config.model_fields.items() if hasattr(f.annotation, "model_fields"))
 
