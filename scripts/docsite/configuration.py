@@ -48,8 +48,8 @@ def configuration() -> str:
     text = (
         "# Configuration\n\nEvery choice of a run is a field: `--set section.field=value`, or a YAML or TOML file with "
         "`--config`. What is set there wins over what the data state, that over the preset, and that over the recipe. "
-        "A default stands for both recipes where one is given; presets and methods that change it follow. Equations are "
-        "the paper's.\n"
+        "A default stands for both recipes where one is given; presets and methods that change it follow. Equations "
+        "are the paper's.\n"
     )
     top = [
         [f"`{name}`", kind(f.annotation, f.metadata), code(f.default), f.description or ""]
