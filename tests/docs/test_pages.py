@@ -19,6 +19,7 @@ GIVEN = {
     "README.md": ["features.npz", "annotations.json", "annotations_12.json"],
     "docs/own_features.md": ["features.npz", "annotations.json"],
     "docs/features.md": ["features.npz", "annotations_12.json"],
+    "docs/methods.md": ["features.npz", "annotations.json", "annotations_12.json"],
     "docs/evaluation.md": ["annotations.json", "detections.json"],
     "docs/data.md": [
         "annotations.json",
