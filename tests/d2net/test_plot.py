@@ -362,7 +362,7 @@ def test_means_of_foreground_and_background(data):
 def test_embedding_needs_scikit_and_one_network(data, command, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from d2net.methods.d2net.ensemble import Ensemble
+    from d2net.methods.ensemble import Ensemble
 
     folder, store, known = data
     model = api.load(folder / "a/run", "cpu")

@@ -152,5 +152,5 @@ def test_bars_on_a_terminal_are_nested_and_let_others_speak():
     assert any(re.match(r"outer +\S+ +1/2 runs", x) for x in lines), text
     assert any(re.match(r"inner \[red\] +\S+ +2/3 it", x) for x in lines), text
     assert [x for x in lines if x.startswith("warning of")] == [f"warning of {k} {i}" for k in (0, 1) for i in range(3)]
-    assert sum(x.startswith("inner [red]: 3 it in 0:00") for x in lines) == 2
-    assert sum(x.startswith("outer: 2 runs in 0:00") for x in lines) == 1
+    assert sum(bool(re.match(r"inner \[red\]: 3 it in \d+:\d\d", x)) for x in lines) == 2, text
+    assert sum(bool(re.match(r"outer: 2 runs in \d+:\d\d", x)) for x in lines) == 1, text
