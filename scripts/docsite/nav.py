@@ -26,6 +26,7 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
         ("reproduce", "THUMOS14 and ActivityNet 1.2"),
         ("methods", "Methods of the paper's tables"),
         ("distributed", "Several GPUs or machines"),
+        ("large", "Many videos, long videos"),
         ("threads", "Machines that others use"),
     ],
     "Operations": [("ops", "Overview"), ("trainer", "In your own trainer")],

@@ -17,7 +17,7 @@ from d2net.config import make_config
 from d2net.data.activations import StoredActivations, load_activations
 from d2net.data.detections import Detections, load_detections
 from d2net.data.detections.binary import write_npz
-from d2net.data.detections.results import pieces, save_detections
+from d2net.data.detections.results import pieces, save_detections, write_parts
 from d2net.data.features import open_features
 from d2net.data.files import DataError
 from d2net.localization import activations
@@ -291,3 +291,33 @@ def test_a_long_video_is_localized_in_windows(model, tmp_path, monkeypatch):
     for column in ("video", "label", "start", "end", "score"):
         assert np.array_equal(getattr(got.detections, column), getattr(whole.detections, column))
     assert np.array_equal(got.activations["long"].classes, whole.activations["long"].classes) and got.p.any()
+
+
+def test_parquet_keeps_every_bit(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    found = Detections.from_arrays(
+        ["v", "ünï", "without"], CLASSES, [0, 1, 1], [2, 0, 1], [0.1, 0, 1 / 3], [1e8, 1, 2 / 3], [5e-324, -1e300, 0.1]
+    )
+    write_parts(tmp_path / "d.parquet", found.videos, CLASSES, pieces(found, 1))
+    got = load_detections(tmp_path / "d.parquet")
+    assert (got.videos, got.classes, got.layout) == (found.videos, CLASSES, "Parquet")
+    for column in ("video", "label", "start", "end", "score"):
+        assert getattr(got, column).tobytes() == getattr(found, column).tobytes()
+    plain = {"video": ["w", "v"], "label": ["x", "y"], "start": [0.0, 1.0], "end": [1.0, 2.0], "score": [0.5, None]}
+    pyarrow.parquet.write_table(pa.table(plain), tmp_path / "p.parquet")
+    with pytest.raises(DataError, match="score is empty in 1 rows"):
+        load_detections(tmp_path / "p.parquet")
+    pyarrow.parquet.write_table(pa.table(plain | {"score": [1, 2]}), tmp_path / "p.parquet")
+    assert load_detections(tmp_path / "p.parquet").videos == ["w", "v"]
+    pyarrow.parquet.write_table(pa.table({"video": ["w"]}), tmp_path / "p.parquet")
+    with pytest.raises(DataError, match="lacks label, start, end, score"):
+        load_detections(tmp_path / "p.parquet")
+
+
+def test_parquet_without_pyarrow_is_refused_before_the_work(model, features, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match="needs the package pyarrow"):
+        api.localize_to(tmp_path / "d.parquet", model, features)
+    assert not list(tmp_path.iterdir())

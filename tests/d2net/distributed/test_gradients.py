@@ -9,6 +9,7 @@ import torch
 from d2kernels.ops.temporal_conv.dropout import rows_from
 from d2net.config import make_config
 from d2net.data.dataset import TrainingBatches, shares
+from d2net.data.features.arrays import ArrayFeatures
 from d2net.methods.d2net.losses import head_losses
 from d2net.methods.d2net.network import D2Net
 from d2net.training.others import others_of
@@ -17,26 +18,20 @@ WIDTH, CLASSES, STREAMS = 16, 3, 2
 LENGTHS = (9, 40, 3, 25, 17, 1, 30, 12)
 
 
-class Store:
-    """As much of a store of features as batches need; some videos have no foreground, or no background."""
-
-    width, source = WIDTH, "made up"
-
-    def __init__(self):
-        random = np.random.default_rng(0)
-        self.lengths = {f"v{i}": n for i, n in enumerate(LENGTHS)}
-        self.arrays = {
-            v: random.standard_normal((n, WIDTH)).astype(np.float32) * (0 if v == "v3" else 1)
-            for v, n in self.lengths.items()
+def made_up():
+    """Some videos have no foreground, or no background."""
+    random = np.random.default_rng(0)
+    return ArrayFeatures(
+        {
+            f"v{i}": random.standard_normal((n, WIDTH)).astype(np.float32) * np.float32(i != 3)
+            for i, n in enumerate(LENGTHS)
         }
-
-    def __getitem__(self, name):
-        return self.arrays[name]
+    )
 
 
 def batches(ranks, settings, labelled=True):
     config = make_config(None, *settings)
-    store = Store()
+    store = made_up()
     labels = np.eye(CLASSES, dtype=bool)[np.arange(len(LENGTHS)) % CLASSES]
     labels[0, 1] = True
     labels[[2, 6]] &= labelled

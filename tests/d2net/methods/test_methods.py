@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from d2net.data.annotations import load_annotations
 from d2net.data.annotations.saving import save_annotations
 from d2net.data.dataset import TrainingBatches, pack
 from d2net.data.features import open_features
+from d2net.data.features.arrays import ArrayFeatures
 from d2net.data.files import DataError
 from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.evaluation import evaluate
@@ -156,10 +156,8 @@ def batches(pairs, sampling="uniform", labels=None):
     if labels is None:
         labels = np.eye(4, dtype=np.uint8)[[0, 0, 1, 1, 1, 2, 3, 3, 2, 0]]
 
-    class Store:
-        pass
-
-    return TrainingBatches(Store(), [str(i) for i in range(len(labels))], labels, config, pairs=pairs)
+    store = ArrayFeatures({f"{i:02}": np.ones((3, 2), np.float32) for i in range(len(labels))})
+    return TrainingBatches(store, store.names, labels, config, pairs=pairs)
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "epoch"])
@@ -264,15 +262,9 @@ def test_counts_survive_a_file_and_wrong_ones_are_refused(files, tmp_path):
 
 def test_a_cropped_video_is_not_counted():
     labels = np.ones((2, 1), np.uint8)
-
-    class Store:
-        lengths: ClassVar = {"long": 9, "short": 4}
-
-        def __getitem__(self, name):
-            return np.ones((self.lengths[name], 2), np.float32)
-
+    store = ArrayFeatures({"long": np.ones((9, 2), np.float32), "short": np.ones((4, 2), np.float32)})
     config = make_config(overrides={"train.batch_size": 8, "train.max_snippets": 5}).train
-    made = TrainingBatches(Store(), ["long", "short"], labels, config, counts=np.array([[3.0], [2.0]], np.float32))
+    made = TrainingBatches(store, ["long", "short"], labels, config, counts=np.array([[3.0], [2.0]], np.float32))
     batch = made[0]
     assert batch.counts is not None and set(batch.lengths.tolist()) == {4, 5}
     assert batch.counts[batch.lengths == 5].isnan().all() and (batch.counts[batch.lengths == 4] == 2).all()
