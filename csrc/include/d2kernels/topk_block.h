@@ -214,14 +214,14 @@ D2K_DEVICE void topk_pool(Team& team, const TopkPool<T>& problem, const TopkPool
         D2K_UNROLLED
         for (int g = 0; g < Group; ++g) front[g] = rank;
         // In the first pass every class has all of the rows.
-        const auto narrow = [&](auto first) {
+        const auto narrow = [&]([[maybe_unused]] auto first) {
             D2K_ROLLED
             for (int t = rank; t < last; t += size) {
                 const TopkRow<Group, K> row = rows[t];
                 D2K_UNROLLED
                 for (int g = 0; g < Group; ++g) {
                     const K key = row[g];
-                    const bool here = first || t < end[g];
+                    const bool here = decltype(first)::value || t < end[g];
                     const bool inside = static_cast<K>(key - low[g]) >> shift == 0;  // what is below wraps
                     if (here && inside) {
                         store_key(rows[front[g]], g, key);
