@@ -60,10 +60,17 @@ def localize_to(
 
     Args:
         out: `.npz` and `.parquet` (by pyarrow) hold columns, all else ActivityNet's results JSON.
+        model, features, from_activations, annotations, names, timing, durations, video_timings, config, top: as
+            `localize`.
         save_activations: an .npz for T and λ' of every video.
+        progress, skip_missing: as `localize`.
+
+    Returns:
+        how many detections are in the file, and in how many videos.
 
     Raises:
         FolderInUse: another run makes the same file.
+        UnknownTiming, DataError: as `localize`.
     """
     check_kind(out)
     work = localization(

@@ -62,7 +62,16 @@ def pieces(detections: Detections, videos: int = _VIDEOS) -> Iterator[Detections
 
 
 def save_detections(path: str | os.PathLike, detections: Detections) -> None:
-    """Writes ActivityNet results JSON in one step; every video appears, with or without detections."""
+    """Writes ActivityNet results JSON in one step; every video appears, with or without detections.
+
+    Args:
+        path: the file to write; an interrupted save leaves an earlier one whole.
+        detections: m of them, times in seconds.
+
+    Raises:
+        OSError: nothing can be written there.
+        ValueError: a time or score that is not finite.
+    """
     write_results(path, pieces(detections))
 
 
