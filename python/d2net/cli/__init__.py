@@ -30,6 +30,7 @@ from d2net.cli.tune import tune
 from d2net.terminal import printable
 
 BAD_INPUT, BUG = 2, 70
+SHARED = ("train", "localize")  # what processes that torchrun starts do together
 
 app = typer.Typer(
     name="d2net",
@@ -69,9 +70,16 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand in SHARED or "RANK" not in os.environ:
+        return
+    from d2net.training.launch import rank, refuse
+
+    if rank():  # process 0 says it
+        raise typer.Exit(BAD_INPUT)
+    refuse(str(context.invoked_subcommand), "start it without torchrun")
 
 
 def _one_line(message: Warning | str, *_: object) -> None:

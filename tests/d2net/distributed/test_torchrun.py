@@ -90,8 +90,14 @@ def test_what_one_process_does_is_refused(monkeypatch, command, tmp_path):
     monkeypatch.setenv("RANK", "0")
     features, annotations = write_synthetic(tmp_path, make_synthetic(videos=6, classes=2, width=8))
     given = ("--features", features, "--annotations", annotations, "--out", tmp_path / "out")
-    status, _, err = command("ablate", *given, "--set", "train.subsets=train")
-    assert status == 2 and "ablate is done by one process, and 2 were started; start it without torchrun" in err
+    scored = ("evaluate", "--predictions", annotations, "--ground-truth", annotations)
+    trained = ("ablate", *given, "--set", "train.subsets=train")
+    for name, *options in (trained, scored, ("inspect", features, annotations)):
+        status, _, err = command(name, *options)
+        assert status == 2 and f"{name} is done by one process, and 2 were started; start it without torchrun" in err
+    monkeypatch.setenv("RANK", "1")
+    assert command("inspect", features, annotations) == (2, "", "")
+    monkeypatch.setenv("RANK", "0")
     from d2net import api
 
     with pytest.raises(ValueError, match="train with restarts is done by one process"):
