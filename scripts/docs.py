@@ -26,7 +26,7 @@ STYLE = """
 # The theme's script makes these parts of code blocks later on: what scrolls is reached by keys, landmarks have names.
 SCRIPT = """
 const reach = () => {
-  document.querySelectorAll(".md-code__content").forEach(part => { part.tabIndex = 0; });
+  document.querySelectorAll(".md-code__content, .md-typeset__scrollwrap").forEach(part => { part.tabIndex = 0; });
   document.querySelectorAll(".md-code__nav").forEach((part, i) => { part.ariaLabel = `Code ${i + 1}`; });
 };
 new MutationObserver(reach).observe(document.body, {childList: true, subtree: true});
