@@ -108,9 +108,8 @@ def test_folders_of_npz_and_of_tensors(tmp_path, kind):
 
 
 def test_files_of_several_arrays(tmp_path):
-    np.savez(tmp_path / "v.npz", a=rows(3), b=rows(3))
-    with pytest.raises(FeatureError, match=r"v\.npz holds 2 arrays \('a', 'b'\); keep one, or call it `feats`"):
-        open_features(tmp_path)
+    np.savez(tmp_path / "v.npz", a=rows(3), b=rows(4))
+    assert open_features(tmp_path).lengths == {"a": 3, "b": 4}
 
 
 class Evil:
@@ -336,7 +335,7 @@ def test_activations_beyond_float32_are_refused(tmp_path, part):
     made = {"v": np.zeros((3, 2)), "v.foreground": np.zeros(3)}
     made[part].flat[-1] = 1e300
     np.savez(tmp_path / "a.npz", **made)
-    with pytest.raises(DataError, match=r"'v' holds NaN, infinity, or more than float32 holds"):
+    with pytest.raises(DataError, match=f"'{part}' holds NaN, infinity, or more than float32 holds"):
         load_activations(tmp_path / "a.npz", 2)
 
 

@@ -41,7 +41,7 @@ def arguments():
             "x": rows(4), "weight": numbers(4, 2, 3), "bias": numbers(4), "dilation": 2, "groups": 2,
             "negative_slope": 0.25, "residual": True, "dropout": 0.5, "seed": torch.tensor([3]),
         },
-        "topk_pool": {"scores": rows(2), "k": None, "divisor": 2, "rounding": "ceil"},
+        "topk_pool": {"scores": rows(2), "k": None, "divisor": 2, "rounding": "ceil", "return_indices": False},
         "attention_pool": {
             "x": rows(4), "attention": rows(2, seed=2), "threshold": 0.5, "inclusive": True, "normalize": True,
         },

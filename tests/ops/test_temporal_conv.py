@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import d2kernels as d2k
 from d2kernels.ops.temporal_conv import bits, reference, schema
+from d2kernels.ops.temporal_conv.dropout import placed
 
 NAN = float("nan")
 SEED = torch.tensor([1 - 2**60])
@@ -303,7 +304,8 @@ def test_opcheck(options):
     x, _, (_, weight, bias) = case([4, 7], options, torch.float32, gap=1)
     weight, bias = weight.detach(), bias.detach()
     plain = {"dilation": 1, "groups": 1, "negative_slope": None, "residual": False, "dropout": 0.0, "seed": None}
-    rest = (plain | options).values()
+    seed = options.get("seed")
+    rest = (plain | options | {"seed": seed if seed is None else placed(seed, None)}).values()
     for b in (bias, None):
         torch.library.opcheck(schema.temporal_conv, (x.values, weight, b, x.offsets, x.lengths, *rest))
     g = torch.randn(len(x.values), 4)
