@@ -105,6 +105,10 @@ def _windows(form: Form, sign: float, size: int, before: int, border: float | No
     if total == 0 or n == 0 or values.numel() == 0:
         return torch.zeros_like(values)
     sequence, place, valid = rows(form.offsets, form.lengths, total)
+    if n * size > total:  # what reaches beyond a sequence's ends sees one row of the border, or a thousand, alike
+        longest = int(form.lengths.max())
+        before, after = min(before, longest), min(size - 1 - before, longest)
+        size = before + after + 1
     # Every sequence gets size - 1 rows of the border on both sides, which no window of a neighbour reaches across.
     room = size - 1
     outside = -float("inf") if border is None else sign * border

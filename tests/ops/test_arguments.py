@@ -64,11 +64,11 @@ def arguments():
         },
         "nms": {
             "segments": spans, "scores": numbers(3), "iou_threshold": 0.5, "groups": torch.tensor([0, 0, 1]),
-            "inclusive": True,
+            "inclusive": True, "plus_one": False,
         },
         "soft_nms": {
             "segments": spans, "scores": numbers(3), "sigma": 1.0, "groups": torch.tensor([0, 0, 1]),
-            "score_threshold": 0.0,
+            "score_threshold": 0.0, "plus_one": False,
         },
         "localize": {
             "activations": rows(2), "thresholds": [0.25, 0.5], "class_mask": torch.ones(3, 2, dtype=torch.bool),
@@ -77,6 +77,8 @@ def arguments():
             "relative": "max",
             "class_score": numbers(3, 2), "capacity": 100,
         },
+        "erosion": {"x": rows(2), "size": 3, "border": 0.5},
+        "dilation": {"x": rows(2), "size": 3, "border": 0.5},
         "tv_l1": {
             "previous": numbers(2, 6, 7), "next": numbers(2, 6, 7, seed=2), "tau": 0.25, "lambda_": 0.125,
             "theta": 0.25, "nscales": 2, "warps": 2, "epsilon": 0.0, "inner_iterations": 3,
@@ -95,7 +97,8 @@ MODULES = {
     "ForegroundScore": {"dim": 4, "eps": 0.5},
 }  # fmt: skip
 WITHOUT_DERIVATIVE = "lowest_attention connected_components nms soft_nms localize tv_l1".split()
-DIFFERENTIABLE = [name for name in arguments() if name not in WITHOUT_DERIVATIVE]
+COMPOSED = ["erosion", "dilation"]  # of torch's ops, with derivatives of any order
+DIFFERENTIABLE = [name for name in arguments() if name not in (*WITHOUT_DERIVATIVE, *COMPOSED)]
 
 
 def call(name, given):

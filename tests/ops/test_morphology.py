@@ -46,6 +46,13 @@ def test_equals_scipy(op, size):
         assert np.array_equal(function(flags, size, border=border).values, expected(flags, size, op, border))
 
 
+def test_a_window_costs_no_more_than_its_sequences():
+    x = batch(torch.float32)
+    for op in (d2k.erosion, d2k.dilation):
+        for border in (None, 0.0):
+            assert torch.equal(op(x, 2**40, border=border).values, op(x, 200, border=border).values)
+
+
 @pytest.mark.parametrize("op", ["erosion", "dilation"])
 def test_forms_types_and_sequences(op):
     function, x = getattr(d2k, op), batch(torch.float32)
