@@ -20,7 +20,7 @@ def batches(width, rows=100, **settings):
     config = make_config(overrides=settings)
 
     names = [f"v{i}" for i in range(4)]
-    store = SimpleNamespace(width=width, lengths=dict.fromkeys(names, rows))
+    store = SimpleNamespace(width=width, lengths=dict.fromkeys(names, rows), precision="float32")
     return config, TrainingBatches(store, names, np.eye(4), config.train)
 
 
