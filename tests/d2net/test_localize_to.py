@@ -10,9 +10,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from d2net import api
 from d2net.api import localizing_to
+from d2net.cli import app
 from d2net.config import make_config
 from d2net.data.activations import StoredActivations, load_activations
 from d2net.data.detections import Detections, load_detections
@@ -205,6 +207,21 @@ def test_processes_share_the_videos_and_write_the_same_bytes(model, features, tm
     assert out.read_bytes() == (tmp_path / "alone.json").read_bytes()
     assert (tmp_path / "d.json.npz").read_bytes() == (tmp_path / "alone.npz").read_bytes()
     assert not left(tmp_path)
+
+
+def test_what_several_processes_cannot_do_is_said_once(model, features, tmp_path):
+    given = ["--checkpoint", tmp_path, "--features", features, "--out", tmp_path / "d.json", "--device", "cuda:0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "d2net"]
+    done = subprocess.run([*command, "localize", *given], capture_output=True, text=True, timeout=300)
+    assert done.returncode and done.stderr.count("device: cuda:0 cannot serve 2 processes") == 1, done.stderr
+
+
+def test_videos_are_extracted_by_one_process(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    given = ["localize", "--checkpoint", tmp_path, "--video", tmp_path / "v.mp4", "--out", tmp_path / "d.json"]
+    error = CliRunner().invoke(app, [*map(str, given)]).exception
+    assert isinstance(error, ValueError) and "localize --video is done by one process, and 2 were started" in str(error)
 
 
 def test_the_best_of_each_video_and_class():

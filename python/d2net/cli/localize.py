@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +20,7 @@ from d2net.cli.options import (
     SnippetSeconds,
     Stride,
     Weights,
+    one_voice,
     timing_overrides,
 )
 from d2net.cli.reading import Data, Layout
@@ -85,51 +84,51 @@ def localize(
     from d2net.data.video_info import load_video_info
     from d2net.timing import Timing
     from d2net.training.folder import run_files
+    from d2net.training.launch import local_device, refuse
 
-    if video is None and (features is None) == (activations is None):
-        raise ValueError("give exactly one of --features and --activations, or --video")
-    shown = videos_and_kinds(video, more, render, activations, (backbone, weights, render_to))
-    if subset and annotations is None:
-        raise ValueError("--subset names a subset of --annotations; give that file too")
-    given = features if video is None else None
-    inputs = [*run_files(checkpoint), given, activations, annotations, video_info, config, *shown.files]
-    check_outputs([out, save_activations], inputs)
-    shown.check_rendered(render_to or out.parent)
-    model = api.load(checkpoint, device, config=config)
-    decoder = parse_assignments(assignments or [])
-    if wrong := [name for name in decoder if not name.startswith("localize.")]:
-        raise ValueError(f"--set {wrong[0]}: only fields of localize can be changed after training")
-    chosen = make_config(overrides=fields_of(model.config) | decoder).localize if decoder else model.config.localize
-    first = os.environ.get("RANK", "0") == "0"
-    if not first:
-        warnings.simplefilter("ignore")  # which the first process says
-    data = Data(layout, ("features", "annotations"), quiet or not first)
-    known = data.annotations(annotations) if annotations else None
-    if known is not None and subset:
-        known = known.subset(subset)
-    if shown.files or shown.failed:
-        features = shown.extract(model, features, backbone, weights or [], device, quiet)
-    store = data.features(features, crops) if features is not None else None
-    info = load_video_info(video_info) if video_info else None
-    timing = timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
-    written = api.localize_to(
-        out,
-        model,
-        store if store is not None else StoredActivations(activations, classes=len(model.classes)),
-        from_activations=activations is not None,
-        annotations=known,
-        names=list(known.videos) if known is not None and subset else shown.names,
-        timing=Timing(**{k.removeprefix("timing."): v for k, v in timing.items()}) if timing else None,
-        durations=info.durations if info else None,
-        video_timings=info.timings if info else None,
-        config=chosen,
-        top=top,
-        save_activations=save_activations,
-        progress=not quiet,
-        skip_missing=skip_missing,
-    )
-    if store is not None and shown.kinds and first:
-        shown.render(load_detections(out), store.durations, render_to or out.parent, quiet)
-    if first:
+    if video is not None:
+        refuse("localize --video", "start it without torchrun, or extract first and give --features")
+    with one_voice("cpu"):
+        if video is None and (features is None) == (activations is None):
+            raise ValueError("give exactly one of --features and --activations, or --video")
+        shown = videos_and_kinds(video, more, render, activations, (backbone, weights, render_to))
+        if subset and annotations is None:
+            raise ValueError("--subset names a subset of --annotations; give that file too")
+        given = features if video is None else None
+        inputs = [*run_files(checkpoint), given, activations, annotations, video_info, config, *shown.files]
+        check_outputs([out, save_activations], inputs)
+        shown.check_rendered(render_to or out.parent)
+        model = api.load(checkpoint, local_device(device), config=config)
+        decoder = parse_assignments(assignments or [])
+        if wrong := [name for name in decoder if not name.startswith("localize.")]:
+            raise ValueError(f"--set {wrong[0]}: only fields of localize can be changed after training")
+        chosen = make_config(overrides=fields_of(model.config) | decoder).localize if decoder else model.config.localize
+        data = Data(layout, ("features", "annotations"), quiet)
+        known = data.annotations(annotations) if annotations else None
+        if known is not None and subset:
+            known = known.subset(subset)
+        if shown.files or shown.failed:
+            features = shown.extract(model, features, backbone, weights or [], device, quiet)
+        store = data.features(features, crops) if features is not None else None
+        info = load_video_info(video_info) if video_info else None
+        timing = timing_overrides(fps, stride, snippet_frames, snippet_seconds, resized)
+        written = api.localize_to(
+            out,
+            model,
+            store if store is not None else StoredActivations(activations, classes=len(model.classes)),
+            from_activations=activations is not None,
+            annotations=known,
+            names=list(known.videos) if known is not None and subset else shown.names,
+            timing=Timing(**{k.removeprefix("timing."): v for k, v in timing.items()}) if timing else None,
+            durations=info.durations if info else None,
+            video_timings=info.timings if info else None,
+            config=chosen,
+            top=top,
+            save_activations=save_activations,
+            progress=not quiet,
+            skip_missing=skip_missing,
+        )
+        if store is not None and shown.kinds:
+            shown.render(load_detections(out), store.durations, render_to or out.parent, quiet)
         print(f"{written.detections} detections in {written.videos} videos: {out}")
-    shown.end()
+        shown.end()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+
+import torch.distributed as dist
+
+from d2net.training.launch import joined
+from d2net.training.ranks import LostPeer
 
 _LONGEST = timedelta(days=30)  # that one may wait for another; torchrun itself ends all when one fails
 
@@ -17,26 +21,28 @@ class Processes:
 
     rank: int = 0
     count: int = 1
+    group: dist.ProcessGroup | None = None
 
     def wait(self) -> None:
-        """Until all have come here; an error where one has died."""
-        if self.count > 1:
-            import torch.distributed as dist
+        """Until all have come here.
 
-            dist.barrier()
+        Raises:
+            LostPeer: one has died.
+        """
+        if self.count == 1:
+            return
+        try:
+            dist.barrier(group=self.group)
+        except RuntimeError as error:
+            raise LostPeer(
+                f"process {self.rank} of {self.count}: another process of the run has ended or does not answer; what "
+                "is done is kept, and the same command goes on after it"
+            ) from error
 
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """Those of torchrun, connected through gloo, or this one alone."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        yield Processes()
-        return
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", timeout=_LONGEST)
-    try:
-        yield Processes(dist.get_rank(), count)
-    finally:
-        dist.destroy_process_group()
+    """Those of torchrun, connected through gloo whatever their devices, or this one alone; errors as `joined`."""
+    with joined("cpu") as ranks:
+        group = dist.new_group(backend="gloo", timeout=_LONGEST) if ranks.size > 1 else None
+        yield Processes(ranks.rank, ranks.size, group)
