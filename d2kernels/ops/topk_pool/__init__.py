@@ -101,7 +101,6 @@ def topk_pool(
         divisor: used where k is None.
         rounding: "ceil" or "floor" of s_i / divisor.
         offsets, lengths, mask: see `Ragged`; dense scores take exactly one of lengths and mask.
-
         return_indices: also return where the k scores are.
 
     Returns:
