@@ -76,8 +76,8 @@ def config(
         found = _IEEE
         if kind == "convolve" and (precision == "tf32x3" or arch_class(arch) == 80):
             found = found._replace(warps=4)  # eight have too few registers each, and spill
-            if precision == "tf32x3":
-                found = found._replace(stages=3)  # two spill on sm_120
+        if precision == "tf32x3":
+            found = found._replace(stages=3)  # two spill on sm_120
     elif kind == "plain weight":
         found, together = _PLAIN_WEIGHT[what], 0
     else:
@@ -90,7 +90,8 @@ def config(
         if c_in % found.block_k and found.block_n >= 128:
             found = found._replace(block_n=found.block_n // 2)  # masks of both operands need registers too
         if c_in <= found.block_k:
-            found = found._replace(waves=0)  # more on its way out than in products: programs that overlap
+            # More on its way out than in products: programs that overlap, and no more buffers than a few taps fill.
+            found = found._replace(waves=0, stages=min(found.stages, 3))
         return found._replace(block_k=min(found.block_k, max(_power(c_in), 16)))
     if together == 1:
         found = found._replace(block_n=2 * found.block_n)
