@@ -41,7 +41,7 @@ void bits(int64_t c_in, int64_t c_out, int64_t groups, int64_t taps, int64_t dil
     const int64_t in = groups * c_in, out = groups * c_out;
     const auto x = drawn(total * in), weight = drawn(out * c_in * taps), bias = drawn(out), grad = drawn(total * out);
     const float slope = 0.2f;
-    const Dropping none{0, 0, 1};
+    const Dropping none{0, 0, 0, 1};
     std::vector<float> y(total * out), inner(y), grad_bias(out), grad_x(x.size()), grad_weight(weight.size());
     std::vector<uint8_t> sign(total * ((out + 7) / 8));
     CHECK(temporal_conv(shape, x.data(), in, weight.data(), bias.data(), &slope, in == out, none, y.data(), sign.data(), threads) == d2k::kOk);
