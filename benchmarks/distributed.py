@@ -22,8 +22,8 @@ from workloads import thumos_lengths  # noqa: E402
 
 from d2net.config import make_config  # noqa: E402
 from d2net.data.dataset import TrainingBatches, shares  # noqa: E402
-from d2net.training.parallel import in_parallel  # noqa: E402
-from d2net.training.ranks import Ranks  # noqa: E402
+from d2net.distributed.parallel import in_parallel  # noqa: E402
+from d2net.distributed.ranks import Ranks  # noqa: E402
 from d2net.training.state import new_state  # noqa: E402
 from d2net.training.step import train_step  # noqa: E402
 

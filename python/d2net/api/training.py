@@ -17,8 +17,8 @@ from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.cache import CachedFeatures
 from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import check_outputs
+from d2net.distributed.launch import refuse
 from d2net.training.folder import OURS, RESTARTS, remove_empty
-from d2net.training.launch import refuse
 from d2net.training.lock import FolderLock
 from d2net.training.logs import check_trackers
 from d2net.training.restarts import (

@@ -75,7 +75,7 @@ def _options(
 ) -> None:
     if context.invoked_subcommand in SHARED or "RANK" not in os.environ:
         return
-    from d2net.training.launch import rank, refuse
+    from d2net.distributed.launch import rank, refuse
 
     if rank():  # process 0 says it
         raise typer.Exit(BAD_INPUT)
@@ -105,7 +105,7 @@ def _said(error: BaseException) -> str:
 
 def _report(error: BaseException) -> int:
     """Prints one line, unless another process of the run does; a bug's traceback goes to a file."""
-    voice = getattr(error, "voice", None)  # of `training.voice`, where several processes train
+    voice = getattr(error, "voice", None)  # of `distributed.voice`, where several processes run
     if voice is None:
         return _tell(error)
     if not voice.wanted():

@@ -82,9 +82,9 @@ def localize(
     from d2net.data.detections import load_detections
     from d2net.data.files import check_outputs
     from d2net.data.video_info import load_video_info
+    from d2net.distributed.launch import local_device, refuse
     from d2net.timing import Timing
     from d2net.training.folder import run_files
-    from d2net.training.launch import local_device, refuse
 
     if video is not None:
         refuse("localize --video", "start it without torchrun, or extract first and give --features")

@@ -98,7 +98,7 @@ def say(text: str) -> None:
 @contextmanager
 def one_voice(device: str) -> Iterator[None]:
     """Joins the processes that were started together with this one; within, rank 0 alone is heard."""
-    from d2net.training.launch import joined
+    from d2net.distributed.launch import joined
 
     with joined(device) as ranks:
         if ranks.main:

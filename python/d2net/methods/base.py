@@ -14,7 +14,7 @@ from d2net.config import Config, ModelConfig
 from d2net.data.dataset import Batch
 
 if TYPE_CHECKING:
-    from d2net.training.others import Others
+    from d2net.distributed.others import Others
 
 MOST_TERMS = 3  # beside the total, which a step's record has room for
 

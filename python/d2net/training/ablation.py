@@ -14,11 +14,11 @@ from d2net.config import Config, LocalizeConfig, make_config
 from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import write_text
+from d2net.distributed.launch import refuse
 from d2net.evaluation import evaluate
 from d2net.terminal import Bar
 from d2net.training.checkpoint import FILE
 from d2net.training.folder import check_folder
-from d2net.training.launch import refuse
 
 ROWS = {
     "CE": {"loss.classification": "CE", "loss.denoising": "none"},

@@ -17,6 +17,9 @@ from d2net.config import Config, fields_of
 from d2net.data.dataset import Batch, TrainingBatches, shares, spread
 from d2net.data.files import DataError
 from d2net.data.read_ahead import ReadAhead
+from d2net.distributed.parallel import in_parallel
+from d2net.distributed.ranks import ALONE, Ranks
+from d2net.distributed.together import Together, readable
 from d2net.methods import method_named
 from d2net.methods.base import Network
 from d2net.terminal import Bar
@@ -25,15 +28,12 @@ from d2net.training.folder import check_folder, clear_folder, clear_temporaries,
 from d2net.training.health import Health, TrainingWarning, check_start
 from d2net.training.lock import FolderLock
 from d2net.training.logs import Log
-from d2net.training.parallel import in_parallel
-from d2net.training.ranks import ALONE, Ranks
 from d2net.training.resume import check_same_run, data_digest, environment, features_fingerprint
 from d2net.training.signals import StopOnSignal, held_back, leave_to_parent
 from d2net.training.state import State, content, log_terms, new_state, restore
 from d2net.training.step import train_step
 from d2net.training.survey import check_videos
 from d2net.training.threads import threads, training_threads
-from d2net.training.together import Together, readable
 
 
 @dataclass

@@ -24,7 +24,7 @@ def _serve(rank, port, pipe):
     import torch
     import torch.distributed as dist
 
-    from d2net.training.ranks import LostPeer, Ranks
+    from d2net.distributed.ranks import LostPeer, Ranks
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=max(SIZES))

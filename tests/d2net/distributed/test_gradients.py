@@ -10,9 +10,9 @@ from d2kernels.ops.temporal_conv.dropout import rows_from
 from d2net.config import make_config
 from d2net.data.dataset import TrainingBatches, shares
 from d2net.data.features.arrays import ArrayFeatures
+from d2net.distributed.others import others_of
 from d2net.methods.d2net.losses import head_losses
 from d2net.methods.d2net.network import D2Net
-from d2net.training.others import others_of
 
 WIDTH, CLASSES, STREAMS = 16, 3, 2
 LENGTHS = (9, 40, 3, 25, 17, 1, 30, 12)

@@ -16,7 +16,7 @@ from d2net.config import make_config
 from d2net.data.dataset import TrainingBatches
 from d2net.data.files import DataError
 from d2net.data.synth import make_synthetic, write_synthetic
-from d2net.training import launch
+from d2net.distributed import launch
 from d2net.training.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and forked processes of POSIX")

@@ -12,8 +12,8 @@ import torch
 from pool import Pool, loaded
 
 from d2net.data.synth import make_synthetic, write_synthetic
+from d2net.distributed.ranks import LostPeer
 from d2net.training.checkpoint import read_checkpoint
-from d2net.training.ranks import LostPeer
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forked processes of POSIX")
 TRAIN = Path(__file__).with_name("test_joint_training.py")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from d2net.data.synth import make_synthetic, write_synthetic
-from d2net.training import launch
+from d2net.distributed import launch
 from d2net.training.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

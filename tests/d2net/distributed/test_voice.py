@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from d2net.training import voice
-from d2net.training.ranks import LostPeer
-from d2net.training.voice import Voice
+from d2net.distributed import voice
+from d2net.distributed.ranks import LostPeer
+from d2net.distributed.voice import Voice
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from d2net.data.dataset import Batch, Whole
-from d2net.training.ranks import Ranks
+from d2net.distributed.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from d2net.data.dataset import Batch
 from d2net.data.files import DataError
+from d2net.distributed.ranks import Ranks
 from d2net.training.health import TrainingError
-from d2net.training.ranks import Ranks
 from d2net.training.signals import StopOnSignal
 
 _GO, _STOP, _FAILED = 0, 1, 2

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from d2net.training.ranks import LostPeer
+from d2net.distributed.ranks import LostPeer
 
 WAIT = timedelta(seconds=5)
 _CAUSE, _TOLD, _CLAIM = "d2net/cause", "d2net/told", "d2net/claim"

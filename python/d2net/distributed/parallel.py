@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from d2net.training.ranks import Ranks
+from d2net.distributed.ranks import Ranks
 
 
 class _Call(nn.Module):

@@ -1,4 +1,4 @@
-"""Joining the other processes of a training that torchrun, or what sets the same variables, has started."""
+"""Joining the other processes of a command that torchrun, or what sets the same variables, has started."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from d2net.training.ranks import ALONE, Ranks
-from d2net.training.voice import Voice
+from d2net.distributed.ranks import ALONE, Ranks
+from d2net.distributed.voice import Voice
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 JOIN = timedelta(minutes=5)  # until all have joined: imports from a busy network drive take a while

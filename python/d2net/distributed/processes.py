@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from d2net.training.launch import joined
-from d2net.training.ranks import LostPeer
+from d2net.distributed.launch import joined
+from d2net.distributed.ranks import LostPeer
 
 _LONGEST = timedelta(days=30)  # that one may wait for another; torchrun itself ends all when one fails
 

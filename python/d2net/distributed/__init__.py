@@ -1,0 +1,1 @@
+"""The processes that torchrun starts: joining them, what they exchange, and how one of them speaks for all."""
