@@ -1,6 +1,6 @@
 """Runs the Containerfile's commands in a fresh Debian of its own, where no image can be pulled. As root, on Debian.
 
-python scripts/container.py [FOLDER] [--arg TORCH_INDEX=] [-- d2net's arguments, default: --help]
+python scripts/container.py [FOLDER] [--arg TORCH_INDEX=] [-- what d2net is run with, default: --help]
 
 debootstrap makes each stage's system in FOLDER from Debian's packages, chroot runs what the file says in it. The host's
 certificates, resolver, pip settings and folders of wheels are lent; nothing else of the host is seen. Images other than
@@ -125,12 +125,18 @@ def built(file: Path, folder: Path, given: dict[str, str]) -> Stage:
     return stage
 
 
+def _parted(words: list[str]) -> tuple[list[str], bool, list[str]]:
+    """What stands before and after the first `--`; argparse mixes them up where both hold options."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], at < len(words), words[at + 1 :]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build/container")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="as --build-arg")
-    parser.add_argument("command", nargs="*", default=["--help"], help="what the container is run with")
-    asked = parser.parse_args()
+    own, separated, command = _parted(sys.argv[1:])
+    asked = parser.parse_args(own)
     if os.geteuid() != 0 or shutil.which("debootstrap") is None:
         raise SystemExit("container: needs root and debootstrap; with podman or docker, build the Containerfile itself")
     asked.folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +144,7 @@ def main() -> int:
     stage = built(ROOT / "Containerfile", asked.folder.resolve(), given)
     if shutil.which("g++", path=str(stage.path("/usr/bin"))):
         raise SystemExit("container: the last stage has a compiler")
-    stage.run([*stage.entry, *asked.command])
+    stage.run([*stage.entry, *(command if separated else ["--help"])])
     return 0
 
 
