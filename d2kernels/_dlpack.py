@@ -28,8 +28,8 @@ def takes_dlpack(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = next((x for x in args if _foreign(x)), None)
-        if given is None:
+        foreign = [x for x in args if _foreign(x)]  # a list: torch 2.8 compiles no next(…, None)
+        if not foreign:
             return function(*args, **kwargs)
         import torch
 
@@ -37,7 +37,7 @@ def takes_dlpack(function: Callable[P, R]) -> Callable[P, R]:
             return torch.from_dlpack(x) if _foreign(x) else x
 
         found: Any = function(*map(inward, args), **{k: inward(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
-        back = getattr(sys.modules[type(given).__module__.partition(".")[0]], "from_dlpack", None)
+        back = getattr(sys.modules[type(foreign[0]).__module__.partition(".")[0]], "from_dlpack", None)
         if back is None:
             return found
         if isinstance(found, torch.Tensor):

@@ -52,17 +52,24 @@ class Stage:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(folder)], check=True)
-        for path in map(Path, (*LENT, *os.environ.get("PIP_FIND_LINKS", "").split())):
-            if path.exists():
-                target = self.path(path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target)
+        self.lend(*os.environ.get("PIP_FIND_LINKS", "").split())
+
+    def lend(self, *names: str) -> None:
+        """The host's files under their own names, links followed."""
+        for path in map(Path, names):
+            target = self.path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                shutil.copytree(path, target, dirs_exist_ok=True)
+            elif path.exists():
+                shutil.copyfile(path, target)
 
     def path(self, inside: str | Path) -> Path:
         return self.folder / str(inside).lstrip("/")
 
     def run(self, command: list[str], out: int | None = None) -> None:
         """Runs a command in the system; an error ends everything."""
+        self.lend(*LENT)  # each time: installing ca-certificates writes a bundle without the host's own
         settings = {k: v for k, v in os.environ.items() if k.startswith(SETTINGS)}
         env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", **settings}
         env |= {"DEBIAN_FRONTEND": "noninteractive", **self.args, **self.env}

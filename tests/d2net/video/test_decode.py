@@ -6,6 +6,7 @@ import importlib
 import os
 import random
 import shutil
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -108,13 +109,21 @@ def test_a_still_picture_is_held_until_the_next(tmp_path):
     assert found == [1] * 80 + [2] * 2 + [3]
 
 
+def turned(path: Path, degrees: int) -> Path:
+    """The MP4 with the display matrix of pictures to be turned counter-clockwise, which old PyAV cannot write."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44  # ISO 14496-12: the matrix follows times, numbers, layer, group and volume
+    cos, sin = {0: (1, 0), 90: (0, -1), 180: (-1, 0), -90: (0, 1)}[degrees]
+    struct.pack_into(">9i", data, at, cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
 @pytest.mark.parametrize(("degrees", "corner"), [(90, (-1, 0)), (180, (-1, -1)), (-90, (0, -1)), (0, (0, 0))])
 def test_pictures_are_upright(tmp_path, degrees, corner):
     image = np.zeros((64, 96, 3), np.uint8)
     image[:32, :48] = 255
-    path = write_video(
-        tmp_path / "v.mp4", [image] * 3, [0, 0.1, 0.2], change=lambda stream: stream.set_display_rotation(degrees)
-    )
+    path = turned(write_video(tmp_path / "v.mp4", [image] * 3, [0, 0.1, 0.2]), degrees)
     frame = next(iter(open_video(path, 10, decoder=read.decoder)))
     assert frame.shape == ((96, 64, 3) if degrees % 180 else (64, 96, 3))
     corners = frame[4 :: frame.shape[0] - 9, 4 :: frame.shape[1] - 9, 0] > 127
