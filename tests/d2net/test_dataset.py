@@ -130,7 +130,7 @@ def test_processes_share_the_bound_of_the_cache():
 def test_bfloat16_is_kept_as_it_is_stored():
     s = store([6])
     s.arrays["v0"] = np.arange(24, dtype=np.float32).reshape(6, 4)
-    s.dtypes["v0"], s.precision = np.dtype(np.float32), "bfloat16"
+    s.dtypes, s.precision = {"v0": np.dtype(np.float32)}, "bfloat16"
     cached = CachedFeatures(s, gigabytes=48 / 2**30)
     for _ in range(2):
         assert np.array_equal(cached["v0"], s.arrays["v0"]) and cached["v0"].dtype == np.float32

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2net.data.features import FeatureError, folder, open_features
-from d2net.data.features.index import Index, file_state, places
+from d2net.data.features import FeatureError, folder, hdf5, listing, npz, open_features
+from d2net.data.features.headers import Headers
+from d2net.data.features.index import Kept, file_state, load, places, save
 from d2net.data.files import DataError
 
 
@@ -25,7 +26,6 @@ from d2net.data.files import DataError
 def few_are_many(tmp_path, monkeypatch):
     """Four arrays are enough for an index, and what is made in a test has settled."""
     monkeypatch.setattr("d2net.data.features.index.LEAST", 4)
-    monkeypatch.setattr("d2net.data.features.folder.LEAST", 4)
     monkeypatch.setattr("d2net.data.features.index._SETTLED", -1.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -67,13 +67,19 @@ KINDS = [(write_folder, "f"), (write_streams, "s"), (write_npz, "f.npz"), (write
 def headers_read(open_it):
     """What open_it() gives, and how many headers were read for it."""
     count = mock.Mock()
-    add = Index.add
 
-    def counted(self, *arguments):
-        count()
-        return add(self, *arguments)
+    def counted(function):
+        def call(*arguments):
+            count()
+            return function(*arguments)
 
-    with mock.patch.object(Index, "add", counted):
+        return call
+
+    with (
+        mock.patch.object(folder.HeaderReader, "read", counted(folder.HeaderReader.read)),
+        mock.patch.object(npz, "header", counted(npz.header)),
+        mock.patch.object(hdf5, "_check_own_data", counted(hdf5._check_own_data)),
+    ):
         return open_it(), count.call_count
 
 
@@ -110,7 +116,7 @@ def test_a_damaged_index_is_made_again(tmp_path, write, name, damage):
         elif damage == "empty":
             place.write_bytes(b"")
         elif damage == "json":
-            place.write_bytes(b"d2net-index 1 0\n" + b'{"state": [], "arrays": {"v": [0, -1]}}')
+            place.write_bytes(b"d2net-index 3 0\n" + b'{"state": [], "arrays": {"v": [0, -1]}}')
         elif damage == "folder":
             place.unlink()
             place.mkdir()
@@ -157,7 +163,7 @@ def test_a_file_rewritten_in_place_is_seen_at_once_or_when_it_is_read_and_then_a
     path = tmp_path / "f"
     write_folder(path)
     open_features(path)
-    with mock.patch("d2net.data.features.index._SAMPLE", 0), mock.patch.object(folder, "folder_state", _no_sample):
+    with mock.patch.object(folder, "folder_state", _no_sample):
         open_features(path)
         number = (path / "v2.npy").stat().st_ino
         np.save(path / "v2.npy", rows(33))
@@ -172,10 +178,8 @@ def test_a_file_rewritten_in_place_is_seen_at_once_or_when_it_is_read_and_then_a
     assert open_features(path).lengths["v2"] == 34
 
 
-def _no_sample(files):
-    from d2net.data.features.index import folder_state
-
-    return [*folder_state(files)[:2], []]
+def _no_sample(*arguments):
+    return [*listing.folder_state(*arguments)[:2], []]
 
 
 def test_where_nothing_can_be_written_beside_the_features_the_cache_holds_the_index(tmp_path):
@@ -238,14 +242,12 @@ SHAPES = st.tuples(st.lists(st.integers(0, 2**40), max_size=4), st.sampled_from(
 def test_any_names_and_shapes_come_back(tmp_path_factory, arrays):
     path = tmp_path_factory.mktemp("any") / "f.npz"
     path.write_bytes(b"")
-    index = Index(path, file_state(path))
-    for key, (shape, kind) in arrays.items():
-        index.add(key, (tuple(shape), np.dtype(kind)))
-    index.stated, index.places = {"fps": 25.0}, {key: [len(key), 7] for key in arrays}
-    index.save()
-    again = Index(path, file_state(path))
-    assert (again.stated, again.places) == (index.stated, index.places)
-    assert again.known == index.known and again.keys() is not None
+    headers = Headers.of({key: (tuple(shape), np.dtype(kind)) for key, (shape, kind) in arrays.items()})
+    places = np.array([[len(name), 2**62] for name in headers.names])
+    save(path, file_state(path), Kept(headers.code, headers.kinds, headers.names, places, {"fps": 25.0}))
+    again = load(path, file_state(path))
+    assert (again.names, again.kinds, again.stated) == (headers.names, headers.kinds, {"fps": 25.0})
+    assert again.code.tolist() == headers.code.tolist() and again.places.tolist() == places.tolist()
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

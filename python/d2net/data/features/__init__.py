@@ -12,6 +12,7 @@ from d2net.data.features.extracted import LOG, ExtractedFeatures
 from d2net.data.features.folder import FolderFeatures as FolderFeatures
 from d2net.data.features.folder import open_folder
 from d2net.data.features.hdf5 import Hdf5Features as Hdf5Features
+from d2net.data.features.listing import listed
 from d2net.data.features.npz import NpzFeatures as NpzFeatures
 from d2net.data.features.shapes import Axis, Crops, LayoutWarning, taken_as
 from d2net.data.features.shards import INDEX, are_shards, open_shards
@@ -86,7 +87,8 @@ def _opened(path: Path, layout: str | None) -> FeatureStore:
         if path.is_dir():
             if (path / LOG).exists():
                 return ExtractedFeatures(path)
-            return open_shards(path) if are_shards(path) else open_folder(path)
+            listing = listed(path)
+            return open_shards(path) if are_shards(listing) else open_folder(path, listing=listing)
     kind = path.suffix.lower()
     if path.name.endswith(INDEX):
         return open_shards(path)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from d2net.data.features.folder import FolderFeatures
+from d2net.data.features.listing import Part, VideoFiles, listed
 from d2net.data.features.store import FeatureError
 from d2net.data.files import read_text, shown, some, write_atomically
 from d2net.ranges import LONGEST
@@ -102,12 +102,13 @@ class ExtractedFeatures(FolderFeatures):
         log = read_log(path / LOG)
         if not log.videos:
             raise FeatureError(f"{path}: no video is extracted yet; run d2net extract to its end")
-        with os.scandir(path) as entries:
-            held = {entry.name for entry in entries}
+        listing = listed(path)
+        held = {listing.file(i) for i in range(len(listing.stems))}
         missing = [e.file for e in log.videos.values() if e.file not in held and not (path / e.file).is_file()]
         if missing:
             raise FeatureError(f"{path}: {len(missing)} files of its log are gone ({some(missing)}); extract again")
-        super().__init__(path, {name: (path / entry.file,) for name, entry in log.videos.items()})
+        files = VideoFiles.of_each((v, (_part(path, v, log.videos[v].file),)) for v in sorted(log.videos))
+        super().__init__(path, files, [listing.of_kinds([".npy"])])
         odd = [n for n, e in log.videos.items() if self.lengths[n] != e.snippets]
         if odd:
             raise FeatureError(
@@ -124,3 +125,7 @@ class ExtractedFeatures(FolderFeatures):
             at += width
         self.streams = streams
         self.layout = f"extracted by {log.identity['backbone']}"
+
+
+def _part(path: Path, video: str, file: str) -> Part:
+    return Part(path, file.removeprefix(video)) if file.startswith(video) else Part(path, file, own=False)

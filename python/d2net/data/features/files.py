@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from d2net.data.features.headers import Shape
 from d2net.data.features.npy import header, npy_rows
 from d2net.data.features.store import FeatureError
 from d2net.data.features.tensors import Tensor, read_tensor, read_tensor_rows, tensor_headers
@@ -21,8 +22,6 @@ TEXT = (".csv",)
 CALLED = ("feats", "features", "feat", "feature", "data", "x")
 
 _FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
-
-Shape = tuple[tuple[int, ...], np.dtype]
 
 
 def array_header(path: Path) -> Shape:
@@ -68,9 +67,9 @@ def read_array(path: Path) -> np.ndarray:
         return np.array(_tensor(path).float().numpy())
 
 
-def reads_rows(path: Path) -> bool:
-    """Whether `read_rows` can read rows of it alone."""
-    return path.suffix.lower() in (".npy", ".safetensors", ".pt", ".pth")
+def reads_rows(name: str) -> bool:
+    """Whether `read_rows` can read rows of such a file alone."""
+    return name.lower().endswith((".npy", ".safetensors", ".pt", ".pth"))
 
 
 def read_rows(path: Path, shape: tuple[int, ...], first: int, end: int) -> np.ndarray | None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from d2net.data.features.index import Index, file_state
+from d2net.data.features.headers import Headers, Shape
+from d2net.data.features.index import Kept, file_state, load, save
 from d2net.data.features.store import FeatureError, FeatureStore
 from d2net.data.files import check_regular, reading
 from d2net.data.names import names_a_kind
@@ -26,15 +27,14 @@ class Hdf5Features(FeatureStore):
         self.path = path
         with reading(path, "HDF5", FeatureError):
             with self._open() as file:
-                index = Index(path, file_state(path))
-                if index.keys() is None:
-                    for name, item in _datasets(path, file):
-                        _check_own_data(path, name, item)
-                        index.add(name, (item.shape or (), item.dtype))
-                    index.save()
+                state = file_state(path)
+                if (kept := load(path, state)) is None:
+                    kept = _indexed(path, file)
+                    save(path, state, kept)
                 self.stated = _stated(file)
-            self.places = _by_video(list(index.known))
-        super().__init__(str(path), {video: index.known[place] for video, place in self.places.items()})
+            self.places = _by_video(kept.names)
+        kinds = dict(zip(kept.names, map(kept.kinds.__getitem__, kept.code.tolist()), strict=True))
+        super().__init__(str(path), {video: kinds[place] for video, place in self.places.items()})
 
     def _open(self) -> Any:
         try:
@@ -61,6 +61,15 @@ class Hdf5Features(FeatureStore):
                 raise self.changed(name, dataset.shape, dataset.dtype)
             batch = dataset.shape != self.stored_shape(name)
             return dataset[0, first:end] if batch else dataset[first:end]
+
+
+def _indexed(path: Path, file: Any) -> Kept:
+    found: dict[str, Shape] = {}
+    for name, item in _datasets(path, file):
+        _check_own_data(path, name, item)
+        found[name] = item.shape or (), item.dtype
+    headers = Headers.of(found)
+    return Kept(headers.code, headers.kinds, headers.names, np.zeros((0, 0), np.int64), {})
 
 
 def _datasets(

@@ -13,7 +13,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from d2net.data.features.index import Index, file_state
+from d2net.data.features.headers import Headers, Shape
+from d2net.data.features.index import Kept, file_state, load, save
 from d2net.data.features.npy import header, npy_rows
 from d2net.data.features.store import FeatureError, FeatureStore
 from d2net.data.features.timing import FILE, timing_of_file
@@ -42,51 +43,59 @@ class NpzFeatures(FeatureStore):
         with reading(path, "an .npz", FeatureError):
             check_regular(path, FeatureError)
             self.state = file_state(path)
-            index = Index(path, self.state)
-            if index.keys() is None:
-                self._index(index)
-                index.save()
-            self.stated = index.stated
-            self.entries = {entry.removesuffix(".npy"): entry for entry in index.known}
-            self.places = {entry: Place(*place) for entry, place in index.places.items()}
-        super().__init__(str(path), {name: index.known[entry] for name, entry in self.entries.items()})
+            if (kept := load(path, self.state)) is None:
+                kept = self._indexed()
+                save(path, self.state, kept)
+            self.stated, self.places = kept.stated, kept.places
+        super().__init__(str(path), Headers(kept.names, kept.code, kept.kinds))
 
-    def _index(self, index: Index) -> None:
+    def _indexed(self) -> Kept:
         """Reads each array's header, and the timing where there is one."""
+        stated: dict[str, float] = {}
+        found: dict[str, Shape] = {}
+        places: dict[str, Place] = {}
         with zipfile.ZipFile(self.path) as archive:
             if FILE in archive.namelist():
-                index.stated = timing_of_file(f"{self.path}: {FILE}", json.loads(archive.read(FILE)))
+                stated = timing_of_file(f"{self.path}: {FILE}", json.loads(archive.read(FILE)))
             for info in archive.infolist():
-                entry = info.filename
-                if not _is_array(entry):
+                if not _is_array(info.filename):
                     continue
-                if entry in index.known:
-                    raise FeatureError(f"{self.path}: video {entry.removesuffix('.npy')!r} is in it twice")
-                with reading(f"{self.path}: {entry}", "a NumPy array", FeatureError), archive.open(entry) as file:
-                    shape = header(file, info.file_size)
-                place = Place(info.header_offset, info.compress_type, info.compress_size, info.file_size, info.CRC)
-                index.add(entry, shape, place)
+                name = info.filename.removesuffix(".npy")
+                if name in found:
+                    raise FeatureError(f"{self.path}: video {name!r} is in it twice")
+                with (
+                    reading(f"{self.path}: {info.filename}", "a NumPy array", FeatureError),
+                    archive.open(info) as file,
+                ):
+                    found[name] = header(file, info.file_size)
+                sizes = info.compress_size, info.file_size, info.CRC
+                places[name] = Place(info.header_offset, info.compress_type, *sizes)
+        headers = Headers.of(found)
+        table = np.array([places[name] for name in headers.names], np.int64).reshape(-1, len(Place._fields))
+        return Kept(headers.code, headers.kinds, headers.names, table, stated)
+
+    def _place(self, name: str) -> Place:
+        return Place(*self.places[self.headers.place[name]].tolist())
 
     def _read(self, name: str) -> np.ndarray:
         # Not np.load: it takes the entry `v.npy` for the key `v.npy` too, and lists the archive in each process.
-        entry = self.entries[name]
+        entry = f"{name}.npy"
         if file_state(self.path) == self.state:
-            raw = _entry(self.path, entry, self.places[entry])
+            raw = _entry(self.path, entry, self._place(name))
         else:  # another archive than the one opened: what it holds now is compared by the caller
             with zipfile.ZipFile(self.path) as archive:
                 raw = archive.read(entry)
         return np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
 
     def reads_rows(self, name: str) -> bool:
-        return not self.turned and self.places[self.entries[name]].method == zipfile.ZIP_STORED
+        return not self.turned and self._place(name).method == zipfile.ZIP_STORED
 
     def _read_rows(self, name: str, first: int, end: int) -> np.ndarray | None:
         """Without the archive's checksum, which is of the whole entry."""
-        entry = self.entries[name]
         if not self.reads_rows(name) or file_state(self.path) != self.state:
             return None
         with open(self.path, "rb") as file:
-            _to_data(file, entry, self.places[entry])
+            _to_data(file, f"{name}.npy", self._place(name))
             return npy_rows(file, self.stored_shape(name), first, end)
 
 

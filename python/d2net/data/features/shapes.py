@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, NamedTuple
 
+from d2net.data.features.headers import Headers
 from d2net.data.files import DataError
 
 
@@ -25,11 +26,11 @@ Axis = Literal["rows", "transposed"]
 
 
 class Arranged(NamedTuple):
-    """(s, d) of each video, whether the arrays are (d, s), which are ten crops, and what is to be said."""
+    """(s, d) of each kind of array, whether they are (d, s), which kinds are ten crops, and what is to be said."""
 
-    shapes: dict[str, tuple[int, ...]]
+    shapes: list[tuple[int, ...]]
     turned: bool
-    crops: frozenset[str]
+    crops: frozenset[int]
     notes: list[str]
 
 
@@ -47,39 +48,38 @@ def taken_as(axis: Axis | None) -> Iterator[None]:
         _axis.reset(token)
 
 
-def arrange(held: Mapping[str, tuple[int, ...]]) -> Arranged:
+def arrange(headers: Headers) -> Arranged:
     """Batch axes (1, s, d) and ten crops (s, 10, d) as (s, d); (d, s) where that is said or the only reading.
 
     Unless said, arrays are turned only where their rows are equally many and their widths vary, which no network could
     take.
     """
     axis = _axis.get()
-    shapes: dict[str, tuple[int, ...]] = {}
+    held, counts, total = [shape for shape, _ in headers.kinds], headers.counts(), len(headers.names)
     notes = []
-    deep = {n: shape for n, shape in held.items() if len(shape) == 3}
+    deep = {k: shape for k, shape in enumerate(held) if len(shape) == 3}
     # (1, 10, d) is one snippet where all are ten crops, and not all have a first axis of 1.
     all_crops = all(shape[1] == CROPS for shape in deep.values()) and any(shape[0] != 1 for shape in deep.values())
-    batch = [n for n, shape in deep.items() if shape[0] == 1 and not all_crops]
-    crops = [n for n, shape in deep.items() if shape[1] == CROPS and n not in set(batch)]
-    shapes = dict(held) | {n: held[n][1:] for n in batch} | {n: (held[n][0], held[n][2]) for n in crops}
+    batch = {k for k, shape in deep.items() if shape[0] == 1 and not all_crops}
+    crops = frozenset(k for k, shape in deep.items() if shape[1] == CROPS and k not in batch)
+    shapes = [x[1:] if k in batch else (x[0], x[2]) if k in crops else x for k, x in enumerate(held)]
     if crops:
-        notes.append(f"{len(crops)} arrays are (snippets, {CROPS} crops, width), such as {crops[0]!r}")
-    flat = [shape for shape in shapes.values() if len(shape) == 2]
-    widths = Counter(shape[1] for shape in flat)
-    varied = len(held) > 1 and max(widths.values(), default=0) <= len(held) / 2
-    turned = (
-        axis is None
-        and varied
-        and len(flat) == len(held)
-        and len({shape[0] for shape in flat}) == 1
-        and not batch
-        and not crops
-    )
+        many = sum(counts[k] for k in crops)
+        notes.append(f"{many} arrays are (snippets, {CROPS} crops, width), such as {headers.first(crops)!r}")
+    flat = all(len(shape) == 2 for shape in shapes)
+    widths: Counter[int] = Counter()
+    for shape, count in zip(shapes, counts, strict=True):
+        if len(shape) == 2:
+            widths[shape[1]] += count
+    varied = total > 1 and max(widths.values(), default=0) <= total / 2
+    turned = axis is None and varied and flat and len({shape[0] for shape in shapes}) == 1 and not deep
     if axis == "transposed":
         if crops:
-            raise FeatureError(f"layout transposed: {crops[0]!r} is {held[crops[0]]}, ten crops; transpose it first")
-        return Arranged({n: shape[::-1] for n, shape in shapes.items()}, True, frozenset(), notes)
+            first = headers.first(crops)
+            shape = held[headers.code[headers.place[first]]]
+            raise FeatureError(f"layout transposed: {first!r} is {shape}, ten crops; transpose it first")
+        return Arranged([shape[::-1] for shape in shapes], True, frozenset(), notes)
     if turned:
-        shapes = {n: shape[::-1] for n, shape in shapes.items()}
-        notes.append(f"all {len(held)} arrays have {flat[0][0]} rows and differ in width: read as (width, snippets)")
-    return Arranged(shapes, turned, frozenset(crops), notes)
+        notes.append(f"all {total} arrays have {shapes[0][0]} rows and differ in width: read as (width, snippets)")
+        shapes = [shape[::-1] for shape in shapes]
+    return Arranged(shapes, turned, crops, notes)

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from d2net.data.features.files import CALLED, Shape
+from d2net.data.features.files import CALLED
 from d2net.data.features.hdf5 import Hdf5Features
+from d2net.data.features.headers import Shape
+from d2net.data.features.listing import Listing
 from d2net.data.features.npz import NpzFeatures, array_entries
 from d2net.data.features.store import FeatureError, FeatureStore
 from d2net.data.features.tensors import SafetensorsFeatures, tensor_headers
@@ -38,7 +40,7 @@ class ShardedFeatures(FeatureStore):
             if twice := next((v for v in shard if v in self.of), None):
                 raise FeatureError(f"{path}: video {twice!r} is in {Path(self.of[twice].source).name} and in {file}")
             self.of |= dict.fromkeys(shard, shard)
-            shapes |= {v: (shard.held[v], shard.dtypes[v]) for v in shard}
+            shapes |= shard.headers.column(lambda kind: kind)
         self.files = [Path(shard.source) for shard in shards.values()]
         super().__init__(str(path), shapes)
         self.stated = _agreed(path, {file: shard.stated for file, shard in shards.items()})
@@ -86,11 +88,10 @@ def _indices(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob(f"*{INDEX}") if not p.name.startswith("."))
 
 
-def are_shards(folder: Path) -> bool:
+def are_shards(listing: Listing) -> bool:
     """Whether a folder's files hold many videos each: it has an index, HDF5, or files of several arrays without one
     that is called as a video's features are."""
-    with os.scandir(folder) as entries:
-        kinds = {os.path.splitext(e.name)[1].lower() for e in entries if not e.name.startswith(".")}
+    kinds, folder = listing.kinds().keys(), listing.folder
     if ".json" in kinds and _indices(folder):
         return True
     if not kinds & _OPEN.keys() or kinds & {".npy", ".pt", ".pth"}:

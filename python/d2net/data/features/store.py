@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from d2net.data.features.headers import Column, Headers, Shape
 from d2net.data.features.index import forget
 from d2net.data.features.shapes import Crops, FeatureError, arrange
 from d2net.data.files import reading, shown, some
@@ -35,34 +36,38 @@ class FeatureStore(ABC):
     layout = "arrays by video"
     precision: str | None = None
 
-    def __init__(self, source: str, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]]):
+    def __init__(self, source: str, shapes: Mapping[str, Shape] | Headers):
+        """shapes: of the arrays as they are stored, by video."""
         self.source = source
-        if not shapes:
+        headers = shapes if isinstance(shapes, Headers) else Headers.of(shapes)
+        if not headers.names:
             raise FeatureError(f"{source}: no feature arrays in it")
-        if (nameless := next((n for n in shapes if not n.strip()), None)) is not None:
+        if (nameless := next((n for n in headers.names if not n.strip()), None)) is not None:
             raise FeatureError(f"{source}: {nameless!r} is no name of a video")
-        self.names = sorted(shapes)
-        self.held = {name: shape for name, (shape, _) in shapes.items()}
-        self.dtypes = {name: dtype for name, (_, dtype) in shapes.items()}
-        rows = arrange(self.held)
-        self.turned, self.ten_crops = rows.turned, rows.crops
+        self.headers, self.names = headers, headers.names
+        self.held: Column[tuple[int, ...]] = headers.column(lambda kind: kind[0])
+        self.dtypes: Column[np.dtype] = headers.column(lambda kind: kind[1])
+        rows = arrange(headers)
+        self.turned = rows.turned
+        self.is_crops = Column(headers, [k in rows.crops for k in range(len(headers.kinds))])
         self.crops: Crops = "mean"
         self.notes = rows.notes
-        first = self.names[0]
-        for name in self.names:
-            shape, dtype = rows.shapes[name], shapes[name][1]
-            if dtype.kind == "O":
-                raise FeatureError(f"{source}: {name!r} is an object array, a pickle; save plain arrays instead")
-            if len(shape) != 2 or dtype.kind != "f":
-                raise FeatureError(f"{source}: {name!r} must be float (snippets, width), got {dtype} {shape}")
-            if shape[0] < 1:
-                raise FeatureError(f"{source}: {name!r} has no rows; extract it again or drop the video")
-            if shape[1] < 1:
-                raise FeatureError(f"{source}: {name!r} has width 0; extract it again or drop the video")
-            if shape[1] != (width := rows.shapes[first][1]):
-                raise FeatureError(f"{source}: {name!r} has width {shape[1]}, but {first!r} has {width}")
-        self.lengths = {name: rows.shapes[name][0] for name in self.names}
-        self.width = rows.shapes[first][1]
+        self.width = self._check(rows.shapes)
+        self.lengths: Column[int] = Column(headers, [shape[0] for shape in rows.shapes])
+
+    def _check(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        """The width of all; raises FeatureError, which names the first array that is no (s, d) of it."""
+        first = shapes[self.headers.code.item(0)]
+        width = first[1] if len(first) == 2 else 0
+        wrong = {
+            k: text
+            for k, (shape, (_, dtype)) in enumerate(zip(shapes, self.headers.kinds, strict=True))
+            if (text := _fault(shape, dtype, width, self.names[0]))
+        }
+        if wrong:
+            name = self.headers.first(wrong)
+            raise FeatureError(f"{self.source}: {name!r} {wrong[self.headers.code.item(self.headers.place[name])]}")
+        return width
 
     @abstractmethod
     def _read(self, name: str) -> np.ndarray: ...
@@ -102,7 +107,7 @@ class FeatureStore(ABC):
             opened = self.held[name]
             if array.shape != opened or array.dtype.kind != "f":
                 raise self.changed(name, array.shape, array.dtype)
-            if array.ndim == 3 and name not in self.ten_crops:
+            if array.ndim == 3 and not self.is_crops[name]:
                 array = array[0]
             return self._converted(name, array)
 
@@ -120,7 +125,7 @@ class FeatureStore(ABC):
     def stored_shape(self, name: str) -> tuple[int, ...]:
         """Of the array as it is stored, without a batch axis."""
         held = self.held[name]
-        return held[1:] if len(held) == 3 and name not in self.ten_crops else held
+        return held[1:] if len(held) == 3 and not self.is_crops[name] else held
 
     def changed(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> FeatureError:
         return FeatureError(
@@ -147,7 +152,7 @@ class FeatureStore(ABC):
         return array
 
     def _converted(self, name: str, array: np.ndarray) -> np.ndarray:
-        if name in self.ten_crops:
+        if self.is_crops[name]:
             array = array.mean(1, dtype=np.float32) if self.crops == "mean" else array[:, 0]
         if self.turned:
             array = np.ascontiguousarray(array.T)
@@ -158,11 +163,11 @@ class FeatureStore(ABC):
 
     def dtype(self, name: str) -> np.dtype:
         """Of `self[name]`, known without reading the data."""
-        averaged = name in self.ten_crops and self.crops == "mean"
+        averaged = self.is_crops[name] and self.crops == "mean"
         half = self.dtypes[name] == np.float16 and not averaged
         return np.dtype(np.float16 if half else np.float32)
 
-    def sources(self) -> list[Path]:
+    def sources(self) -> Sequence[Path]:
         """The files that are read."""
         return [Path(self.source)]
 
@@ -189,6 +194,21 @@ class FeatureStore(ABC):
             raise FeatureError(
                 f"{self.source}: no features of {len(missing)} annotated videos: {some(missing)}{near}; {todo}"
             )
+
+
+def _fault(shape: tuple[int, ...], dtype: np.dtype, width: int, first: str) -> str:
+    """What is wrong with an array, nothing where it is as it must be; width: of the first one."""
+    if dtype.kind == "O":
+        return "is an object array, a pickle; save plain arrays instead"
+    if len(shape) != 2 or dtype.kind != "f":
+        return f"must be float (snippets, width), got {dtype} {shape}"
+    if shape[0] < 1:
+        return "has no rows; extract it again or drop the video"
+    if shape[1] < 1:
+        return "has width 0; extract it again or drop the video"
+    if shape[1] != width:
+        return f"has width {shape[1]}, but {first!r} has {width}"
+    return ""
 
 
 def check_streams(streams: Any, width: int) -> None:
