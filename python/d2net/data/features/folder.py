@@ -64,8 +64,8 @@ class FolderFeatures(FeatureStore):
         for file, part, width in zip(files, parts, self.widths[name], strict=True):
             if part.shape != (opened := (self.held[name][0], width)):
                 raise FeatureError(
-                    f"{file} changed while it was in use: it was {opened}, and is now {part.dtype} {part.shape}; put it "
-                    "back, or start again"
+                    f"{file} changed while it was in use: it was {opened}, and is now {part.dtype} {part.shape}; put "
+                    "it back, or start again"
                 )
         return np.concatenate(parts, axis=1)
 
