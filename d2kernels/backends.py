@@ -22,6 +22,7 @@ OPS = (
     "head",
     "losses",
     "step_record",
+    "gather_rows",
     "connected_components",
     "nms",
     "localize",

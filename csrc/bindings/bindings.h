@@ -70,6 +70,7 @@ void bind_condition_number(Module& m);
 void bind_connected_components(Module& m);
 void bind_dropout(Module& m);
 void bind_foreground_score(Module& m);
+void bind_gather_rows(Module& m);
 void bind_head(Module& m);
 void bind_localize(Module& m);
 void bind_losses(Module& m);

@@ -121,6 +121,7 @@ private:
 
 int check_condition_number();
 int check_connected_components();
+int check_gather_rows();
 int check_head();
 int check_launches();
 int check_localize();

@@ -23,6 +23,7 @@ constexpr Check kChecks[] = {
     {"head", check_head},
     {"losses", check_losses},
     {"step_record", check_step_record},
+    {"gather_rows", check_gather_rows},
     {"tv_l1", check_tv_l1},
 };
 

@@ -4,7 +4,6 @@
 
 #include "d2kernels/warp.h"
 #include "launch.h"
-#include "sequences.h"
 
 namespace d2k::cuda {
 namespace {

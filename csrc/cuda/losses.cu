@@ -1,7 +1,6 @@
 #include "d2kernels/losses.h"
 
 #include "matrices.h"
-#include "sequences.h"
 
 namespace d2k::cuda {
 namespace {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "d2kernels/topk_block.h"
-#include "sequences.h"
 
 namespace d2k::cuda {
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "launch.h"
-#include "sequences.h"
 #include "topk_long.h"
 
 namespace d2k::cuda {

@@ -254,6 +254,30 @@ def _step_record(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...],
     yield inputs, call(float("inf"))
 
 
+def _gather_rows(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...], Callable[..., Any]]]:
+    from d2kernels.ops.gather_rows import DTYPES, gather_rows
+
+    lengths = torch.tensor(batch.lengths)
+    offsets = torch.cat([lengths.new_zeros(1), (lengths + 2).cumsum(0)]) + 2
+    first = (torch.arange(len(lengths)) * 37) % (total - lengths + 1)
+
+    def call(shift: int) -> Callable[..., Any]:
+        def run(ragged: Any, source: Tensor) -> list[Tensor]:
+            device, found = source.device, []
+            for stored in DTYPES:
+                # At an address that is aligned to one number alone, where there is a shift.
+                rows = source.new_empty(source.numel() + shift, dtype=stored)[shift:].view_as(source).copy_(source)
+                for dtype in DTYPES:
+                    out = torch.full((int(offsets[-1]) + 3, batch.width), float("nan"), dtype=dtype, device=device)
+                    found.append(gather_rows(rows, first.to(device), offsets.to(device), lengths.to(device), out))
+            return found
+
+        return run
+
+    yield (_normal(total, batch.width, seed=39),), call(0)
+    yield (_normal(total, batch.width, seed=40),), call(1)
+
+
 def _tv_l1(batch: Batch, total: int) -> Iterator[tuple[tuple[Tensor, ...], Callable[..., Any]]]:
     # Every iteration is done, and few: where an error ends them hangs on the last bit.
     few = {"nscales": 2, "warps": 1, "inner_iterations": 6, "outer_iterations": 2, "epsilon": 0.0, "scale_step": 0.75}
@@ -282,6 +306,7 @@ _CASES: dict[str, tuple[Callable[[Batch, int], Iterator[tuple[tuple[Tensor, ...]
     "head": (_head, False),
     "losses": (_losses, False),
     "step_record": (_step_record, True),
+    "gather_rows": (_gather_rows, True),
     "connected_components": (_components, True),
     "nms": (_nms, True),
     "localize": (_localize, True),

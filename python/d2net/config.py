@@ -148,6 +148,11 @@ class TrainConfig(Section):
     log_every: int = Field(50, ge=1, description="iterations between lines of log.jsonl")
     checkpoint_every: int = Field(500, ge=1, description="iterations between checkpoints")
     workers: int = Field(0, ge=0, le=1024, description="processes that read features ahead; 0: a thread does")
+    resident: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="features stay in the device's memory as they are stored, and a batch is one gather; auto: where"
+        " all fit in half of a GPU's free memory, or on the CPU in cache_gigabytes; workers play no part then",
+    )
     cache_gigabytes: float = Field(4.0, ge=0, le=1e6, description="features that fit, in all, are read once and kept")
 
 

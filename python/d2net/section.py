@@ -24,9 +24,12 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_flag(cls, value: Any, info: ValidationInfo) -> Any:
-        """true is no 1: a flag in place of a number, or in a list of them, is a mistake."""
+        """true is no 1: a flag in place of a number, or among them, is a mistake. YAML's on and off are flags."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and {"on", "off"} <= set(get_args(annotation)):
+            return "on" if value else "off"
         values = value if isinstance(value, (list, tuple)) else [value]
-        if any(isinstance(v, bool) for v in values) and cls.model_fields[info.field_name or ""].annotation is not bool:
+        if any(isinstance(v, bool) for v in values) and annotation is not bool:
             raise ValueError("must not be true or false")
         return value
 

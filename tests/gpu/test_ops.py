@@ -221,7 +221,7 @@ def test_svd_of_every_size(op, backend, shape):
     torch.testing.assert_close(got, (a, eye, eye, torch.linalg.svdvals(a)), rtol=1e-11, atol=1e-12 * max(shape))
 
 
-@pytest.mark.parametrize(("op", "backend"), cases(["head", "losses", "step_record", "tv_l1"]))
+@pytest.mark.parametrize(("op", "backend"), cases(["gather_rows", "head", "losses", "step_record", "tv_l1"]))
 def test_ops_in_float32(op, backend):
     if backend == "reference":
         pytest.skip("the oracle itself")

@@ -169,3 +169,13 @@ def test_small_matrices(batch, m, n, value, limit):
         assert not bool(a.isfinite().all())
     else:
         assert all(bool(x.isfinite().all()) for x in factors)
+
+
+@settings(max_examples=80)
+@given(INTEGERS, INTEGERS, INTEGERS, st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+def test_gather_rows(offsets, lengths, first, stored):
+    source, out = filled(0.0, TOTAL, WIDTH, dtype=stored), torch.full((TOTAL + 4, WIDTH), float("nan"))
+    at, lengths = layout(offsets, lengths)
+    native("gather_rows").gather_rows_forward(source, torch.tensor(first[:SEQUENCES]), at, lengths, out)
+    rows = {tuple(row) for row in source.float().tolist()} | {(0.0,) * WIDTH}
+    assert {tuple(row) for row in out.tolist()} <= rows  # every row is one of the source's, or zero

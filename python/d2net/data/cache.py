@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from d2net.data.features.tensors import from_bfloat16, to_bfloat16
 
 if TYPE_CHECKING:
     from d2net.data.features import FeatureStore
+    from d2net.data.resident import Resident
 
 _WHOLE = 4  # times what is asked for, up to which a video is read and kept whole
 
@@ -25,6 +27,7 @@ class CachedFeatures:
         self.store, self.room = store, int(gigabytes * 2**30)
         self.kept: dict[str, np.ndarray] = {}
         self.halves = store.precision == "bfloat16"
+        self.resident: Resident | None = None
 
     def __getitem__(self, name: str) -> np.ndarray:
         """(s, d), as of the store."""
@@ -41,6 +44,12 @@ class CachedFeatures:
         """Bytes that a video takes here."""
         each = 2 if self.halves else self.store.dtype(name).itemsize
         return self.store.lengths[name] * self.store.width * each
+
+    def hold(self, name: str, rows: torch.Tensor) -> None:
+        """Keeps a video's rows that others have on the CPU, in place of a copy of its own."""
+        if name not in self.kept:
+            self.room = max(0, self.room - self.size(name))
+        self.kept[name] = (rows.view(torch.uint16) if self.halves else rows).numpy()
 
     def _keep(self, name: str, wanted: int) -> bool:
         """Reads the video whole and keeps it, where it fits and is not much longer than what is wanted of it."""

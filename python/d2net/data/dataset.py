@@ -70,7 +70,7 @@ class Batch(NamedTuple):
 def pack(arrays: Sequence[np.ndarray], labels: np.ndarray, gap: int = 0) -> Batch:
     """arrays: (s_i, d) each; labels: (n, C)."""
     lengths = np.array([len(a) for a in arrays])
-    offsets = _offsets(lengths, gap)
+    offsets = offsets_of(lengths, gap)
     values = np.zeros((int(offsets[-1]), *arrays[0].shape[1:]), np.float32)
     for a, start in zip(arrays, offsets[:-1].tolist(), strict=True):
         values[start : start + len(a)] = a
@@ -78,7 +78,8 @@ def pack(arrays: Sequence[np.ndarray], labels: np.ndarray, gap: int = 0) -> Batc
     return Batch(*map(torch.from_numpy, parts), gap=gap)
 
 
-def _offsets(lengths: np.ndarray, gap: int) -> np.ndarray:
+def offsets_of(lengths: np.ndarray, gap: int) -> np.ndarray:
+    """(n + 1,) where sequences begin that have `gap` rows before, between and after them."""
     return np.append(0, (lengths + gap).cumsum()) + gap
 
 
@@ -183,30 +184,41 @@ class TrainingBatches(Dataset):
 
     def __getitem__(self, iteration: int) -> Batch:
         """The batch, or the rank's share of it."""
-        if self.ranks == 1:
-            return self.whole(iteration)
-        videos = self.videos(iteration)
-        crops = self._crops(videos, iteration)
-        lengths = np.array([end - start for start, end in crops])
-        counts = shares(lengths.tolist(), self.ranks)
-        first = sum(counts[: self.rank])
-        own = slice(first, first + counts[self.rank])
-        offsets, labels = _offsets(lengths, self.gap), self.labels[videos].astype(bool)
-        parts = offsets, lengths, labels, offsets[first : first + 1] - self.gap
-        batch = pack(self._read(videos[own], crops[own]), self.labels[videos[own]], self.gap)
-        return batch._replace(whole=Whole(*map(torch.from_numpy, parts), counts))
+        return self._packed(*self.chosen(iteration))
 
     def whole(self, iteration: int) -> Batch:
         """The batch with all its videos."""
         videos = self.videos(iteration)
         crops = self._crops(videos, iteration)
+        return self._packed(videos, crops, self._instances(videos, crops), None)
+
+    def chosen(self, iteration: int) -> tuple[np.ndarray, list[tuple[int, int]], Tensor | None, Whole | None]:
+        """The videos of the batch or of the rank's share of it, (start, end) of each one's rows, and `Batch`'s counts
+        and whole."""
+        videos = self.videos(iteration)
+        crops = self._crops(videos, iteration)
+        if self.ranks == 1:
+            return videos, crops, self._instances(videos, crops), None
+        lengths = np.array([end - start for start, end in crops])
+        counts = shares(lengths.tolist(), self.ranks)
+        first = sum(counts[: self.rank])
+        own = slice(first, first + counts[self.rank])
+        offsets, labels = offsets_of(lengths, self.gap), self.labels[videos].astype(bool)
+        parts = offsets, lengths, labels, offsets[first : first + 1] - self.gap
+        return videos[own], crops[own], None, Whole(*map(torch.from_numpy, parts), counts)
+
+    def _packed(
+        self, videos: np.ndarray, crops: Sequence[tuple[int, int]], counts: Tensor | None, whole: Whole | None
+    ) -> Batch:
         batch = pack(self._read(videos, crops), self.labels[videos], self.gap)
+        return batch._replace(counts=counts, whole=whole)
+
+    def _instances(self, videos: np.ndarray, crops: Sequence[tuple[int, int]]) -> Tensor | None:
+        """(n, C) of what is known of the crops: one may have left instances out."""
         if self.counts is None:
-            return batch
-        # A crop may have left instances out.
+            return None
         whole = np.array([end - start for start, end in crops]) == self._lengths(videos)
-        counts = np.where(whole[:, None], self.counts[videos], np.nan)
-        return batch._replace(counts=torch.from_numpy(counts.astype(np.float32)))
+        return torch.from_numpy(np.where(whole[:, None], self.counts[videos], np.nan).astype(np.float32))
 
     def _lengths(self, videos: np.ndarray) -> list[int]:
         return [int(self.features.store.lengths[self.names[v]]) for v in videos]
@@ -225,14 +237,24 @@ class TrainingBatches(Dataset):
     def _read(self, videos: np.ndarray, crops: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         return [self.features.rows(self.names[v], start, end) for v, (start, end) in zip(videos, crops, strict=True)]
 
-    def loader(self, first: int, last: int, pin: bool, prepare: Callable[[int], None] | None = None) -> DataLoader:
-        """Batches of iterations first..last-1, in order. prepare(number): called first in each reading process."""
+    def loader(
+        self,
+        first: int,
+        last: int,
+        pin: bool,
+        prepare: Callable[[int], None] | None = None,
+        source: Dataset | None = None,
+    ) -> DataLoader:
+        """Batches of iterations first..last-1, in order. prepare(number): called first in each reading process.
+
+        source: has them in this one's place, without processes.
+        """
         # A generator of its own: the loader draws from the global one, which dropout's exact resumption needs.
         return DataLoader(
-            self,
+            self if source is None else source,
             batch_size=None,
             sampler=range(first, last),
-            num_workers=self.config.workers,
+            num_workers=0 if source is not None else self.config.workers,
             pin_memory=pin,
             generator=torch.Generator(),
             worker_init_fn=prepare,

@@ -17,6 +17,7 @@ from d2net.config import Config, fields_of
 from d2net.data.dataset import Batch, TrainingBatches, shares, spread
 from d2net.data.files import DataError
 from d2net.data.read_ahead import ReadAhead
+from d2net.data.resident import Drawn, Resident, why_not
 from d2net.distributed.parallel import in_parallel
 from d2net.distributed.ranks import ALONE, Ranks
 from d2net.distributed.together import Together, readable
@@ -118,6 +119,7 @@ class Run:
                 self.best = saved["best"]
         state.joint = in_parallel(state.network, self.ranks)
         self.ranks.on_main(lambda: self._prepare(state, saved is not None))
+        self.resident = self._kept_in_memory()
         self.steps = self.saved = state.iteration
         self.health = Health(self.config, state, self.meta["classes"])
         return state
@@ -144,6 +146,23 @@ class Run:
             read = ((v, store[v]) for v in spread(store, held_out, self.batches.features.room))
             found["held_out_features"] = features_fingerprint(store, held_out, read)
         return found
+
+    def _kept_in_memory(self) -> Resident | None:
+        """Features that stay on the device, read here; None where batches are read as they come.
+
+        Raises:
+            ValueError: train.resident is on, and they do not fit.
+        """
+        features, names, train = self.batches.features, self.batches.names, self.config.train
+        if features.resident is not None and features.resident.of(names, self.device):
+            return features.resident
+        if reason := why_not(features, names, train, self.device):
+            if train.resident == "on":
+                raise ValueError(f"train.resident is on, but {reason}; set it to auto, or make room")
+            return None
+        bar = Bar("keep", unit="video", show=self.progress)
+        features.resident = Resident(features, names, self.device, bar.over(names))
+        return features.resident
 
     def save(self, state: State, name: str = FILE) -> None:
         """Raises TrainingError, and leaves the earlier file alone, where a weight is not finite."""
@@ -182,11 +201,13 @@ class Run:
         return done
 
     @contextmanager
-    def _reading(self, first: int) -> Iterator[Iterator[Batch]]:
+    def _reading(self, first: int) -> Iterator[Iterator[Batch | Drawn]]:
         """The batches from iteration `first`; the thread or processes that read them end with the context."""
         pin = self.device.type == "cuda"
-        loader = self.batches.loader(first, self.config.train.iterations, pin=pin, prepare=leave_to_parent)
-        if not self.config.train.workers:
+        source = self.resident and self.resident.drawing(self.batches)
+        last = self.config.train.iterations
+        loader = self.batches.loader(first, last, pin=pin, prepare=leave_to_parent, source=source)
+        if not loader.num_workers:
             ahead = ReadAhead(loader)
             try:
                 yield ahead
@@ -202,13 +223,13 @@ class Run:
             with suppress(RuntimeError):
                 batches._shutdown_workers()
 
-    def _iterate(self, state: State, batches: Iterator[Batch], stop: StopOnSignal, bar: Bar) -> bool:
+    def _iterate(self, state: State, batches: Iterator[Batch | Drawn], stop: StopOnSignal, bar: Bar) -> bool:
         settings = self.config.train
         snippets, clock = 0, time.perf_counter()
         together = Together(batches, stop, self.ranks)
-        for batch in together:
-            snippets += int(batch.snippets.sum())
-            batch = batch.to(self.device)
+        for read in together:
+            snippets += int(read.snippets.sum())
+            batch = self._placed(read)
             train_step(state, batch, self.config, self.ranks)
             self.steps = state.iteration
             bar.update()
@@ -233,6 +254,13 @@ class Run:
                 return False
         self.save(state)
         return True
+
+    def _placed(self, batch: Batch | Drawn) -> Batch:
+        """The batch on the device."""
+        if isinstance(batch, Batch):
+            return batch.to(self.device)
+        assert self.resident is not None
+        return self.resident.batch(batch)
 
     def _tell(self, entry: Mapping[str, Any]) -> None:
         self.ranks.on_main(lambda: self.log.write(entry))  # type: ignore[union-attr]

@@ -1,0 +1,135 @@
+"""Features that stay in memory, of which a batch is one gather."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from d2kernels.ops.gather_rows import gather_rows
+from d2net.data.cache import CachedFeatures
+from d2net.data.dataset import Batch, Whole, offsets_of
+
+if TYPE_CHECKING:
+    from d2net.config import TrainConfig
+    from d2net.data.dataset import TrainingBatches
+
+FREE_SHARE = 0.5  # of a device's free memory, which features may take of themselves
+
+
+class Drawn(NamedTuple):
+    """A batch whose features are still to be gathered: sequence i is rows first[i] and on of what stays in memory.
+
+    rows: of the batch, zero rows included; the others as of `Batch`.
+    """
+
+    first: Tensor
+    offsets: Tensor
+    lengths: Tensor
+    labels: Tensor
+    rows: int
+    gap: int = 0
+    whole: Whole | None = None
+    counts: Tensor | None = None
+
+    @property
+    def snippets(self) -> Tensor:
+        """As of `Batch`."""
+        return self.lengths if self.whole is None else self.whole.lengths
+
+    def to(self, device: torch.device) -> Drawn:
+        first, offsets, lengths, labels = (t.to(device, non_blocking=True) for t in self[:4])
+        counts = None if self.counts is None else self.counts.to(device, non_blocking=True)
+        whole = self.whole and self.whole.to(device)
+        return Drawn(first, offsets, lengths, labels, self.rows, self.gap, whole, counts)
+
+
+class Drawing(Dataset):
+    """Item i is iteration i's batch as `Drawn`; first: the row at which each video begins."""
+
+    def __init__(self, batches: TrainingBatches, first: np.ndarray):
+        self.batches, self.first = batches, first
+
+    def __getitem__(self, iteration: int) -> Drawn:
+        batches = self.batches
+        videos, crops, counts, whole = batches.chosen(iteration)
+        start, end = np.array(crops, np.int64).reshape(-1, 2).T
+        offsets = offsets_of(end - start, batches.gap)
+        parts = self.first[videos] + start, offsets, end - start, batches.labels[videos].astype(bool)
+        return Drawn(*map(torch.from_numpy, parts), int(offsets[-1]), batches.gap, whole, counts)
+
+
+def bytes_of(features: CachedFeatures, names: list[str]) -> int:
+    """What these videos take in one tensor."""
+    return sum(features.store.lengths[v] for v in names) * features.store.width * _dtype(features, names).itemsize
+
+
+def _dtype(features: CachedFeatures, names: list[str]) -> torch.dtype:
+    """The precision that all of them are stored in, else float32, which holds every one."""
+    if features.halves:
+        return torch.bfloat16
+    half = all(features.store.dtype(v) == np.float16 for v in names)
+    return torch.float16 if half else torch.float32
+
+
+def why_not(features: CachedFeatures, names: list[str], config: TrainConfig, device: torch.device) -> str | None:
+    """Why these videos do not stay in the device's memory, or None: on the CPU they have `train.cache_gigabytes`, on a
+    GPU half of what is free."""
+    if config.resident == "off":
+        return "train.resident is off"
+    needed = bytes_of(features, names)
+    if device.type == "cpu":
+        room, bound = int(config.cache_gigabytes * 2**30), "train.cache_gigabytes allows"
+    else:
+        room, bound = int(torch.cuda.mem_get_info(device)[0] * FREE_SHARE), f"half of {device}'s free memory is"
+    if needed <= room:
+        return None
+    return f"features take {needed / 2**30:.3g} GiB in memory and {bound} {room / 2**30:.3g}"
+
+
+class Resident:
+    """The rows of all `names` in one tensor on the device, as they are stored.
+
+    On the CPU the cache's arrays become views of it: nothing is held twice.
+
+    Args:
+        read: what gives the names, in their order, as a progress bar does.
+
+    Raises:
+        FeatureError: a video cannot be read.
+    """
+
+    def __init__(
+        self, features: CachedFeatures, names: list[str], device: torch.device, read: Iterator[str] | None = None
+    ):
+        self.names, self.device = list(names), device
+        lengths = [features.store.lengths[v] for v in names]
+        self.lengths = np.array(lengths, np.int64)
+        self.first = np.append(0, self.lengths.cumsum())[:-1]
+        total = sum(lengths)
+        self.rows = torch.empty(total, features.store.width, dtype=_dtype(features, names), device=device)
+        for i, name in enumerate(names if read is None else read):
+            own = self.rows[self.first[i] : self.first[i] + self.lengths[i]]
+            array = features[name]
+            own.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))
+            if device.type == "cpu":
+                features.hold(name, own)
+
+    def of(self, names: list[str], device: torch.device) -> bool:
+        """Whether it has just these videos, there."""
+        return self.names == list(names) and self.device == device
+
+    def drawing(self, batches: TrainingBatches) -> Drawing:
+        """What is drawn of each iteration's batch, or of the rank's share of it."""
+        return Drawing(batches, self.first)
+
+    def batch(self, drawn: Drawn) -> Batch:
+        """The batch, from its indices on the host."""
+        drawn = drawn.to(self.rows.device)
+        out = self.rows.new_empty(drawn.rows, self.rows.shape[1], dtype=torch.float32)
+        gather_rows(self.rows, drawn.first, drawn.offsets, drawn.lengths, out)
+        return Batch(out, drawn.offsets, drawn.lengths, drawn.labels, drawn.gap, drawn.whole, drawn.counts)
