@@ -14,19 +14,6 @@ __global__ void __launch_bounds__(kThreads) snippet_kernel(PdmiSnippet<T> proble
     for (int64_t i = blockIdx.x; i < problem.sequences.count; i += gridDim.x) d2k::pdmi_snippet(team, problem, out, i);
 }
 
-// The last sequence that starts at or before the row, if the row is in it, else -1.
-__device__ int64_t sequence_of(const Sequences& sequences, int64_t row) {
-    int64_t low = 0, high = sequences.count;
-    while (low < high) {
-        const int64_t middle = (low + high) / 2;
-        if (sequences[middle].first <= row) low = middle + 1;
-        else high = middle;
-    }
-    if (low == 0) return -1;
-    const auto range = sequences[low - 1];
-    return row < range.first + range.length ? low - 1 : -1;
-}
-
 template <class T>
 __global__ void __launch_bounds__(kThreads) snippet_backward_kernel(PdmiSnippet<T> problem, PdmiSnippetSaved<T> saved,
                                                                     T* on, T* off) {
