@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from functools import cache, lru_cache
 from types import MappingProxyType, ModuleType, TracebackType
 
+from d2kernels._environment import Variable
+
 OPS = (
     "temporal_conv",
     "topk_pool",
@@ -32,6 +34,7 @@ BACKENDS = ("reference", "native", "triton")
 _PREFERENCE = {"cpu": ("native", "reference"), "cuda": ("triton", "native", "reference")}
 # op or "*" -> backend; each thread and each asyncio task has its own.
 _asked: ContextVar[Mapping[str, str]] = ContextVar("d2kernels_backends", default=MappingProxyType({}))
+_BACKEND, _VERIFY = Variable("D2K_BACKEND"), Variable("D2K_VERIFY")
 
 
 class BackendUnavailable(RuntimeError):
@@ -117,8 +120,8 @@ def asked_for(op: str) -> str | None:
     here = _asked.get()
     if here and (op in here or "*" in here):
         return here.get(op, here.get("*"))
-    text = os.environ.get("D2K_BACKEND")
-    if not text:
+    text = _BACKEND.value()
+    if text is None:
         return None
     environment = _parse(text)
     return environment.get(op, environment.get("*"))
@@ -251,7 +254,7 @@ def select(op: str, device: str = "cpu", dtype: object = None, index: int | None
     """
     if op not in OPS:
         _known(op)
-    verify = os.environ.get("D2K_VERIFY", "") if device == "cuda" else ""
+    verify = (_VERIFY.value() or "") if device == "cuda" else ""
     try:
         return _choose(op, device, dtype, asked_for(op), index, verify)
     except _NotKept as choice:

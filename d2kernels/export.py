@@ -36,6 +36,6 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     """
     return {
         **torch.export.default_decompositions(),
-        convolution.temporal_conv: temporal_conv.temporal_conv_forward,
-        foreground_score.foreground_score: _foreground,
+        convolution.temporal_conv.op: temporal_conv.temporal_conv_forward,
+        foreground_score.foreground_score.op: _foreground,
     }

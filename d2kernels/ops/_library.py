@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd import forward_ad
+from torch import _C, Tensor
+from torch.autograd import _profiler_enabled, forward_ad
+from torch.compiler import is_dynamo_compiling
+from torch.nn import Parameter
 
 from d2kernels import backends
 from d2kernels._arrays import levels as array_levels
@@ -18,7 +20,9 @@ LIBRARY = torch.library.Library("d2k", "DEF")
 
 
 def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> Callable[..., Any]:
-    """Registers ``d2k::<name><signature>`` and returns the bound op.
+    """Registers ``d2k::<name><signature>`` and returns what calls it.
+
+    That goes by torch's dispatcher wherever something there would see the call, and straight to the backend otherwise.
 
     Args:
         folder: the op's folder under ops/, which is also its name in `backends`.
@@ -29,53 +33,69 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
     """
     function = name if name.endswith("_backward") else f"{name}_forward"
 
-    names: list[str] = []
-
     def run(*args: Any) -> Any:
-        first = _on_one_device(name, names, args)
-        device = first.device.type
-        call = getattr(backends.select(folder, device, first.dtype, first.device.index), function)
-        if not torch.is_autocast_enabled(device):
+        first = _on_one_device(op, tensors, args)
+        device = first.device
+        call = getattr(backends.select(folder, device.type, first.dtype, device.index), function)
+        if not torch.is_autocast_enabled(device.type):
             return call(*args)
         # The public function has cast what autocast casts; a backward runs under whatever is on by then.
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             return call(*args)
 
     def checked_fake(*args: Any) -> Any:
         # One tensor on "meta" brings all of them here, and what is made beside the others would hold no result.
-        _on_one_device(name, names, args)
+        _on_one_device(op, tensors, args)
         return fake(*args)
 
     LIBRARY.define(name + signature)
     LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"d2k::{name}", checked_fake, lib=LIBRARY)
     op = getattr(torch.ops.d2k, name).default
-    names += [argument.name for argument in op._schema.arguments]
-    return op
+    tensors = [i for i, argument in enumerate(op._schema.arguments) if "Tensor" in str(argument.type)]
+
+    def call(*args: Any) -> Any:
+        return run(*args) if _unseen(tensors, args) else op(*args)
+
+    call.op = op  # type: ignore[attr-defined]
+    return call
 
 
-def _on_one_device(name: str, names: list[str], args: tuple[Any, ...]) -> Tensor:
-    """The op's first tensor, on whose device all others are: backends hand their addresses on as they are."""
-    first = device = None
-    for i, argument in enumerate(args):
-        if isinstance(argument, Tensor):
-            group: Any = (argument,)
-            if device is not None and argument.device == device:
-                continue
-        elif isinstance(argument, (list, tuple)):
-            group = argument
-        else:
+def _unseen(tensors: list[int], args: tuple[Any, ...]) -> bool:
+    """Whether nothing in torch's dispatcher would see a call: no mode, transform, profiler or tracer, and plain tensors.
+
+    The dispatcher takes 3 to 15 µs, most of it to make its values of the arguments and back.
+    """
+    if is_dynamo_compiling() or _C._len_torch_dispatch_stack() or _C._are_functorch_transforms_active():
+        return False
+    if _C._is_torch_function_mode_enabled() or _profiler_enabled() or _C._get_tracing_state():
+        return False
+    for i in tensors:
+        x = args[i]
+        if x is None:
             continue
-        for x in group:
-            if not isinstance(x, Tensor):
-                continue
-            if first is None:
-                first, device, label = x, x.device, names[i]
-            elif x.device != device:
-                raise ValueError(
-                    f"{name.removesuffix('_backward')}: {names[i]} is on {x.device} but {label} is on {device}; "
-                    "move it there"
-                )
+        kind = x.__class__
+        # A negated view's memory holds the opposite of its numbers: the dispatcher makes them first.
+        if (kind is not Tensor and kind is not Parameter) or not (x.is_cpu or x.is_cuda) or x.is_neg():
+            return False
+    return True
+
+
+def _on_one_device(op: Any, tensors: list[int], args: tuple[Any, ...]) -> Tensor:
+    """The op's first tensor, on whose device all others are: backends hand their addresses on as they are."""
+    first = device = label = None
+    for i in tensors:
+        x = args[i]
+        if x is None:
+            continue
+        if first is None:
+            first, device, label = x, x.device, i
+        elif x.device != device:
+            name = op._schema.name.removeprefix("d2k::").removesuffix("_backward")
+            names = [op._schema.arguments[at].name for at in (i, label)]
+            raise ValueError(
+                f"{name}: {names[0]} is on {x.device} but {names[1]} is on {device}; move it there"
+            )
     assert first is not None
     return first
 
@@ -103,12 +123,12 @@ def _has_tangent(x: Any) -> bool:
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     """function.apply(*args), without what it costs where nothing needs a gradient or nothing transforms it."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_dynamo_compiling() or _C._are_functorch_transforms_active():
         return function.apply(*args)
     if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
         op, oracle = _names(function)
         raise NotImplementedError(f"{op} has no forward-mode derivative; use backward, or {oracle}, which has one")
-    if not (torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)):
+    if not (torch.is_grad_enabled() and _C._any_requires_grad(*args)):
         return function.forward(*args)
     # Function.apply binds its arguments to forward's signature first, which takes ten times as long as the rest.
     out = super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
@@ -154,7 +174,7 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(backward)
     def wrapper(ctx: Any, *grads: Tensor | None) -> Any:
-        if torch.compiler.is_compiling():
+        if is_dynamo_compiling():
             return backward(ctx, *grads)
         asked = getattr(ctx, "asked", None)
         if not torch.is_grad_enabled():

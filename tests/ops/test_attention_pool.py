@@ -257,11 +257,11 @@ def test_second_derivative_raises():
 def test_opcheck():
     x, attention = batch([4, 7], dtype=torch.float32, gap=1)
     arguments = (x.values, attention.values, x.offsets, x.lengths, [0.5, 0.3], False, True)
-    torch.library.opcheck(schema.attention_pool, arguments)
+    torch.library.opcheck(schema.attention_pool.op, arguments)
     mass = schema.attention_pool(*arguments)[1]
     for need in ((True, True), (True, False), (False, True)):
         torch.library.opcheck(
-            schema.attention_pool_backward, (torch.randn(2, 2, 5), torch.randn(2, 2), mass, *arguments, *need)
+            schema.attention_pool_backward.op, (torch.randn(2, 2, 5), torch.randn(2, 2), mass, *arguments, *need)
         )
 
 

@@ -207,10 +207,10 @@ def test_second_derivative_raises():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_opcheck(dtype):
     a, b = matrices(2, 4, 3, dtype=dtype), matrices(2, 3, 5, dtype=dtype, seed=1)
-    torch.library.opcheck(schema.condition_number, (a, None, 0.0, 1e-9, False))
-    torch.library.opcheck(schema.condition_number, (a, b, 0.0, 1e-9, True))
+    torch.library.opcheck(schema.condition_number.op, (a, None, 0.0, 1e-9, False))
+    torch.library.opcheck(schema.condition_number.op, (a, b, 0.0, 1e-9, True))
     slope = schema.condition_number(a, b, 0.0, 1e-9, True)[1]
-    torch.library.opcheck(schema.condition_number_backward, (matrices(2, dtype=dtype), slope))
+    torch.library.opcheck(schema.condition_number_backward.op, (matrices(2, dtype=dtype), slope))
 
 
 def test_compiles_whole_with_gradients():

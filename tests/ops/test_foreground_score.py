@@ -187,10 +187,10 @@ def test_second_derivative_raises():
 def test_opcheck():
     x, direction = batch([4, 7], dtype=torch.float32, gap=1)
     arguments = (x.values, direction, x.offsets, x.lengths, 1e-8)
-    torch.library.opcheck(schema.foreground_score, arguments)
+    torch.library.opcheck(schema.foreground_score.op, arguments)
     for need in ((True, True), (True, False), (False, True)):
         torch.library.opcheck(
-            schema.foreground_score_backward, (torch.randn(len(x.values)), *arguments, *need)
+            schema.foreground_score_backward.op, (torch.randn(len(x.values)), *arguments, *need)
         )
 
 

@@ -231,12 +231,12 @@ def test_opcheck(labels):
     z = inputs.z
     given = inputs.labels if labels else None
     arguments = (z.values, inputs.logits, given, z.offsets, z.lengths, 2, 0.5, 0.5, True, True)
-    torch.library.opcheck(schema.head, arguments)
+    torch.library.opcheck(schema.head.op, arguments)
     out = schema.head(*arguments)
     grads = out[0], None, out[2] if labels else None, out[3]
-    torch.library.opcheck(schema.head_backward, (*arguments[:5], *out[:5], *grads, *arguments[5:]))
+    torch.library.opcheck(schema.head_backward.op, (*arguments[:5], *out[:5], *grads, *arguments[5:]))
     scored = (z.values, inputs.reference, out[5], out[4], inputs.labels, z.offsets, z.lengths, 2, 5, 0.9, labels)
-    torch.library.opcheck(schema.reference_score, scored)
+    torch.library.opcheck(schema.reference_score.op, scored)
 
 
 @native_only

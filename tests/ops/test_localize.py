@@ -545,7 +545,7 @@ def test_opcheck_and_compile():
     x, levels = batch([6, 9]), torch.tensor([0.3, 0.6], dtype=torch.float64)
     rest = (0.25, True, None, 1, 0.5, True, None, 0.1, False, 1, 1, None, None)
     for capacity in (None, 50):
-        torch.library.opcheck(schema.localize, (x.values, x.offsets, x.lengths, levels, None, *rest, capacity))
+        torch.library.opcheck(schema.localize.op, (x.values, x.offsets, x.lengths, levels, None, *rest, capacity))
 
         def run(values, capacity=capacity):
             return d2k.localize(x.with_values(values), **PAPER, capacity=capacity)

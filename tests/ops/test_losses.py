@@ -277,11 +277,11 @@ def test_opcheck(snippet):
     arguments = list(inputs.arguments(options))
     if not snippet:
         arguments[3:6] = [None] * 3
-    torch.library.opcheck(schema.losses, arguments)
+    torch.library.opcheck(schema.losses.op, arguments)
     out = schema.losses(*arguments)
     one = torch.ones((), dtype=F64)
     backward = (one, None, one, None, *out[4:], arguments[5], inputs.offsets, inputs.lengths, 0.5, 0.5)
-    torch.library.opcheck(schema.losses_backward, backward)
+    torch.library.opcheck(schema.losses_backward.op, backward)
 
 
 def test_one_attention_for_both_sides():

@@ -318,8 +318,8 @@ def test_opcheck(m):
     start = torch.arange(m) % 5
     segments, scores = torch.stack([start, start + 3], 1), torch.linspace(1, 0.1, m)
     groups = torch.arange(m) % 2
-    torch.library.opcheck(schema.nms, (segments, scores, groups, 0.4, True))
-    torch.library.opcheck(schema.soft_nms, (segments, scores, groups, 0.5, 0.2))
+    torch.library.opcheck(schema.nms.op, (segments, scores, groups, 0.4, True))
+    torch.library.opcheck(schema.soft_nms.op, (segments, scores, groups, 0.5, 0.2))
 
 
 def test_compiles_whole():

@@ -266,9 +266,9 @@ def test_second_derivative_raises():
 def test_opcheck_and_compile():
     a, b, f = batch([4, 7], dtype=torch.float32)
     args = (a.values, b.values, f.values, f.offsets, f.lengths, 0.5, 0.5, True, 0.0, 1e-6)
-    torch.library.opcheck(schema.pdmi_snippet, args)
+    torch.library.opcheck(schema.pdmi_snippet.op, args)
     slopes = schema.pdmi_snippet(*args)[5:]
-    torch.library.opcheck(schema.pdmi_snippet_backward, (torch.randn(2), a.values, *args[2:5], *slopes, 0.5, 0.5))
+    torch.library.opcheck(schema.pdmi_snippet_backward.op, (torch.randn(2), a.values, *args[2:5], *slopes, 0.5, 0.5))
 
     def loss(x, y):
         value = d2k.pdmi_snippet(a.with_values(x), f, background_attention=b.with_values(y)).value

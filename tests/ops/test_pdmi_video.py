@@ -190,8 +190,8 @@ def test_second_derivative_raises():
 def test_opcheck_and_compile():
     p, labels, keep = batch(dtype=torch.float32)
     args = (p, labels, keep, 0.2, True, True, 1e-5, 0.0)
-    torch.library.opcheck(schema.pdmi_video, args)
-    torch.library.opcheck(schema.pdmi_video_backward, (torch.randn(()), schema.pdmi_video(*args)[2]))
+    torch.library.opcheck(schema.pdmi_video.op, args)
+    torch.library.opcheck(schema.pdmi_video_backward.op, (torch.randn(()), schema.pdmi_video(*args)[2]))
 
     def loss(x):
         return d2k.pdmi_video(x, labels, keep=keep, **OPTIONS[3]).value + d2k.pdmi_video(x, labels).value.square()

@@ -45,7 +45,7 @@ def test_by_hand(backend):
 @native_only
 def test_opcheck():
     x = torch.tensor(1.0)
-    torch.library.opcheck(schema.step_record, (x, x, x, x, x, None, torch.ones(5), torch.zeros(5), torch.zeros(7)))
+    torch.library.opcheck(schema.step_record.op, (x, x, x, x, x, None, torch.ones(5), torch.zeros(5), torch.zeros(7)))
 
 
 def test_says_what_is_wrong():

@@ -167,11 +167,11 @@ def test_second_derivative_raises():
 @pytest.mark.parametrize("shape", [(2, 4, 3), (2, 3, 4)])
 def test_opcheck(shape):
     a = matrices(*shape, dtype=torch.float32)
-    torch.library.opcheck(schema.svd, (a,))
+    torch.library.opcheck(schema.svd.op, (a,))
     saved = schema.svd(a)
     grads = [torch.randn_like(t) for t in saved]
     for g in (grads, (None, grads[1], None)):
-        torch.library.opcheck(schema.svd_backward, (*g, *saved))
+        torch.library.opcheck(schema.svd_backward.op, (*g, *saved))
 
 
 def test_compiles_whole_with_gradients():

@@ -307,11 +307,11 @@ def test_opcheck(options):
     seed = options.get("seed")
     rest = (plain | options | {"seed": seed if seed is None else placed(seed, None)}).values()
     for b in (bias, None):
-        torch.library.opcheck(schema.temporal_conv, (x.values, weight, b, x.offsets, x.lengths, *rest))
+        torch.library.opcheck(schema.temporal_conv.op, (x.values, weight, b, x.offsets, x.lengths, *rest))
     g = torch.randn(len(x.values), 4)
     problem = (g, x.values, weight, x.offsets, x.lengths, bits.pack(g > 0), *rest)
     for need in ((True, True), (True, False), (False, True)):
-        torch.library.opcheck(schema.temporal_conv_backward, (*problem, *need))
+        torch.library.opcheck(schema.temporal_conv_backward.op, (*problem, *need))
 
 
 @pytest.mark.parametrize("backend", ["reference", "native"])

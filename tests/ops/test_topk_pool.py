@@ -130,9 +130,9 @@ def test_second_derivative_raises():
 def test_opcheck():
     x = batch([4, 7], dtype=torch.float32)
     k = torch.tensor([1, 2])
-    torch.library.opcheck(schema.topk_pool, (x.values, x.offsets, x.lengths, k))
+    torch.library.opcheck(schema.topk_pool.op, (x.values, x.offsets, x.lengths, k))
     saved = schema.topk_pool(x.values, x.offsets, x.lengths, k)
-    torch.library.opcheck(schema.topk_pool_backward, (torch.randn(2, 4), x.values, x.offsets, x.lengths, k, *saved[1:]))
+    torch.library.opcheck(schema.topk_pool_backward.op, (torch.randn(2, 4), x.values, x.offsets, x.lengths, k, *saved[1:]))
 
 
 def test_compiles_whole_with_gradients():

@@ -208,4 +208,4 @@ def test_wild_brightness_stays_in_its_memory():
 @native_only
 def test_opcheck_and_compile():
     x, y = torch.rand(2, 20, 18) * 255, torch.rand(2, 20, 18) * 255
-    torch.library.opcheck(schema.tv_l1, (x, y, 0.25, 0.15, 0.3, 0.0, 0.0, 0.8, 2, 1, 3, 1, 5))
+    torch.library.opcheck(schema.tv_l1.op, (x, y, 0.25, 0.15, 0.3, 0.0, 0.0, 0.8, 2, 1, 3, 1, 5))
