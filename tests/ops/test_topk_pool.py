@@ -132,7 +132,8 @@ def test_opcheck():
     k = torch.tensor([1, 2])
     torch.library.opcheck(schema.topk_pool.op, (x.values, x.offsets, x.lengths, k))
     saved = schema.topk_pool(x.values, x.offsets, x.lengths, k)
-    torch.library.opcheck(schema.topk_pool_backward.op, (torch.randn(2, 4), x.values, x.offsets, x.lengths, k, *saved[1:]))
+    backward = (torch.randn(2, 4), x.values, x.offsets, x.lengths, k, *saved[1:])
+    torch.library.opcheck(schema.topk_pool_backward.op, backward)
 
 
 def test_compiles_whole_with_gradients():

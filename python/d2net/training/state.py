@@ -12,6 +12,7 @@ from torch import Tensor
 from d2net.config import Config
 from d2net.methods import method_named
 from d2net.methods.base import MOST_TERMS, Network
+from d2net.training.adam import FusedAdam
 from d2net.training.memory import keep_freed
 
 ROOM = MOST_TERMS + 4  # of a step's record
@@ -29,16 +30,18 @@ class State:
     """What a step changes: the network, the optimiser, the iteration, and the log's running sums on the device."""
 
     network: Network
-    optimizer: torch.optim.Optimizer
+    optimizer: FusedAdam
     generator: torch.Generator
     iteration: int = 0
     sums: Tensor = field(default_factory=lambda: torch.zeros(ROOM, dtype=torch.float32))
     counted: int = 0  # steps in the sums
     clock: Tensor = field(init=False)  # the iteration on the device, for schedules there
     joint: torch.nn.Module | None = None  # of `in_parallel`
+    parameters: list[torch.nn.Parameter] = field(init=False)
     _ticked: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
+        self.parameters = list(self.network.parameters())
         self.clock = torch.zeros((), dtype=torch.int64, device=self.sums.device)
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -64,9 +67,7 @@ def new_state(config: Config, width: int, streams: int, classes: int, device: to
         keep_freed()
     torch.manual_seed(config.train.seed)
     network = method_named(config.method).network(width, classes, streams, config).to(device)
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay, fused=True
-    )
+    optimizer = FusedAdam(network.parameters(), config.train.learning_rate, config.train.weight_decay)
     generator = torch.Generator(device).manual_seed(config.train.seed)
     return State(network, optimizer, generator, sums=torch.zeros(ROOM, dtype=torch.float32, device=device))
 

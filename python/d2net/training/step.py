@@ -21,17 +21,17 @@ def train_step(state: State, batch: Batch, config: Config, ranks: Ranks = ALONE)
 
     Where the ranks share the batch, all of them see the same losses, and their weights stay the same.
     """
-    network, optimizer = state.network, state.optimizer
     state.tick()
-    network.train()
+    if not state.network.training:
+        state.network.train()
     step = Step(state.iteration, state.clock, state.generator, others_of(batch, ranks))
     found = state.compute(method_named(config.method).objective, batch, config, step)
-    optimizer.zero_grad(set_to_none=True)
+    for parameter in state.parameters:
+        parameter.grad = None
     found.total.backward()
-    norm = _gradient_norm(network, config.train.gradient_clip)
+    norm = _gradient_norm(state.parameters, config.train.gradient_clip)
     # The fused optimiser reads this on the device: it leaves weights and moments alone, without a synchronisation.
-    optimizer.found_inf = _recorded(found, norm, state.sums)
-    optimizer.step()
+    state.optimizer.update(_recorded(found, norm, state.sums))
 
 
 def _recorded(found: Objective, norm: Tensor, sums: Tensor) -> Tensor:
@@ -45,9 +45,10 @@ def _recorded(found: Objective, norm: Tensor, sums: Tensor) -> Tensor:
     return step_record(terms, norm, found.left_out, updated, kept, sums)  # type: ignore[arg-type]
 
 
-def _gradient_norm(network: torch.nn.Module, limit: float | None) -> Tensor:
+def _gradient_norm(parameters: list[torch.nn.Parameter], limit: float | None) -> Tensor:
     """The norm of the whole gradient, which is scaled down to `limit` where there is one."""
-    parameters = list(network.parameters())
     if limit is not None:
         return torch.nn.utils.clip_grad_norm_(parameters, limit)
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    # As torch.nn.utils.get_total_norm, of tensors on one device.
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

@@ -1,0 +1,69 @@
+"""Calls that go straight to a backend, and what torch's dispatcher must see all the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import d2kernels as d2k
+from d2kernels.ops._library import _unseen
+from d2kernels.ops.topk_pool import schema
+
+OFFSETS = torch.tensor([0, 3, 5])
+
+
+def arguments(scores):
+    return scores, OFFSETS, OFFSETS.diff(), torch.tensor([2, 1])
+
+
+def test_a_plain_call_is_direct_and_the_same():
+    given = arguments(torch.rand(5, 2))
+    assert _unseen([0, 1, 2, 3], given)
+    assert all(torch.equal(a, b) for a, b in zip(schema.topk_pool(*given), schema.topk_pool.op(*given), strict=True))
+
+
+def test_a_negated_views_numbers_are_taken():
+    """Its memory holds the opposite of them."""
+    z = torch.complex(torch.rand(5, 2), torch.rand(5, 2))
+    negated = z.conj().imag
+    assert negated.is_neg() and not _unseen([0], (negated,))
+    got, want = (d2k.topk_pool(x, offsets=OFFSETS, k=2) for x in (negated, negated.clone()))
+    assert torch.equal(got, want)
+    leaf = torch.rand(5, 2, requires_grad=True)
+    out = d2k.topk_pool(leaf, offsets=OFFSETS, k=2)
+    grad = torch.complex(torch.rand(2, 2), torch.rand(2, 2)).conj().imag
+    (a,), (b,) = (torch.autograd.grad(out, leaf, g, retain_graph=True) for g in (grad, grad.clone()))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("base", [TorchDispatchMode, TorchFunctionMode])
+def test_modes_see_the_op(base):
+    seen = []
+
+    class Mode(base):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            seen.append(str(op))
+            return op(*args, **(kwargs or {}))
+
+        __torch_function__ = __torch_dispatch__
+
+    with Mode():
+        schema.topk_pool(*arguments(torch.rand(5, 2)))
+    assert [name for name in seen if "topk_pool" in name]
+
+
+def test_the_profiler_sees_the_op():
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        schema.topk_pool(*arguments(torch.rand(5, 2)))
+    assert any(event.key == "d2k::topk_pool" for event in profile.key_averages())
+
+
+def test_a_subclass_and_other_devices_see_the_op():
+    class Seen(torch.Tensor):
+        pass
+
+    assert not _unseen([0], (torch.rand(2).as_subclass(Seen),))
+    assert not _unseen([0, 1], (torch.rand(2), torch.rand(2, device="meta")))
+    assert _unseen([0, 1], (torch.nn.Parameter(torch.rand(2)), None))
