@@ -7,7 +7,8 @@ import sys
 import time
 import unicodedata
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 _JOINERS = "\u200c\u200d"  # part of words in Persian and of emoji
@@ -17,6 +18,19 @@ SHORT = 2.0  # seconds after which it is worth a line that something has ended
 WINDOW = 30.0  # seconds that a rate is the mean of
 
 T = TypeVar("T")
+Listener = Callable[[str, float, float, "float | None", str, str], object]  # of what, first, done, total, unit, note
+_listener: Listener | None = None
+
+
+@contextmanager
+def told_to(listener: Listener) -> Iterator[None]:
+    """Within, bars show nothing: the listener is told how far along they are, as often as they would be drawn anew."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
 
 
 def printable(text: str) -> str:
@@ -59,7 +73,8 @@ class Bar:
         self._shown = self._began
         self._marks: deque[tuple[float, float]] = deque([(self._began, done)])
         self._task: Any = None
-        self._live = show and on_terminal()
+        self._listener = _listener if show else None
+        self._live = show and self._listener is None and on_terminal()
         if self._live:
             self._task = _display.add(self)
 
@@ -79,9 +94,12 @@ class Bar:
         if not self.show:
             return
         now = time.monotonic()
-        if now - self._shown < (FRAMES if self._live else LINES):
+        if now - self._shown < (FRAMES if self._live or self._listener else LINES):
             return
         self._shown = now
+        if self._listener:
+            self._tell(self._listener)
+            return
         while len(self._marks) > 1 and now - self._marks[1][0] > WINDOW:
             self._marks.popleft()
         self._marks.append((now, done))
@@ -111,6 +129,9 @@ class Bar:
         if not self.show:
             return
         self.show = False
+        if self._listener:
+            self._tell(self._listener)
+            return
         if self._live:
             _display.remove(self)
         took, made = time.monotonic() - self._began, self.done - self._first
@@ -119,6 +140,9 @@ class Bar:
         if whole and took >= SHORT:
             count = f"{self._amount(made)}{self._spaced(made)} in " if made > 0 and self.unit else ""
             self._say(f"{count}{seconds(took)}{self._rate(made / took)}{self._noted()}")
+
+    def _tell(self, listener: Listener) -> None:
+        listener(self.what, self._first, self.done, self.total, self.unit, self.note)
 
     def figures(self) -> str:
         """As "1200/2000 it, 35.1 it/s, 0:22 left; loss 0.2"."""

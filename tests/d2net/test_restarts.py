@@ -76,10 +76,10 @@ def test_one_run_is_kept_as_any_other(run, files):
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_each_criterion_is_followed(files, run, tmp_path, criterion, monkeypatch):
-    kept, models = [], [api.load(run / f"seed-{s}") for s in (5, 6, 7)]
-    monkeypatch.setattr(training, "train_all", lambda *_: models)
+    kept, models = [], {f"seed-{s}": api.load(run / f"seed-{s}") for s in (5, 6, 7)}
+    monkeypatch.setattr(training, "train_all", lambda *_: None)
     monkeypatch.setattr(training, "keep", lambda out, found: kept.append(found))
-    monkeypatch.setattr(training, "load", lambda *_: None)
+    monkeypatch.setattr(training, "load", lambda folder, *_: models.get(folder.name))
     train(files, tmp_path / "run", criterion=criterion)
     best = max if CRITERIA[criterion] else min
     values = kept[0].values[criterion]

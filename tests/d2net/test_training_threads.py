@@ -7,21 +7,19 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from d2net.config import make_config
-from d2net.data.dataset import TrainingBatches
 from d2net.training.threads import NARROW, step_work, threads, training_threads
 
 
-def batches(width, rows=100, **settings):
+def data(width, rows=100, **settings):
     config = make_config(overrides=settings)
 
     names = [f"v{i}" for i in range(4)]
-    store = SimpleNamespace(width=width, lengths=dict.fromkeys(names, rows), precision="float32")
-    return config, TrainingBatches(store, names, np.eye(4), config.train)
+    store = SimpleNamespace(width=width, lengths=dict.fromkeys(names, rows))
+    return config, store, names, 4
 
 
 @pytest.fixture
@@ -32,17 +30,17 @@ def many(monkeypatch):
 
 
 def test_narrow_and_wide(many, monkeypatch):
-    assert training_threads(*batches(32), streams=2) == 1
-    assert training_threads(*batches(2048), streams=2) == 3
-    assert training_threads(*batches(32, rows=20_000, **{"train.max_snippets": None}), streams=2) == 3
+    assert training_threads(*data(32), streams=2) == 1
+    assert training_threads(*data(2048), streams=2) == 3
+    assert training_threads(*data(32, rows=20_000, **{"train.max_snippets": None}), streams=2) == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user has chosen
-    assert training_threads(*batches(32), streams=2) == 3
+    assert training_threads(*data(32), streams=2) == 3
 
 
 def test_the_work_is_that_of_three_convolutions_and_their_gradients():
-    config, made = batches(8, rows=10, **{"train.batch_size": 2})
+    config, store, names, classes = data(8, rows=10, **{"train.batch_size": 2})
     weights = 2 * 3 * 8 * 4 + 8 * 4  # both layers of kernel 3 in two groups, the classifier of kernel 1
-    assert step_work(config, made, streams=2) == 3 * 2 * 20 * weights < NARROW
+    assert step_work(config, store, names, classes, streams=2) == 3 * 2 * 20 * weights < NARROW
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from d2net.api.inputs import named_as
-from d2net.api.model import Model, load
-from d2net.api.single import train_once, training_videos
+from d2net.api.model import Model, load, pick_device
+from d2net.api.single import stream_count, train_once, training_videos
 from d2net.config import Config, make_config
 from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.cache import CachedFeatures
 from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import check_outputs
+from d2net.data.shared import shared
 from d2net.distributed.launch import refuse
+from d2net.training.beside import side_by_side, train_beside
+from d2net.training.beside_process import Work
 from d2net.training.folder import OURS, RESTARTS, remove_empty
 from d2net.training.lock import FolderLock
 from d2net.training.logs import check_trackers
 from d2net.training.restarts import (
     MOST_VIDEOS,
+    begun,
     check_arguments,
     check_begun,
     choose,
@@ -31,6 +37,7 @@ from d2net.training.restarts import (
     read_restarts,
     train_all,
 )
+from d2net.training.threads import training_threads
 
 
 def train(
@@ -48,6 +55,7 @@ def train(
     restarts: int = 1,
     average: bool = False,
     criterion: str = "entropy",
+    jobs: int | None = None,
     trackers: Sequence[str] = (),
 ) -> Model:
     """Trains D2-Net with video-level labels and leaves checkpoint.pt, config.yaml and log.jsonl in `out`.
@@ -69,6 +77,8 @@ def train(
         restarts: trainings, with seeds train.seed and on, in folders seed-N of `out`; the one that is best by
             `criterion` (of `criteria.CRITERIA`; video-level labels alone) is kept as the run, or with `average` the
             mean of all of their activations.
+        jobs: of the restarts, how many train at a time, each in a process of its own, with the same result; by default
+            as many as cores allow, one on a GPU. Features that train.cache_gigabytes has room for are in memory once.
         trackers: that are told what log.jsonl is: tensorboard (event files in `out`), trackio, wandb.
 
     Returns:
@@ -87,13 +97,13 @@ def train(
     store = features if isinstance(features, FeatureStore) else open_features(features)
     if not isinstance(annotations, Annotations):
         annotations = load_annotations(annotations)
-    check_arguments(restarts, average, criterion)
+    check_arguments(restarts, average, criterion, jobs)
     given: dict[str, Any] = {"names": names, "device": device, "progress": progress, "skip_missing": skip_missing}
     given["trackers"] = list(trackers)
     if restarts > 1:
         refuse("train with restarts", "train one seed at a time, each by all of them, or start it without torchrun")
         return _train_restarts(
-            store, annotations, Path(out), config, restarts, criterion, average, resume, overwrite, given
+            store, annotations, Path(out), config, restarts, criterion, average, resume, overwrite, jobs, given
         )
     if resume and read_restarts(Path(out)) is not None:
         raise ValueError(f"{out} holds restarts: go on with them (--restarts), or with one of its runs, as seed-0")
@@ -110,6 +120,7 @@ def _train_restarts(
     average: bool,
     resume: bool,
     overwrite: bool,
+    jobs: int | None,
     given: dict[str, Any],
 ) -> Model:
     """Trains every seed, then keeps one or all, as `train` says."""
@@ -121,7 +132,7 @@ def _train_restarts(
     try:
         check_begun(out, seeds, resume, overwrite)
         with FolderLock(out):
-            return _train_and_choose(store, annotations, out, config, seeds, criterion, average, resume, given)
+            return _train_and_choose(store, annotations, out, config, seeds, criterion, average, resume, jobs, given)
     except BaseException:
         remove_empty(made)
         raise
@@ -136,24 +147,30 @@ def _train_and_choose(
     criterion: str,
     average: bool,
     resume: bool,
+    jobs: int | None,
     given: dict[str, Any],
 ) -> Model:
     if not resume:
         (out / RESTARTS).unlink(missing_ok=True)  # its runs are about to be replaced
     cache = CachedFeatures(store, config.train.cache_gigabytes / max(1, config.train.workers))
-
-    def one(seed: int, folder: Path, resume: bool, overwrite: bool) -> Model:
-        with_seed = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-        return train_once(
-            store, annotations, folder, with_seed, resume=resume, overwrite=overwrite, cache=cache, **given
-        )
-
-    models = train_all(one, out, seeds, resume, given["progress"])
     known, alias = named_as(annotations, store)
     if given["names"] is None:
         names = training_videos(store, known, config, given["skip_missing"])
     else:
         names = [v for v in (alias.get(v, v) for v in given["names"]) if v in store]
+    threads = training_threads(config, store, names, len(known.classes), stream_count(config, known, store))
+    device = pick_device(given["device"]).type
+    jobs = side_by_side(jobs, len(seeds), threads, config.train.iterations, device)
+    if jobs > 1:
+        _beside(store, annotations, out, config, seeds, names, cache, resume, jobs, given)
+    else:
+
+        def one(seed: int, folder: Path, resume: bool, overwrite: bool) -> None:
+            of = {"resume": resume, "overwrite": overwrite, "cache": cache}
+            train_once(store, annotations, folder, _with_seed(config, seed), **of, **given)
+
+        train_all(one, out, seeds, resume, given["progress"])
+    models = [load(folder_of(out, seed), given["device"]) for seed in seeds]
     held_out = set(models[0].held_out)
     names = [v for v in names if v not in held_out]
     names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(len(names), MOST_VIDEOS)).astype(int))]
@@ -163,3 +180,35 @@ def _train_and_choose(
     if given["progress"]:
         print(found.said())
     return load(out, given["device"])
+
+
+def _with_seed(config: Config, seed: int) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+
+
+def _beside(
+    store: FeatureStore,
+    annotations: Annotations,
+    out: Path,
+    config: Config,
+    seeds: Sequence[int],
+    names: Sequence[str],
+    cache: CachedFeatures,
+    resume: bool,
+    jobs: int,
+    given: dict[str, Any],
+) -> None:
+    """Trains the seeds in processes that see the features of `names` in one memory."""
+    show = given["progress"]
+    # Processes that read for each training keep what they read themselves.
+    sharing = () if config.train.workers else names
+    with shared(cache, sharing, config.train.max_snippets, jobs, show) as memory:
+        works = []
+        for seed in seeds:
+            again, replace = begun(out, seed, resume)
+            of = {**given, "resume": again, "overwrite": replace}
+            work = Work(
+                store, annotations, folder_of(out, seed), _with_seed(config, seed), of, memory, torch.get_num_threads()
+            )
+            works.append((seed, pickle.dumps(work)))
+        train_beside(works, jobs, [memory.descriptor] if memory else [], show)

@@ -63,6 +63,9 @@ def train(
     criterion: Annotated[
         str, typer.Option(help="Of --restarts: entropy, contrast, separation, agreement or total_variation.")
     ] = "entropy",
+    jobs: Annotated[
+        int | None, typer.Option(help="Of --restarts: trainings at a time; as many as cores allow by default.", min=1)
+    ] = None,
     log: Annotated[
         list[str] | None,
         typer.Option(help="Also tell tensorboard, trackio or wandb; log.jsonl is always written. Repeatable."),
@@ -95,6 +98,7 @@ def train(
             restarts=restarts,
             average=average,
             criterion=criterion,
+            jobs=jobs,
             trackers=log or (),
         )
         print(f"checkpoint: {out if average else out / 'checkpoint.pt'}")  # the file alone is one run of the average

@@ -21,10 +21,13 @@ class CachedFeatures:
 
     Args:
         gigabytes: the bound of what is kept.
+
+    room: that bound, left: what of it is free, in bytes.
     """
 
     def __init__(self, store: FeatureStore, gigabytes: float):
         self.store, self.room = store, int(gigabytes * 2**30)
+        self.left = self.room
         self.kept: dict[str, np.ndarray] = {}
         self.halves = store.precision == "bfloat16"
         self.resident: Resident | None = None
@@ -48,14 +51,22 @@ class CachedFeatures:
     def hold(self, name: str, rows: torch.Tensor) -> None:
         """Keeps a video's rows that others have on the CPU, in place of a copy of its own."""
         if name not in self.kept:
-            self.room = max(0, self.room - self.size(name))
+            self.left = max(0, self.left - self.size(name))
         self.kept[name] = (rows.view(torch.uint16) if self.halves else rows).numpy()
 
-    def _keep(self, name: str, wanted: int) -> bool:
-        """Reads the video whole and keeps it, where it fits and is not much longer than what is wanted of it."""
-        if self.size(name) > self.room or (self.store.lengths[name] > _WHOLE * wanted and self.store.reads_rows(name)):
-            return False
+    def keeps(self, name: str, wanted: int) -> bool:
+        """Whether the video fits and is not much longer than the rows that are wanted of it."""
+        long = self.store.lengths[name] > _WHOLE * wanted and self.store.reads_rows(name)
+        return self.size(name) <= self.left and not long
+
+    def read(self, name: str) -> np.ndarray:
+        """(s, d) as it is kept: the upper halves of bfloat16, uint16."""
         array = self.store[name]
-        self.kept[name] = to_bfloat16(array) if self.halves else np.ascontiguousarray(array)
-        self.room -= self.size(name)
+        return to_bfloat16(array) if self.halves else np.ascontiguousarray(array)
+
+    def _keep(self, name: str, wanted: int) -> bool:
+        if not self.keeps(name, wanted):
+            return False
+        self.kept[name] = self.read(name)
+        self.left -= self.size(name)
         return True

@@ -96,7 +96,7 @@ class Ranks:
             try:
                 said[0] = do()
             except Exception as error:
-                dist.broadcast_object_list([None, _portable(error)], group=self.control, group_src=0)
+                dist.broadcast_object_list([None, portable(error)], group=self.control, group_src=0)
                 raise
         dist.broadcast_object_list(said, group=self.control, group_src=0)
         if said[1] is not None:
@@ -128,7 +128,7 @@ class Ranks:
                 )
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """The error, or another with its text where it cannot be pickled."""
     try:
         return pickle.loads(pickle.dumps(error))

@@ -92,7 +92,8 @@ class Run:
         check_videos(self.batches, self.config)
         self.batches.rank, self.batches.ranks = self.ranks.rank, self.ranks.size
         on_cpu = self.device.type == "cpu"
-        self.threads = training_threads(self.config, self.batches, self.streams) if on_cpu else torch.get_num_threads()
+        of = self.config, self.batches.features.store, self.batches.names, self.batches.labels.shape[1], self.streams
+        self.threads = training_threads(*of) if on_cpu else torch.get_num_threads()
         self.meta = {
             "held_out": [],
             **self.meta,

@@ -96,8 +96,10 @@ def keep(out: Path, found: Restarts) -> None:
     write_text(out / RESTARTS, json.dumps(asdict(found), indent=1))
 
 
-def check_arguments(restarts: int, average: bool, criterion: str) -> None:
-    """Raises ValueError for restarts below 1, an average of one, or an unknown criterion."""
+def check_arguments(restarts: int, average: bool, criterion: str, jobs: int | None) -> None:
+    """Raises ValueError for restarts or jobs below 1, an average of one, or an unknown criterion."""
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
     if restarts < 1:
         raise ValueError(f"restarts must be at least 1, got {restarts}")
     if average and restarts == 1:
@@ -129,11 +131,13 @@ def train_all(
     seeds: Sequence[int],
     resume: bool,
     progress: bool = False,
-) -> list[Any]:
+) -> None:
     """train(seed, folder, resume, overwrite) for each seed, in turn; with `resume`, those that were begun go on."""
-    models = []
     for seed in Bar("restarts", len(seeds), unit="run", show=progress).over(seeds):
-        folder = folder_of(out, seed)
-        again = resume and (folder / FILE).exists()
-        models.append(train(seed, folder, again, not again))
-    return models
+        train(seed, folder_of(out, seed), *begun(out, seed, resume))
+
+
+def begun(out: Path, seed: int, resume: bool) -> tuple[bool, bool]:
+    """Whether the seed's run is gone on with, and whether it is replaced."""
+    again = resume and (folder_of(out, seed) / FILE).exists()
+    return again, not again
