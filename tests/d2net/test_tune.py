@@ -20,11 +20,13 @@ from d2net.data.annotations import load_annotations
 from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.evaluation import evaluate
 from d2net.evaluation.matching import Spans
-from d2net.evaluation.prepared import PROTOCOLS
+from d2net.evaluation.prepared import PROTOCOLS, rate_of
+from d2net.evaluation.release import Rate
 from d2net.localization import tune_search
 from d2net.localization.tune_scoring import Metric, joined, ranked, repeated
 from d2net.localization.tune_search import folds_of, search
 from d2net.localization.tune_space import FIELDS, fields_for, neighbour, random_decoder
+from d2net.timing import Timing
 
 SETTINGS = {
     "train.subsets": ["train"], "train.iterations": 40, "train.learning_rate": 3e-3, "train.batch_size": 8,
@@ -118,6 +120,24 @@ def test_a_bad_decoder_is_mended_and_the_file_is_taken_everywhere(run, files, tm
     assert maps[1] > maps[0]
     assert api.load(run, config=bad).config.localize.smoothing == 25
     assert api.load(run, config=bad).config.localize.margin == api.load(run).config.localize.margin
+
+
+@pytest.mark.parametrize("stated", [None, 1.7])
+def test_evaluate_takes_the_release_protocols_snippets_from_what_tune_wrote(run, files, tmp_path, stated, monkeypatch):
+    model = dataclasses.replace(api.load(run), timing=Timing(fps=30, stride=40, snippet_frames=40))
+    known = dataclasses.replace(load_annotations(files[1]), snippet_seconds=stated)
+    found = api.tune(model, files[0], known, protocol="release", settings=1)
+    found.save(tmp_path / "tuned.yaml")
+    assert found.rate == (Rate(30, 40) if stated is None else Rate(1, 1.7))
+    seen = []
+    monkeypatch.setattr("d2net.evaluation.evaluate", lambda *_, **named: seen.append(named["timing"]) or sys.exit(9))
+    empty = tmp_path / "found.json"
+    empty.write_text('{"results": {}}')
+    command = ["evaluate", "--predictions", empty, "--ground-truth", files[1], "--config", tmp_path / "tuned.yaml"]
+    monkeypatch.setattr(sys, "argv", ["d2net", *map(str, command), "--quiet"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 9 and rate_of(seen[0]) == found.rate
 
 
 def _noise(seed, n):

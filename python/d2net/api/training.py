@@ -166,8 +166,8 @@ def _train_and_choose(
     else:
 
         def one(seed: int, folder: Path, resume: bool, overwrite: bool) -> None:
-            of = {"resume": resume, "overwrite": overwrite, "cache": cache}
-            train_once(store, annotations, folder, _with_seed(config, seed), **of, **given)
+            own = _with_seed(config, seed)
+            train_once(store, annotations, folder, own, resume=resume, overwrite=overwrite, cache=cache, **given)
 
         train_all(one, out, seeds, resume, given["progress"])
     models = [load(folder_of(out, seed), given["device"]) for seed in seeds]

@@ -16,7 +16,7 @@ from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.files import some
 from d2net.data.names import warn
 from d2net.evaluation.matching import parse_iou
-from d2net.evaluation.prepared import PROTOCOLS, rate_of, truth_spans
+from d2net.evaluation.prepared import PROTOCOLS, release_rate, truth_spans
 from d2net.evaluation.release import RELEASE, snippet_spans
 from d2net.localization.activations import batches_of
 from d2net.localization.tune import Tuned
@@ -52,7 +52,8 @@ def tune(
         features: as `localize`.
         annotations: with the segments of `names`, by default of the videos that the run held out.
         metric: "mAP", "F1" (micro), or "class:NAME", the AP of one class; averaged over the IoU thresholds `iou`,
-            by `protocol`, which are by default those of the run's configuration.
+            by `protocol`, which are by default those of the run's configuration. The release protocol's snippets are as
+            long as the annotations state, else as the model's.
         by: field of the annotations whose groups of videos stay in one fold, such as user; by default, the run's
             train.holdout_by.
         settings: how many decoders are tried; seconds: ends the search earlier.
@@ -83,7 +84,7 @@ def tune(
     if not len(instances):
         raise ValueError(f"tune: {annotations.source} has no segments of the {len(names)} videos to tune on")
     rules = PROTOCOLS[evaluation.protocol]
-    rate = rate_of(model.timing) if rules is RELEASE else None
+    rate = release_rate(None, annotations, model.timing) if rules is RELEASE else None
     measure = Metric(*_metric(metric, classes), parse_iou(evaluation.iou), rules, len(classes))
     loss = model.config.loss
     parts = list(batches_of(videos.lengths))
@@ -112,7 +113,7 @@ def tune(
             step=bar.update,
         )
     words = f"{metric} at IoU {evaluation.iou} ({evaluation.protocol} protocol)"
-    return Tuned(outcome, model.config.localize, evaluation, words, annotations.source)
+    return Tuned(outcome, model.config.localize, evaluation, words, annotations.source, rate)
 
 
 def _check_unseen(model: Model, annotations: Annotations, names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from d2net.cli.options import Fps, Quiet, SnippetSeconds, Stride, say
 from d2net.cli.reading import Data, Layout
 
 if TYPE_CHECKING:
+    from d2net.config import TimingConfig
     from d2net.timing import Timing
 
 
@@ -81,6 +82,8 @@ def evaluate(
         protocol, iou = protocol or settings.protocol, settings.iou if iou is None else iou
     protocol, iou = protocol or "activitynet", "0.1:0.7:0.1" if iou is None else iou
     timing = _timing(fps, stride, snippet_seconds, protocol, all_protocols)
+    if timing is None and config is not None and (protocol == "release" or all_protocols):
+        timing = _of_file(load_config(config).timing)
     if len(ground_truth) > 1 and not all_protocols:
         raise ValueError("several --ground-truth make a grid; add --all-protocols, or give one")
     errors_file = None if errors in (None, PRINTED) else errors
@@ -141,3 +144,14 @@ def _timing(
     if (fps is None) != (stride is None):
         raise ValueError("--fps and --stride go together")
     return Timing(fps=fps, stride=stride, snippet_frames=stride, snippet_seconds=snippet_seconds)
+
+
+def _of_file(stated: TimingConfig) -> Timing | None:
+    """What the configuration says of the release protocol's snippets."""
+    from d2net.timing import Timing
+
+    if stated.snippet_seconds:
+        return Timing(snippet_seconds=stated.snippet_seconds)
+    if stated.fps and stated.stride:
+        return Timing(fps=stated.fps, stride=stated.stride, snippet_frames=stated.stride)
+    return None

@@ -125,9 +125,7 @@ def prepare(
     found, truth = found_spans(detections, videos, classes), instances
     ranges = ambiguous_spans(ambiguous or {}, videos)
     if rules is RELEASE:
-        if timing is None and ground_truth.snippet_seconds is not None:
-            timing = Timing(snippet_seconds=ground_truth.snippet_seconds)
-        rate = rate_of(timing)
+        rate = release_rate(timing, ground_truth)
         found, truth, ranges = (snippet_spans(x, rate) for x in (found, truth, ranges))
     on_ambiguous = touches(found, ranges)
     n_dropped, ignore = 0, None
@@ -140,6 +138,13 @@ def prepare(
         rules, thresholds, found, truth, instances, durations, videos, ground_truth.classes, ground_truth, ignore,
         n_dropped, tuple(notes),
     )  # fmt: skip
+
+
+def release_rate(timing: Timing | Rate | None, ground_truth: Annotations, otherwise: Timing | None = None) -> Rate:
+    """Of the release protocol's snippets: as given, else as the ground truth states, else `otherwise`, else 25 / 16."""
+    if timing is None and ground_truth.snippet_seconds is not None:
+        timing = Timing(snippet_seconds=ground_truth.snippet_seconds)
+    return rate_of(timing or otherwise)
 
 
 def rate_of(timing: Timing | Rate | None) -> Rate:

@@ -9,6 +9,7 @@ import yaml
 
 from d2net.config import EvaluateConfig, LocalizeConfig
 from d2net.data.files import write_text
+from d2net.evaluation.release import Rate
 from d2net.localization.tune_search import LEVEL, Outcome
 
 NOTABLE = 0.02  # the gain that `needed` speaks of where none was found
@@ -18,7 +19,7 @@ NOTABLE = 0.02  # the gain that `needed` speaks of where none was found
 class Tuned:
     """The outcome of a search, and the decoder to use: the best one where its gain is beyond chance, else the present.
 
-    source: the annotations; metric: what was maximised, in words.
+    source: the annotations; metric: what was maximised, in words; rate: of the release protocol's snippets.
     """
 
     outcome: Outcome
@@ -26,6 +27,7 @@ class Tuned:
     evaluate: EvaluateConfig
     metric: str
     source: str
+    rate: Rate | None = None
 
     @property
     def config(self) -> LocalizeConfig:
@@ -57,7 +59,10 @@ class Tuned:
         return [*lines, f"that may be chance: the present decoder is kept; {needed} annotated videos would show {what}"]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the sections localize and evaluate as YAML, under what was done."""
+        """Writes the sections localize and evaluate as YAML, under what was done; and its snippets' timing."""
         tree = {"localize": self.config.model_dump(), "evaluate": self.evaluate.model_dump()}
+        if self.rate is not None:
+            fps, stride = self.rate
+            tree["timing"] = {"snippet_seconds": stride} if fps == 1 else {"fps": fps, "stride": stride}
         head = "".join(f"# {ascii(line)[1:-1]}\n" for line in self.said())
         write_text(path, head + yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
