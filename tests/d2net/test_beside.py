@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
+import sys
 import warnings
+from multiprocessing.connection import Pipe
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ from d2net.data.cache import CachedFeatures
 from d2net.data.features import open_features
 from d2net.data.shared import attached, shared
 from d2net.data.synth import make_synthetic, write_synthetic
-from d2net.training import beside
+from d2net.training import beside, beside_process
 from d2net.training.beside import WORTH, side_by_side, train_beside
 from d2net.training.health import TrainingError
 from d2net.training.restarts import read_restarts
@@ -32,12 +36,29 @@ def files(tmp_path_factory):
     return write_synthetic(tmp_path_factory.mktemp("data"), make_synthetic(videos=12, classes=3, width=8))
 
 
-def test_the_same_as_one_after_another(files, tmp_path, capfd):
+def test_the_same_as_one_after_another(files, tmp_path, capfd, monkeypatch):
+    real = beside.start
+
+    def start(seed, work, descriptors):
+        """A process takes seconds to import torch: one of the two is this one."""
+        if seed:
+            return real(seed, work, descriptors)
+        heard, spoken = Pipe(duplex=False)
+        with monkeypatch.context() as inner, warnings.catch_warnings():
+            inner.setattr(sys, "stdout", sys.stdout)
+            given = io.BytesIO(pickle.dumps(os.dup(spoken.fileno())) + work)
+            inner.setattr(sys, "stdin", SimpleNamespace(buffer=given))
+            beside_process.main()
+        spoken.close()
+        return beside._Training(seed, SimpleNamespace(wait=lambda: 0, poll=lambda: 0), heard)
+
+    monkeypatch.setattr(beside, "start", start)
     config = make_config(overrides=SETTINGS)
     for jobs in (1, 2):
         api.train(*files, tmp_path / str(jobs), config, restarts=2, jobs=jobs, progress=jobs == 2)
-    one, two = (api.load(tmp_path / str(jobs) / "seed-1").network.state_dict() for jobs in (1, 2))
-    assert all(one[k].equal(two[k]) for k in one)
+    for seed in ("seed-0", "seed-1"):
+        one, two = (api.load(tmp_path / str(jobs) / seed).network.state_dict() for jobs in (1, 2))
+        assert all(one[k].equal(two[k]) for k in one)
     assert read_restarts(tmp_path / "1") == read_restarts(tmp_path / "2")
     assert "no segments were looked at" in capfd.readouterr().out
 
