@@ -117,23 +117,28 @@ def test_how_many(monkeypatch):
     assert side_by_side(3, 5, 8, 1, "cuda") == 3 and side_by_side(9, 5, 1, 1, "cpu") == 5
 
 
-def test_features_are_in_memory_once(files):
+@pytest.mark.parametrize("kind", ["on", "off"])
+def test_features_are_in_memory_once(files, kind):
     store = open_features(files[0])
-    names = list(store)
-    whole = CachedFeatures(store, sum(map(CachedFeatures(store, 1).size, names)) / 2**30)
-    with shared(whole, names, None, 2) as memory:
-        assert memory is not None and list(memory.places) == names and whole.left == 0
-        other = attached(store, memory, 1.0)
-        assert all(np.array_equal(other[v], store[v]) and other[v].dtype == store[v].dtype for v in names)
-        whole.kept[names[0]][0, 0] = 5  # what one of them reads is what the other has written
-        assert other[names[0]][0, 0] == 5
-    small = CachedFeatures(store, whole.size(names[0]) / 2**30)
-    with shared(small, names, None, 2) as memory:
-        assert memory is not None and list(memory.places) == names[:1]
-        other = attached(store, memory, 1.0)
-        assert other.left == 0 and other.room == 2**30 and np.array_equal(other[names[1]], store[names[1]])
-    with shared(CachedFeatures(store, 0), names, None, 2) as memory:
-        assert memory is None
+    names = list(store)[1:]
+    config = make_config(overrides={"train.resident": kind}).train
+    cache = CachedFeatures(store, 1.0)
+    with shared(cache, names, config, 2) as memory:
+        assert memory.descriptor is not None and memory.names == names
+        other = attached(store, memory, config)
+        assert all(np.array_equal(other[v], store[v]) and other[v].dtype == store[v].dtype for v in store)
+        assert (other.resident is not None) == (kind == "on")
+        cache.kept[names[1]][0, 0] = 5  # what one of them reads is what the other has written
+        assert other[names[1]][0, 0] == 5
+        assert other.left == other.room - sum(map(other.size, store))
+
+
+def test_features_that_do_not_fit_share_the_room(files):
+    store = open_features(files[0])
+    config = make_config(overrides={"train.cache_gigabytes": 1e-6}).train
+    with shared(CachedFeatures(store, config.cache_gigabytes), list(store), config, 2) as memory:
+        assert memory.descriptor is None
+        assert attached(store, memory, config).left == int(1e-6 * 2**30) // 2
 
 
 def test_what_fails_before_a_step_leaves_nothing(files, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from d2net.api.single import stream_count, train_once, training_videos
 from d2net.config import Config, make_config
 from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.cache import CachedFeatures
+from d2net.data.dataset import split_holdout
 from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import check_outputs
 from d2net.data.shared import shared
@@ -78,7 +79,7 @@ def train(
             `criterion` (of `criteria.CRITERIA`; video-level labels alone) is kept as the run, or with `average` the
             mean of all of their activations.
         jobs: of the restarts, how many train at a time, each in a process of its own, with the same result; by default
-            as many as cores allow, one on a GPU. Features that train.cache_gigabytes has room for are in memory once.
+            as many as cores allow, one on a GPU. Features that fit in train.cache_gigabytes are in memory once.
         trackers: that are told what log.jsonl is: tensorboard (event files in `out`), trackio, wandb.
 
     Returns:
@@ -162,7 +163,7 @@ def _train_and_choose(
     device = pick_device(given["device"]).type
     jobs = side_by_side(jobs, len(seeds), threads, config.train.iterations, device)
     if jobs > 1:
-        _beside(store, annotations, out, config, seeds, names, cache, resume, jobs, given)
+        _beside(store, annotations, out, config, seeds, known, names, cache, resume, jobs, given)
     else:
 
         def one(seed: int, folder: Path, resume: bool, overwrite: bool) -> None:
@@ -192,17 +193,17 @@ def _beside(
     out: Path,
     config: Config,
     seeds: Sequence[int],
+    known: Annotations,
     names: Sequence[str],
     cache: CachedFeatures,
     resume: bool,
     jobs: int,
     given: dict[str, Any],
 ) -> None:
-    """Trains the seeds in processes that see the features of `names` in one memory."""
+    """Trains the seeds in processes that see the training videos' features in one memory."""
     show = given["progress"]
-    # Processes that read for each training keep what they read themselves.
-    sharing = () if config.train.workers else names
-    with shared(cache, sharing, config.train.max_snippets, jobs, show) as memory:
+    kept, _ = split_holdout(known, names, config.train)
+    with shared(cache, kept, config.train, jobs, show) as memory:
         works = []
         for seed in seeds:
             again, replace = begun(out, seed, resume)
@@ -211,4 +212,4 @@ def _beside(
                 store, annotations, folder_of(out, seed), _with_seed(config, seed), of, memory, torch.get_num_threads()
             )
             works.append((seed, pickle.dumps(work)))
-        train_beside(works, jobs, [memory.descriptor] if memory else [], show)
+        train_beside(works, jobs, [] if memory.descriptor is None else [memory.descriptor], show)

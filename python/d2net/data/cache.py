@@ -54,19 +54,11 @@ class CachedFeatures:
             self.left = max(0, self.left - self.size(name))
         self.kept[name] = (rows.view(torch.uint16) if self.halves else rows).numpy()
 
-    def keeps(self, name: str, wanted: int) -> bool:
-        """Whether the video fits and is not much longer than the rows that are wanted of it."""
-        long = self.store.lengths[name] > _WHOLE * wanted and self.store.reads_rows(name)
-        return self.size(name) <= self.left and not long
-
-    def read(self, name: str) -> np.ndarray:
-        """(s, d) as it is kept: the upper halves of bfloat16, uint16."""
-        array = self.store[name]
-        return to_bfloat16(array) if self.halves else np.ascontiguousarray(array)
-
     def _keep(self, name: str, wanted: int) -> bool:
-        if not self.keeps(name, wanted):
+        """Reads the video whole and keeps it, where it fits and is not much longer than what is wanted of it."""
+        if self.size(name) > self.left or (self.store.lengths[name] > _WHOLE * wanted and self.store.reads_rows(name)):
             return False
-        self.kept[name] = self.read(name)
+        array = self.store[name]
+        self.kept[name] = to_bfloat16(array) if self.halves else np.ascontiguousarray(array)
         self.left -= self.size(name)
         return True

@@ -65,10 +65,10 @@ class Drawing(Dataset):
 
 def bytes_of(features: CachedFeatures, names: list[str]) -> int:
     """What these videos take in one tensor."""
-    return sum(features.store.lengths[v] for v in names) * features.store.width * _dtype(features, names).itemsize
+    return sum(features.store.lengths[v] for v in names) * features.store.width * precision_of(features, names).itemsize
 
 
-def _dtype(features: CachedFeatures, names: list[str]) -> torch.dtype:
+def precision_of(features: CachedFeatures, names: list[str]) -> torch.dtype:
     """The precision that all of them are stored in, else float32, which holds every one."""
     if features.halves:
         return torch.bfloat16
@@ -98,24 +98,34 @@ class Resident:
 
     Args:
         read: what gives the names, in their order, as a progress bar does.
+        rows: memory to read into, (snippets, width) of `precision_of` the features; filled: another process has.
 
     Raises:
         FeatureError: a video cannot be read.
     """
 
     def __init__(
-        self, features: CachedFeatures, names: list[str], device: torch.device, read: Iterator[str] | None = None
+        self,
+        features: CachedFeatures,
+        names: list[str],
+        device: torch.device,
+        read: Iterator[str] | None = None,
+        rows: Tensor | None = None,
+        filled: bool = False,
     ):
         self.names, self.device = list(names), device
         lengths = [features.store.lengths[v] for v in names]
         self.lengths = np.array(lengths, np.int64)
         self.first = np.append(0, self.lengths.cumsum())[:-1]
         total = sum(lengths)
-        self.rows = torch.empty(total, features.store.width, dtype=_dtype(features, names), device=device)
+        if rows is None:
+            rows = torch.empty(total, features.store.width, dtype=precision_of(features, names), device=device)
+        self.rows = rows
         for i, name in enumerate(names if read is None else read):
             own = self.rows[self.first[i] : self.first[i] + self.lengths[i]]
-            array = features[name]
-            own.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))
+            if not filled:
+                array = features[name]
+                own.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))
             if device.type == "cpu":
                 features.hold(name, own)
 

@@ -9,78 +9,67 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, NamedTuple
 
-import numpy as np
+import torch
+from torch import Tensor
 
+from d2net.config import TrainConfig
 from d2net.data.cache import CachedFeatures
 from d2net.data.features import FeatureStore
+from d2net.data.resident import Resident, bytes_of, precision_of
 from d2net.terminal import Bar
 
-_ALIGNED = 64  # bytes that arrays begin at multiples of
-
-
-class Place(NamedTuple):
-    """Where an array is in the memory: its first byte, shape and type."""
-
-    start: int
-    shape: tuple[int, int]
-    dtype: str
+CPU = torch.device("cpu")
 
 
 class Shared(NamedTuple):
-    """What a process needs to see the features: the memory's descriptor, which it must have inherited, and places.
+    """What lets a process see the features: a file's descriptor, which it must have inherited, and whose rows it holds.
 
-    gigabytes: what is left to each process for videos that are not in it.
+    processes: that divide the room of what is not shared; the file is None where nothing is.
     """
 
-    descriptor: int
-    places: dict[str, Place]
-    gigabytes: float
+    descriptor: int | None
+    names: list[str]
+    processes: int
 
 
 @contextmanager
 def shared(
-    cache: CachedFeatures, names: Sequence[str], longest: int | None, processes: int, show: bool = False
-) -> Iterator[Shared | None]:
-    """Reads the videos that the cache has room for into memory that processes can share, and keeps them there.
+    cache: CachedFeatures, names: Sequence[str], config: TrainConfig, processes: int, show: bool = False
+) -> Iterator[Shared]:
+    """Reads the videos into memory that processes can share, where `train.cache_gigabytes` allows all of them.
 
-    It is counted once, however many read it, and is gone with the last process that sees it. None where no video fits.
+    It is counted once, however many read it, and is gone with the last process that sees it. The cache keeps it too.
 
     Args:
-        longest: rows of a video that are wanted at a time, None for all.
-        processes: that divide what is left of the cache's room.
         show: a progress bar.
     """
-    places, total = {}, 0
-    for name in names:
-        rows = cache.store.lengths[name]
-        if name not in cache.kept and cache.keeps(name, min(rows, longest or rows)):
-            dtype = np.dtype(np.uint16) if cache.halves else cache.store.dtype(name)
-            places[name] = Place(total, (rows, cache.store.width), dtype.str)
-            total += -(-cache.size(name) // _ALIGNED) * _ALIGNED
-            cache.left -= cache.size(name)
-    if not places:
-        yield None
+    names, size = list(names), bytes_of(cache, list(names))
+    if size > int(config.cache_gigabytes * 2**30):
+        yield Shared(None, [], processes)
         return
-    with _memory(total) as file:
-        memory = mmap.mmap(file.fileno(), total)
-        for name in Bar("features", len(places), unit="video", show=show).over(places):
-            cache.kept[name] = _array(memory, places[name])
-            cache.kept[name][...] = cache.read(name)
-        yield Shared(file.fileno(), places, cache.left / processes / 2**30)
+    with _memory(size) as file:
+        bar = Bar("features", len(names), unit="video", show=show)
+        rows = _rows(mmap.mmap(file.fileno(), size), cache, names)
+        Resident(cache, names, CPU, bar.over(names), rows)
+        yield Shared(file.fileno(), names, processes)
 
 
-def attached(store: FeatureStore, of: Shared, gigabytes: float) -> CachedFeatures:
-    """A cache that holds the shared videos; gigabytes: its bound, as in a process that shares nothing."""
-    cache = CachedFeatures(store, gigabytes)
-    cache.left = int(of.gigabytes * 2**30)
-    memory = mmap.mmap(of.descriptor, 0, access=mmap.ACCESS_COPY)  # what is written, though nothing is, stays here
-    cache.kept = {name: _array(memory, place) for name, place in of.places.items()}
+def attached(store: FeatureStore, of: Shared, config: TrainConfig) -> CachedFeatures:
+    """A cache that has the shared features, or where there are none a process's part of the room for its own."""
+    cache = CachedFeatures(store, config.cache_gigabytes / max(1, config.workers))
+    if of.descriptor is None:
+        cache.left //= of.processes
+        return cache
+    # What is written, though nothing is, stays in this process.
+    rows = _rows(mmap.mmap(of.descriptor, 0, access=mmap.ACCESS_COPY), cache, of.names)
+    resident = Resident(cache, of.names, CPU, rows=rows, filled=True)
+    if config.resident != "off":
+        cache.resident = resident
     return cache
 
 
-def _array(memory: mmap.mmap, place: Place) -> np.ndarray:
-    rows, width = place.shape
-    return np.frombuffer(memory, np.dtype(place.dtype), rows * width, place.start).reshape(rows, width)
+def _rows(memory: mmap.mmap, cache: CachedFeatures, names: list[str]) -> Tensor:
+    return torch.frombuffer(memory, dtype=precision_of(cache, names)).view(-1, cache.store.width)
 
 
 def _memory(size: int) -> IO[bytes]:

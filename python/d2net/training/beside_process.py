@@ -22,14 +22,14 @@ from d2net.terminal import told_to
 
 
 class Work(NamedTuple):
-    """A training: arguments of `train_once`, features that are in shared memory, and torch's number of threads."""
+    """A training: arguments of `train_once`, the features that are shared, and torch's number of threads."""
 
     store: FeatureStore
     annotations: Annotations
     folder: Path
     config: Config
     given: dict[str, Any]
-    shared: Shared | None
+    shared: Shared
     threads: int
 
 
@@ -67,8 +67,5 @@ def _train(work: Work) -> None:
     from d2net.api.single import train_once
 
     torch.set_num_threads(work.threads)
-    train = work.config.train
-    cache = None
-    if work.shared is not None:
-        cache = attached(work.store, work.shared, train.cache_gigabytes / max(1, train.workers))
+    cache = attached(work.store, work.shared, work.config.train)
     train_once(work.store, work.annotations, work.folder, work.config, cache=cache, **work.given)
