@@ -30,7 +30,7 @@ from d2net.cli.tune import tune
 from d2net.terminal import printable
 
 BAD_INPUT, BUG = 2, 70
-SHARED = ("train", "localize")  # what processes that torchrun starts do together
+SHARED = ("train", "localize", "evaluate")  # what processes that torchrun starts do together
 
 app = typer.Typer(
     name="d2net",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from d2net.cli.optional_value import PRINTED
-from d2net.cli.options import Fps, Quiet, SnippetSeconds, Stride, say
+from d2net.cli.options import Fps, Quiet, SnippetSeconds, Stride, say, together
 from d2net.cli.reading import Data, Layout
 
 if TYPE_CHECKING:
@@ -65,71 +65,78 @@ def evaluate(
 ) -> None:
     """Score detections against a ground truth.
 
+    torchrun --nproc-per-node K -m d2net evaluate shares the detections among K processes and writes the same bytes.
+
     Example: d2net evaluate --predictions detections.json --ground-truth annotations.json --subset test
     """
     from d2net.config import load_config
+    from d2net.data.detections.share import Part
     from d2net.data.files import check_outputs
     from d2net.evaluation import analyse_errors, evaluate_all, event_scores, load_ambiguous
     from d2net.evaluation import evaluate as run
     from d2net.terminal import Bar
 
-    if protocol is not None and all_protocols:
-        raise ValueError(f"--protocol {protocol} and --all-protocols exclude each other")
-    if (min_score is not None or onset_only) and not events:
-        raise ValueError("--min-score and --onset-only are of --events; add it, or leave them out")
-    if config is not None:
-        settings = load_config(config).evaluate
-        protocol, iou = protocol or settings.protocol, settings.iou if iou is None else iou
-    protocol, iou = protocol or "activitynet", "0.1:0.7:0.1" if iou is None else iou
-    timing = _timing(fps, stride, snippet_seconds, protocol, all_protocols)
-    if timing is None and config is not None and (protocol == "release" or all_protocols):
-        timing = _of_file(load_config(config).timing)
-    if len(ground_truth) > 1 and not all_protocols:
-        raise ValueError("several --ground-truth make a grid; add --all-protocols, or give one")
-    errors_file = None if errors in (None, PRINTED) else errors
-    check_outputs([out, errors_file], [predictions, *ground_truth, ambiguous, config])
-    data = Data(layout, ("detections", "annotations"), quiet)
-    found = data.detections(predictions)
-    truths = [data.annotations(path, "ground truth") for path in ground_truth]
-    given: dict[str, Any] = {
-        "iou": iou, "subset": subset, "ambiguous": load_ambiguous(ambiguous) if ambiguous else None, "timing": timing,
-    }  # fmt: skip
-    if all_protocols:
-        if errors is not None or events:
-            raise ValueError("--errors and --events are of one protocol and ground truth; leave --all-protocols out")
-        grid = evaluate_all(found, truths, **given, progress=not quiet)
-        print(grid.table())
-        if out:
-            grid.save(out)
+    with together() as ranks:
+        if protocol is not None and all_protocols:
+            raise ValueError(f"--protocol {protocol} and --all-protocols exclude each other")
+        if (min_score is not None or onset_only) and not events:
+            raise ValueError("--min-score and --onset-only are of --events; add it, or leave them out")
+        thresholds: Any = iou
+        if config is not None:
+            settings = load_config(config).evaluate
+            protocol, thresholds = protocol or settings.protocol, settings.iou if iou is None else iou
+        protocol, thresholds = protocol or "activitynet", "0.1:0.7:0.1" if thresholds is None else thresholds
+        timing = _timing(fps, stride, snippet_seconds, protocol, all_protocols)
+        if timing is None and config is not None and (protocol == "release" or all_protocols):
+            timing = _of_file(load_config(config).timing)
+        if len(ground_truth) > 1 and not all_protocols:
+            raise ValueError("several --ground-truth make a grid; add --all-protocols, or give one")
+        wanted = ranks is None or ranks.main
+        errors_file = None if errors in (None, PRINTED) else errors
+        check_outputs([out, errors_file], [predictions, *ground_truth, ambiguous, config])
+        data = Data(layout, ("detections", "annotations"), quiet)
+        found = data.detections(predictions, Part(ranks.rank, ranks.size) if ranks and ranks.size > 1 else None)
+        truths = [data.annotations(path, "ground truth") for path in ground_truth]
+        given: dict[str, Any] = {"iou": thresholds, "subset": subset, "timing": timing, "ranks": ranks}
+        given["ambiguous"] = load_ambiguous(ambiguous) if ambiguous else None
+        if all_protocols:
+            if errors is not None or events:
+                raise ValueError(
+                    "--errors and --events are of one protocol and ground truth; leave --all-protocols out"
+                )
+            grid = evaluate_all(found, truths, **given, progress=not quiet)
+            print(grid.table())
+            if out and wanted:
+                grid.save(out)
+                print(f"metrics: {out}")
+            return
+        of_events = analysis = None
+        with Bar("evaluate", 1 + events + (errors is not None), show=not quiet) as bar:
+            bar.begin("metrics")
+            report = run(found, truths[0], protocol=protocol, **given)
+            if events:
+                bar.begin("events")
+                of_events = event_scores(
+                    found, truths[0], subset=subset, min_score=min_score, resolution=resolution, collar=collar,
+                    length_share=length_share, onset_only=onset_only, ranks=ranks,
+                )  # fmt: skip
+            if errors is not None:
+                bar.begin("errors")
+                analysis = analyse_errors(found, truths[0], protocol=protocol, buckets=buckets, **given)
+        print(report.table(per_class=per_class))
+        more: dict[str, Any] = {}
+        if of_events is not None:
+            say(of_events.table(per_class=per_class))
+            more["events"] = of_events.to_dict()
+        if analysis is not None:
+            print(analysis.table(per_class=per_class))
+            more["errors"] = analysis.to_dict()
+            if errors_file and wanted:
+                analysis.save(errors_file)
+                print(f"errors: {errors_file}")
+        if out and wanted:
+            report.save(out, more)
             print(f"metrics: {out}")
-        return
-    of_events = analysis = None
-    with Bar("evaluate", 1 + events + (errors is not None), show=not quiet) as bar:
-        bar.begin("metrics")
-        report = run(found, truths[0], protocol=protocol, **given)
-        if events:
-            bar.begin("events")
-            of_events = event_scores(
-                found, truths[0], subset=subset, min_score=min_score, resolution=resolution, collar=collar,
-                length_share=length_share, onset_only=onset_only,
-            )  # fmt: skip
-        if errors is not None:
-            bar.begin("errors")
-            analysis = analyse_errors(found, truths[0], protocol=protocol, buckets=buckets, **given)
-    print(report.table(per_class=per_class))
-    more: dict[str, Any] = {}
-    if of_events is not None:
-        say(of_events.table(per_class=per_class))
-        more["events"] = of_events.to_dict()
-    if analysis is not None:
-        print(analysis.table(per_class=per_class))
-        more["errors"] = analysis.to_dict()
-        if errors_file:
-            analysis.save(errors_file)
-            print(f"errors: {errors_file}")
-    if out:
-        report.save(out, more)
-        print(f"metrics: {out}")
 
 
 def _timing(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from d2net.terminal import printable
+
+if TYPE_CHECKING:
+    from d2net.distributed.ranks import Ranks
 
 Features = Annotated[
     Path, typer.Option(help="An .npz or .h5 keyed by video, or a folder of .npy arrays; each (snippets, width).")
@@ -96,16 +100,21 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def one_voice(device: str) -> Iterator[None]:
+def one_voice(device: str) -> Iterator[Ranks]:
     """Joins the processes that were started together with this one; within, rank 0 alone is heard."""
     from d2net.distributed.launch import joined
 
     with joined(device) as ranks:
         if ranks.main:
-            yield
+            yield ranks
             return
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            yield
+            yield ranks
+
+
+def together() -> AbstractContextManager[Ranks | None]:
+    """As `one_voice` on the CPU, without torch where no launcher has started this process."""
+    return one_voice("cpu") if "RANK" in os.environ else nullcontext()
 
 
 @contextmanager

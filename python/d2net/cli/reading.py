@@ -13,6 +13,7 @@ from d2net.cli.options import say
 if TYPE_CHECKING:
     from d2net.data.annotations import Annotations
     from d2net.data.detections import Detections
+    from d2net.data.detections.share import Part
     from d2net.data.features import FeatureStore
 
 Layout = Annotated[
@@ -54,10 +55,10 @@ class Data:
 
         return self._said(what, load_annotations(path, layout=self.layouts.annotations))
 
-    def detections(self, path: str | os.PathLike) -> Detections:
+    def detections(self, path: str | os.PathLike, part: Part | None = None) -> Detections:
         from d2net.data.detections import load_detections
 
-        return self._said("detections", load_detections(path, layout=self.layouts.detections))
+        return self._said("detections", load_detections(path, layout=self.layouts.detections, part=part))
 
     def _said(self, what: str, found: Any) -> Any:
         if not self.quiet:

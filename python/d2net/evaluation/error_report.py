@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,12 @@ from d2net.evaluation.matching import score
 from d2net.evaluation.missed import BUCKETS, CHARACTERISTICS, Bucket, by_bucket, characteristics, missed
 from d2net.evaluation.prepared import prepare
 from d2net.evaluation.release import Rate
+from d2net.evaluation.shared import score_shared
 from d2net.terminal import printable
 from d2net.timing import Timing
+
+if TYPE_CHECKING:
+    from d2net.distributed.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ def analyse_errors(
     subset: str | None = None,
     timing: Timing | Rate | None = None,
     buckets: str = "activitynet",
+    ranks: Ranks | None = None,
 ) -> ErrorReport:
     """Which errors the detections make, as Alwassel et al. (ECCV 2018) tell them apart; `errors` says how.
 
@@ -160,16 +165,27 @@ def analyse_errors(
     if buckets not in BUCKETS:
         raise ValueError(f"buckets must be one of {', '.join(BUCKETS)}, got {buckets!r}")
     data = prepare(
-        detections, ground_truth, protocol=protocol, iou=iou, ambiguous=ambiguous, subset=subset, timing=timing
-    )
-    found, truth, rules, n_classes = data.found, data.truth, data.rules, len(data.classes)
-    result = score(found, truth, classes=n_classes, iou=data.iou, protocol=rules, ignore=data.ignore)
-    kind = kinds_of(result.partner, nearest(found, truth, rules), data.iou, rules, data.ignore)
+        detections, ground_truth, protocol=protocol, iou=iou, ambiguous=ambiguous, subset=subset, timing=timing,
+        ranks=ranks,
+    )  # fmt: skip
+    found, truth, rules, shared = data.found, data.truth[data.own], data.rules, data.shared
+    n_classes = len(data.classes)
+    given: dict[str, Any] = {"iou": data.iou, "protocol": rules, "ignore": data.ignore}
+    if shared is None:
+        result = score(found, truth, classes=n_classes, **given)
+        ap, partner = result.ap, result.partner
+    else:
+        of_all, partner = score_shared(found, truth, shared, positives=data.positives, **given)
+        ap = of_all.ap
+    kind = kinds_of(partner, nearest(found, truth, rules), data.iou, rules, data.ignore)
     present = data.present
-    without = ap_without(found, truth, kind, data.iou, rules, n_classes, data.ignore)
-    gain = (without - result.ap[:, None])[:, :, present]
-    lost = missed(result.partner, len(truth))
-    values = characteristics(data.instances, data.durations)
+    without = ap_without(found, truth, kind, data.iou, rules, data.positives, data.ignore, shared)
+    gain = (without - ap[:, None])[:, :, present]
+    lost = missed(partner, len(truth))
+    values = characteristics(data.instances[data.own], data.durations[data.own])
+    label, scores, kinds = found.label, found.scored, kind.T.astype(np.int8)
+    if shared is not None:
+        label, scores, kinds = shared.by_class(label, scores, kinds)
     by_class = np.zeros((len(data.iou), n_classes), np.int64)
     for row, of_threshold in zip(by_class, lost, strict=True):
         row[:] = np.bincount(truth.label[of_threshold], minlength=n_classes)
@@ -179,14 +195,14 @@ def analyse_errors(
         buckets=buckets,
         iou=data.iou,
         classes=tuple(data.classes[c] for c in present),
-        class_instances=np.bincount(truth.label, minlength=n_classes)[present],
-        true_positives=(kind == TRUE).sum(1),
-        false_positives=np.stack([(kind == k).sum(1) for k in range(len(KINDS))], 1),
-        mAP=result.ap[:, present].mean(1),
+        class_instances=data.positives[present],
+        true_positives=data.summed((kind == TRUE).sum(1)),
+        false_positives=data.summed(np.stack([(kind == k).sum(1) for k in range(len(KINDS))], 1)),
+        mAP=ap[:, present].mean(1),
         gain=gain.mean(2),
-        class_false_positives=counts(kind, found.label, n_classes)[:, :, present],
+        class_false_positives=data.summed(counts(kind, found.label, n_classes))[:, :, present],
         class_gain=gain,
-        class_missed=by_class[:, present],
-        profile=profile(kind, found, truth, n_classes),
-        missed={name: by_bucket(values[name], lost, BUCKETS[buckets][name]) for name in CHARACTERISTICS},
+        class_missed=data.summed(by_class)[:, present],
+        profile=data.summed(profile(kinds.T, label, scores, data.positives)),
+        missed={n: by_bucket(values[n], lost, BUCKETS[buckets][n], data.summed) for n in CHARACTERISTICS},
     )

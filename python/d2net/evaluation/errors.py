@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from d2net.evaluation.matching import Protocol, Spans, overlaps, score
+from d2net.evaluation.shared import Shared, precision_shared
 
 KINDS = ("double detection", "wrong label", "localization", "confusion", "background")
 TRUE, IGNORED = len(KINDS), len(KINDS) + 1
@@ -61,29 +62,39 @@ def counts(kind: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
 
 
 def ap_without(
-    found: Spans, truth: Spans, kind: np.ndarray, iou: list[float], rules: Protocol, classes: int,
-    ignore: np.ndarray | None,
+    found: Spans, truth: Spans, kind: np.ndarray, iou: list[float], rules: Protocol, positives: np.ndarray,
+    ignore: np.ndarray | None, shared: Shared | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """(T, K, C): AP at each threshold once the false positives of one kind are removed; NaN without instances."""
-    ap = np.full((len(iou), len(KINDS), classes), np.nan)
-    for row, t in enumerate(iou):
-        for k in range(len(KINDS)):
-            stay = kind[row] != k
-            rest = None if ignore is None else ignore[stay]
-            ap[row, k] = score(found[stay], truth, classes=classes, iou=[t], protocol=rules, ignore=rest).ap[0]
-    return ap
+    """(T, K, C): AP at each threshold once the false positives of one kind are removed; NaN without instances.
+
+    positives: (C,) instances of all processes' videos, where `found` and `truth` are a share of them.
+    """
+    kinds = range(len(KINDS))
+    left = np.stack([of_threshold != k for of_threshold in kind for k in kinds])
+    ways = [(t, row) for t, row in zip(np.repeat(iou, len(KINDS)).tolist(), left, strict=True)]
+    ap = np.full((len(ways), len(positives)), np.nan)
+    hits = np.zeros(left.shape, bool)
+    for way, (t, stay) in enumerate(ways):
+        rest = None if ignore is None else ignore[stay]
+        found_then = score(found[stay], truth, classes=len(positives), iou=[t], protocol=rules, ignore=rest)
+        ap[way], hits[way, stay] = found_then.ap[0], found_then.partner[0] >= 0
+    if shared is not None:
+        ap = precision_shared(found, hits, shared, positives=positives, protocol=rules, ignore=ignore, left=left)
+    return ap.reshape(len(iou), len(KINDS), len(positives))
 
 
-def profile(kind: np.ndarray, found: Spans, truth: Spans, classes: int, most: int = 10) -> np.ndarray:
+def profile(kind: np.ndarray, label: np.ndarray, score: np.ndarray, instances: np.ndarray, most: int = 10):
     """(T, most, K + 1): true positives (last) and each kind among the best-scored detections.
 
     Row r counts, of each class with G instances, its detections of rank rG to (r + 1)G by score (the paper's 1G to
     10G).
+
+    Args:
+        kind: (T, m), label, score: (m,), of all detections of the classes that are counted; instances: (C,).
     """
-    order = np.lexsort((-found.score, found.label))  # type: ignore[operator]
-    ordered = found.label[order]
+    order = np.lexsort((-score, label))
+    ordered = label[order]
     rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
-    instances = np.bincount(truth.label, minlength=classes)
     known = (ordered >= 0) & (instances[np.maximum(ordered, 0)] > 0)  # classes that the ground truth lacks are negative
     part = np.full(len(order), most)
     part[known] = rank[known] // instances[ordered[known]]

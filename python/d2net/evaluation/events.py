@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from d2net.evaluation.bipartite import maximum_matching
 from d2net.evaluation.f1 import F1, f1_score
 from d2net.evaluation.matching import Spans, same_group
 from d2net.evaluation.prepared import Prepared, prepare
+
+if TYPE_CHECKING:
+    from d2net.distributed.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def event_scores(
     collar: float = 0.2,
     length_share: float = 0.5,
     onset_only: bool = False,
+    ranks: Ranks | None = None,
 ) -> EventReport:
     """Segment-based and event-based F1 of the detections as decisions; sed_eval's defaults.
 
@@ -160,15 +164,18 @@ def event_scores(
         if not np.isfinite(min_score):
             raise ValueError(f"min_score must be finite, or None to take all detections, got {min_score}")
         detections = detections[detections.score >= min_score]
-    data = prepare(detections, ground_truth, protocol="activitynet", iou=0.5, subset=subset)
-    found, truth, n = data.found, data.truth, len(data.classes)
+    data = prepare(detections, ground_truth, protocol="activitynet", iou=0.5, subset=subset, ranks=ranks)
+    found, truth, n = data.found, data.truth[data.own], len(data.classes)
     found_label, truth_label = np.where(found.label < 0, n, found.label), truth.label
     cells, label = segment_counts(found, truth, resolution)
     at = np.where(label < 0, n, label)
-    cell_tp, cell_fp, cell_fn = (np.bincount(at, weights=row, minlength=n + 1) for row in cells)
+    cell_tp, cell_fp, cell_fn = data.summed(
+        np.stack([np.bincount(at, weights=row, minlength=n + 1) for row in cells])
+    )
     taken = event_matches(found, truth, collar=collar, length_share=length_share, onset_only=onset_only)
-    tp = np.bincount(truth_label[taken >= 0], minlength=n + 1)
-    fp, fn = (np.bincount(own, minlength=n + 1) - tp for own in (found_label, truth_label))
+    matched = truth_label[taken >= 0]
+    tp, *of = data.summed(np.stack([np.bincount(x, minlength=n + 1) for x in (matched, found_label, truth_label)]))
+    fp, fn = (own - tp for own in of)
     return EventReport(
         segment_based=_scores(cell_tp, cell_fp, cell_fn, data),
         event_based=_scores(tp, fp, fn, data),

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d2net.data.annotations import Annotations
 from d2net.data.detections import Detections
@@ -17,6 +17,9 @@ from d2net.evaluation.release import Rate
 from d2net.evaluation.report import Report, evaluate
 from d2net.terminal import Bar, printable
 from d2net.timing import Timing
+
+if TYPE_CHECKING:
+    from d2net.distributed.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def evaluate_all(
     timing: Timing | Rate | None = None,
     proposals: int | None = 100,
     progress: bool = False,
+    ranks: Ranks | None = None,
 ) -> Grid:
     """`evaluate` for each ground truth and protocol.
 
@@ -79,6 +83,7 @@ def evaluate_all(
                 subset=subset,
                 timing=timing if protocol == "release" else None,
                 proposals=proposals,
+                ranks=ranks,
             )
             for truth, protocol in Bar("evaluate", len(cells), unit="table", show=progress).over(cells)
         ]

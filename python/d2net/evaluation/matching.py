@@ -51,6 +51,13 @@ class Spans:
         return replace(self, label=np.zeros(len(self), np.int64))
 
     @property
+    def scored(self) -> np.ndarray:
+        """The scores, which must be there."""
+        if self.score is None:
+            raise ValueError("the detections have no score")
+        return self.score
+
+    @property
     def degenerate(self) -> np.ndarray:
         """(n,) bool, end <= start: no detection can match it."""
         return self.end <= self.start

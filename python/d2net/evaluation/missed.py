@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -55,16 +56,24 @@ def missed(partner: np.ndarray, instances: int) -> np.ndarray:
     return lost
 
 
-def by_bucket(values: np.ndarray, lost: np.ndarray, upper: tuple[float, ...]) -> list[Bucket]:
-    """Instances and missed ones in each bucket; values (n,), NaN in a last bucket "unknown" of its own."""
+def by_bucket(
+    values: np.ndarray,
+    lost: np.ndarray,
+    upper: tuple[float, ...],
+    summed: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> list[Bucket]:
+    """Instances and missed ones in each bucket; values (n,), NaN in a last bucket "unknown" of its own.
+
+    summed: adds up the counts of processes that have some of the instances each.
+    """
     known = np.isfinite(values)
     place = np.where(known, np.searchsorted(upper[:-1], np.where(known, values, 0.0), "left"), len(upper))
+    table = summed(np.array([[(place == k).sum(), *lost[:, place == k].sum(1)] for k in range(len(upper) + 1)]))
     out = []
     for k, end in enumerate((*upper, np.nan)):
-        inside = place == k
-        if k == len(upper) and not inside.any():
+        if k == len(upper) and not table[k, 0]:
             break
         above = 0.0 if k == 0 else upper[k - 1]
         name, above = ("unknown", np.nan) if k == len(upper) else (_SIZES[k], above)
-        out.append(Bucket(name, above, float(end), int(inside.sum()), lost[:, inside].sum(1).tolist()))
+        out.append(Bucket(name, above, float(end), int(table[k, 0]), table[k, 1:].tolist()))
     return out

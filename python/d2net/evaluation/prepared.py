@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from d2net.data.annotations import ROUNDING, Annotations
 from d2net.data.detections import Detections
+from d2net.data.detections.share import Part
 from d2net.data.files import DataError, some
 from d2net.data.names import match
 from d2net.evaluation.activitynet import ACTIVITYNET
 from d2net.evaluation.ambiguous import Ambiguous, ambiguous_spans, touches
 from d2net.evaluation.matching import Protocol, Spans, parse_iou
 from d2net.evaluation.release import RELEASE, RELEASE_RATE, Rate, snippet_spans
+from d2net.evaluation.shared import Shared, shared_detections
 from d2net.evaluation.thumos import THUMOS
 from d2net.timing import Timing
+
+if TYPE_CHECKING:
+    from d2net.distributed.ranks import Ranks
 
 PROTOCOLS = {p.name: p for p in (ACTIVITYNET, THUMOS, RELEASE)}
 
@@ -29,10 +35,13 @@ class Prepared:
         found: m detections, with negative labels where the ground truth does not have the class; truth: n instances;
             both in the protocol's units.
         instances: truth in seconds; durations: (n,) seconds of each one's video, inf where unknown.
-        videos: {name: index}; classes: of the ground truth; ground_truth: its videos that are evaluated.
+        videos: {name: index}; classes: of the ground truth; found_classes: of the detections.
+        ground_truth: its videos that are evaluated.
         ignore: (m,) bool, detections that count only where they are matched, or None.
         n_dropped: detections that ambiguous segments removed.
         notes: names that were matched.
+        shared: the processes that share the detections, of which `found` is this one's part; None where there is one.
+        of_part: (videos,) bool, those of this process, with shared.
     """
 
     rules: Protocol
@@ -43,15 +52,32 @@ class Prepared:
     durations: np.ndarray
     videos: dict[str, int]
     classes: tuple[str, ...]
+    found_classes: tuple[str, ...]
     ground_truth: Annotations
     ignore: np.ndarray | None = None
     n_dropped: int = 0
     notes: tuple[str, ...] = ()
+    shared: Shared | None = None
+    of_part: np.ndarray | None = None
 
     @property
     def present(self) -> np.ndarray:
         """Classes that have instances, rising: those that mAP is the mean of."""
-        return np.flatnonzero(np.bincount(self.truth.label, minlength=len(self.classes)))
+        return np.flatnonzero(self.positives)
+
+    @property
+    def positives(self) -> np.ndarray:
+        """(C,) instances of each class."""
+        return np.bincount(self.truth.label, minlength=len(self.classes))
+
+    @property
+    def own(self) -> np.ndarray | slice:
+        """Which instances are in the videos of this process's detections."""
+        return slice(None) if self.of_part is None else self.of_part[self.truth.video]
+
+    def summed(self, values: np.ndarray) -> np.ndarray:
+        """Whole numbers that each process has counted, over all processes."""
+        return values if self.shared is None else self.shared.sum(values)
 
     @property
     def n_overrunning(self) -> int:
@@ -92,6 +118,7 @@ def prepare(
     ambiguous: Ambiguous | None = None,
     subset: str | None = None,
     timing: Timing | Rate | None = None,
+    ranks: Ranks | None = None,
 ) -> Prepared:
     """Arguments and errors as `evaluate`."""
     if protocol not in PROTOCOLS:
@@ -103,11 +130,17 @@ def prepare(
     if subset is not None:
         ground_truth = ground_truth.subset(subset)
     notes: list[str] = []
-    if len(detections):
+    shared, total = None, len(detections)
+    if ranks is not None and ranks.size > 1:
+        detections = shared_detections(detections, ranks)
+        shared = Shared(ranks, detections.share.rows)  # type: ignore[union-attr]
+        total = int(shared.sum(np.array(len(detections))))
+    if total:
         of_video = match(dict.fromkeys(detections.videos), ground_truth.videos, "detections", ground_truth.source)
         notes += [note for note in of_video.notes if "matched" in note]
         detections = replace(detections, videos=list(of_video.values))
-        used = [detections.classes[c] for c in np.unique(detections.label)]
+        labels = np.unique(detections.label) if shared is None else shared.union(detections.label)
+        used = [detections.classes[c] for c in labels]
         if not set(used) & set(ground_truth.classes):
             raise DataError(
                 f"detections: none of their {len(used)} classes is among the {len(ground_truth.classes)} of "
@@ -119,6 +152,9 @@ def prepare(
     videos = {name: i for i, name in enumerate(sorted({*ground_truth.videos, *detections.videos}))}
     classes = {name: c for c, name in enumerate(ground_truth.classes)}
     instances, durations = truth_spans(ground_truth, videos, classes)
+    if shared is not None:
+        columns = (instances.label, instances.video, instances.start, instances.end, durations)
+        shared.check_same(detections=(list(videos), detections.videos), ground_truth=(ground_truth.classes, *columns))
     if not len(instances):
         raise ValueError(f"ground truth {ground_truth.source} has no segments to evaluate detections against")
     _check_finite(detections)
@@ -131,12 +167,13 @@ def prepare(
     n_dropped, ignore = 0, None
     if rules is RELEASE:
         n_dropped = int(on_ambiguous.sum())
-        found = found[~on_ambiguous]
+        found, shared = found[~on_ambiguous], shared and shared[~on_ambiguous]
     else:
         ignore = on_ambiguous
     return Prepared(
-        rules, thresholds, found, truth, instances, durations, videos, ground_truth.classes, ground_truth, ignore,
-        n_dropped, tuple(notes),
+        rules, thresholds, found, truth, instances, durations, videos, ground_truth.classes, detections.classes,
+        ground_truth, ignore, n_dropped, tuple(notes), shared,
+        None if shared is None else _of_part(shared.part, detections, videos),
     )  # fmt: skip
 
 
@@ -145,6 +182,13 @@ def release_rate(timing: Timing | Rate | None, ground_truth: Annotations, otherw
     if timing is None and ground_truth.snippet_seconds is not None:
         timing = Timing(snippet_seconds=ground_truth.snippet_seconds)
     return rate_of(timing or otherwise)
+
+
+def _of_part(part: Part, detections: Detections, videos: dict[str, int]) -> np.ndarray:
+    """(videos,) bool: whose detections the process has; of those without detections it takes its share."""
+    own = part.of(np.arange(len(videos)))
+    own[[videos[name] for name in detections.videos]] = part.of(np.arange(len(detections.videos)))
+    return own
 
 
 def rate_of(timing: Timing | Rate | None) -> Rate:

@@ -24,10 +24,15 @@ def average_recall(
     Returns:
         (most,) recall averaged over the IoU thresholds (IoU >= t); 0 without instances.
     """
+    return covered(detections, truth, most=most, iou=iou) / max(len(truth) * len(iou), 1)
+
+
+def covered(detections: Spans, truth: Spans, *, most: int = 100, iou: Sequence[float] = IOU) -> np.ndarray:
+    """(most,) instances that are covered, a whole number, summed over the thresholds."""
     recalled = np.zeros(most)
     for found, wanted in by_videos(detections, truth):
         recalled += _recalled(found.without_labels(), wanted.without_labels(), most, iou)
-    return recalled / max(len(truth) * len(iou), 1)
+    return recalled
 
 
 def _recalled(detections: Spans, truth: Spans, most: int, iou: Sequence[float]) -> np.ndarray:

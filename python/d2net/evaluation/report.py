@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,14 @@ from d2net.evaluation.classification import classification_map
 from d2net.evaluation.f1 import F1, f1_score
 from d2net.evaluation.in_parts import score_classes
 from d2net.evaluation.prepared import Prepared, prepare
-from d2net.evaluation.proposals import average_recall
+from d2net.evaluation.proposals import IOU, covered
 from d2net.evaluation.release import Rate
+from d2net.evaluation.shared import score_shared
 from d2net.terminal import printable
 from d2net.timing import Timing
+
+if TYPE_CHECKING:
+    from d2net.distributed.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def evaluate(
     timing: Timing | Rate | None = None,
     proposals: int | None = 100,
     class_scores: Mapping[str, np.ndarray] | None = None,
+    ranks: Ranks | None = None,
 ) -> Report:
     """Evaluates detections (seconds) against a ground truth (seconds).
 
@@ -123,6 +128,7 @@ def evaluate(
             default, else 25 fps and 16 frames.
         proposals: AR@1 .. AR@proposals, None for none.
         class_scores: {video: (C,) p in the order of ground_truth.classes}, for the classification mAP.
+        ranks: the processes that share the detections, each its `part` of them; all get the report of all.
 
     Returns:
         AP by class and IoU, mAP, F1 and AR@AN as fractions, with what was counted; `table()` prints, `save()` writes.
@@ -133,12 +139,19 @@ def evaluate(
             classes of which none is in the ground truth.
     """
     data = prepare(
-        detections, ground_truth, protocol=protocol, iou=iou, ambiguous=ambiguous, subset=subset, timing=timing
-    )
+        detections, ground_truth, protocol=protocol, iou=iou, ambiguous=ambiguous, subset=subset, timing=timing,
+        ranks=ranks,
+    )  # fmt: skip
     found, truth, ground_truth = data.found, data.truth, data.ground_truth
-    result = score_classes(
-        found, truth, classes=len(data.classes), iou=data.iou, protocol=data.rules, ignore=data.ignore
-    )
+    given: dict[str, Any] = {"iou": data.iou, "protocol": data.rules, "ignore": data.ignore}
+    if data.shared is None:
+        result = score_classes(found, truth, classes=len(data.classes), **given)
+    else:
+        result, _ = score_shared(found, truth[data.own], data.shared, positives=data.positives, **given)
+    recall = None
+    if proposals:
+        recall = data.summed(covered(found, truth[data.own], most=proposals)) / max(len(truth) * len(IOU), 1)
+    odd = _odd(data)
     present = data.present
     by_iou = result.ap[:, present].mean(1)
     counts = zip(result.tp, result.fp, result.fn, strict=True)
@@ -151,15 +164,15 @@ def evaluate(
         average_mAP=float(by_iou.mean()),
         ap={data.classes[c]: result.ap[:, c].tolist() for c in present},
         f1=[f1_score(*(int(n) for n in row)) for row in counts],
-        n_detections=len(found),
-        n_dropped=data.n_dropped,
+        n_detections=odd["found"],
+        n_dropped=odd["dropped"],
         n_instances=len(truth),
         n_videos=len(ground_truth.videos),
         n_degenerate=int(truth.degenerate.sum()),
         n_overrunning=data.n_overrunning,
-        average_recall=average_recall(found, truth, most=proposals).tolist() if proposals else None,
+        average_recall=None if recall is None else recall.tolist(),
         classification_mAP=None if class_scores is None else _classification(class_scores, ground_truth),
-        warnings=[*data.notes, *_warnings(data, detections)],
+        warnings=[*data.notes, *_warnings(data, odd)],
     )
 
 
@@ -174,10 +187,24 @@ def _classification(class_scores: Mapping[str, np.ndarray], ground_truth: Annota
     return classification_map(p, ground_truth.label_matrix(names))
 
 
-def _warnings(data: Prepared, detections: Detections) -> list[str]:
-    found, truth, ground_truth = data.found, data.truth, data.ground_truth
+def _odd(data: Prepared) -> dict[str, int]:
+    """Detections, counted: those found, dropped, without a length, in other videos and of other classes."""
+    found = data.found
+    listed = np.isin(found.video, [data.videos[name] for name in data.ground_truth.videos])
+    counts = {
+        "found": len(found),
+        "dropped": data.n_dropped,
+        "degenerate": int(found.degenerate.sum()),
+        "elsewhere": int((~listed).sum()),
+        "unknown": int((found.label < 0).sum()),
+    }
+    return dict(zip(counts, data.summed(np.array(list(counts.values()))).tolist(), strict=True))
+
+
+def _warnings(data: Prepared, odd: Mapping[str, int]) -> list[str]:
+    truth, ground_truth = data.truth, data.ground_truth
     out = []
-    if not len(found):
+    if not odd["found"]:
         out.append("there are no detections: mAP is 0")
     subsets = sorted({v.subset for v in ground_truth.videos.values() if v.subset and v.segments})
     if len(subsets) > 1:
@@ -186,17 +213,14 @@ def _warnings(data: Prepared, detections: Detections) -> list[str]:
         out.append(f"{n} instances have end <= start: positives that nothing can match")
     if data.n_overrunning:
         out.append(f"{data.n_overrunning} instances end after their video")
-    if n := int(found.degenerate.sum()):
+    if n := odd["degenerate"]:
         out.append(f"{n} detections have end <= start: false positives")
-    listed = np.isin(found.video, [data.videos[name] for name in ground_truth.videos])
-    if n := int((~listed).sum()):
+    if n := odd["elsewhere"]:
         out.append(f"{n} detections are in videos that the ground truth does not list: false positives")
-    unknown = found.label < 0
-    if n := int(unknown.sum()):
-        names = sorted(set(detections.classes) - set(data.classes))
+    if n := odd["unknown"]:
+        names = sorted(set(data.found_classes) - set(data.classes))
         out.append(f"{n} detections are of classes that the ground truth does not have ({_some(names)})")
-    counts = np.bincount(truth.label, minlength=len(data.classes))
-    if absent := [name for name, n in zip(data.classes, counts, strict=True) if not n]:
+    if absent := [name for name, n in zip(data.classes, data.positives, strict=True) if not n]:
         out.append(f"{len(absent)} classes have no instance and are left out of mAP ({_some(absent)})")
     return out
 

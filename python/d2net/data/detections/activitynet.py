@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from d2net.data.detections.model import Detections
+from d2net.data.detections.share import Part, Share
 from d2net.data.files import DataError, shown
 from d2net.data.json_items import json_items
 from d2net.ranges import number, seconds
@@ -15,20 +17,26 @@ from d2net.ranges import number, seconds
 _NUMBERS = (float, int)
 
 
-def read_results(path: str | os.PathLike) -> Detections:
+def read_results(path: str | os.PathLike, part: Part | None = None) -> Detections:
     """Detections of ActivityNet's results: `results` → video → label, score, segment; no more is in memory than the
-    columns and one video.
+    columns, of the part's videos alone where there is one, and one video.
 
     Raises:
         DataError: names the video and row.
     """
     index: dict[str, int] = {}
     videos: list[str] = []
+    counts: list[int] = []
+    places: list[int] = []
     labels: list[np.ndarray] = []
     numbers: list[np.ndarray] = []
     # Objects come as tuples of pairs, which no JSON array does: one with a key twice can be told.
     for name, entries in json_items(path, "results", tuple):
         videos.append(name)
+        counts.append(len(entries) if isinstance(entries, list) else 0)
+        if part is not None and not part.has(len(videos) - 1):
+            continue
+        places.append(len(videos) - 1)
         if entries:
             if not isinstance(entries, list):
                 raise DataError(f"{path}: video {name!r}: expected a list of detections, got {shown(_plain(entries))}")
@@ -38,12 +46,16 @@ def read_results(path: str | os.PathLike) -> Detections:
         else:
             labels.append(np.zeros(0, np.int32))
             numbers.append(np.zeros((0, 3)))
-    video = np.repeat(np.arange(len(videos), dtype=np.int32), [len(x) for x in labels])
+    video = np.repeat(np.array(places, np.int32), [len(x) for x in labels])
     label = np.concatenate(labels) if labels else np.zeros(0, np.int32)
     del labels
     columns = np.concatenate(numbers).T if numbers else np.zeros((3, 0))
     del numbers
-    return Detections.from_arrays(videos, tuple(index), video, label, *map(np.ascontiguousarray, columns))
+    found = Detections.from_arrays(videos, tuple(index), video, label, *map(np.ascontiguousarray, columns))
+    if part is None:
+        return found
+    own = np.repeat(part.of(np.arange(len(videos))), counts)
+    return replace(found, share=Share(np.flatnonzero(own), len(own), part))
 
 
 def _plainly(entries: list[Any], index: dict[str, int]) -> tuple[np.ndarray, np.ndarray] | None:

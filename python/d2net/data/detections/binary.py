@@ -8,12 +8,14 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from d2net.data.detections.model import Detections
+from d2net.data.detections.share import Part, Share
 from d2net.data.files import DataError, shown, write_atomically
 
 COLUMNS = {"video": "<i4", "label": "<i4", "start": "<f8", "end": "<f8", "score": "<f8"}
@@ -61,8 +63,8 @@ def write_npz(
     return rows
 
 
-def read_npz(path: str | os.PathLike) -> Detections:
-    """What `write_npz` wrote.
+def read_npz(path: str | os.PathLike, part: Part | None = None) -> Detections:
+    """What `write_npz` wrote, or the part of it.
 
     Raises:
         DataError: an entry that is missing or of another type.
@@ -71,7 +73,9 @@ def read_npz(path: str | os.PathLike) -> Detections:
         names = set(archive.namelist())
         if missing := [c for c in (*COLUMNS, "videos", "classes") if f"{c}.npy" not in names]:
             raise DataError(f"{path} lacks {', '.join(missing)}; an .npz of detections has {', '.join(COLUMNS)}")
-        found = {c: _array(archive, c) for c in (*COLUMNS, "videos", "classes")}
+        found = {c: _array(archive, c) for c in ("videos", "classes")}
+        rows = None if part is None else part.of(_array(archive, "video"))
+        found |= {c: _array(archive, c) if rows is None else _array(archive, c)[rows] for c in COLUMNS}
     for name in ("videos", "classes"):
         if found[name].dtype.kind != "U" or found[name].ndim != 1:
             raise DataError(f"{path}: {name} must be text, got {found[name].dtype} {found[name].shape}")
@@ -80,7 +84,10 @@ def read_npz(path: str | os.PathLike) -> Detections:
             raise DataError(f"{path}: {name} must be {np.dtype(dtype)}, got {found[name].dtype}")
     videos, classes = found["videos"].tolist(), found["classes"].tolist()
     _check_names(path, videos, classes)
-    return Detections.from_arrays(videos, classes, *(found[c] for c in COLUMNS))
+    own = Detections.from_arrays(videos, classes, *(found[c] for c in COLUMNS))
+    if part is None or rows is None:
+        return own
+    return replace(own, share=Share(np.flatnonzero(rows), len(rows), part))
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from d2net.data.detections.share import Part, Share
 from d2net.data.files import DataError
 from d2net.ranges import LONGEST
 
@@ -16,7 +17,7 @@ class Detections:
     """Columns of m detections.
 
     video, label: (m,) int64 indices into videos and classes; start, end: (m,) float64 seconds; score: (m,) float64.
-    layout: in words.
+    layout: in words. share: which of a file's these are, None where they are all.
     """
 
     videos: list[str]
@@ -27,6 +28,7 @@ class Detections:
     end: np.ndarray
     score: np.ndarray
     layout: str = field(default="detections", compare=False)
+    share: Share | None = field(default=None, compare=False)
 
     @classmethod
     def from_arrays(
@@ -66,7 +68,8 @@ class Detections:
 
     def summary(self) -> str:
         """What was understood, in one line."""
-        return f"{self.layout}: {len(self)} detections in {len(self.videos)} videos, {len(self.classes)} classes"
+        count = len(self) if self.share is None else self.share.total
+        return f"{self.layout}: {count} detections in {len(self.videos)} videos, {len(self.classes)} classes"
 
     def __len__(self) -> int:
         return len(self.score)
@@ -74,7 +77,13 @@ class Detections:
     def __getitem__(self, rows: np.ndarray | slice) -> Detections:
         """These rows; videos and classes stay."""
         columns = {c: getattr(self, c)[rows] for c in ("video", "label", "start", "end", "score")}
-        return replace(self, **columns)
+        share = self.share and self.share._replace(rows=self.share.rows[rows])
+        return replace(self, **columns, share=share)
+
+    def part(self, part: Part) -> Detections:
+        """Those of a process's videos."""
+        rows = np.flatnonzero(part.of(self.video))
+        return replace(self[rows], share=Share(rows, len(self), part))
 
     def for_video(self, name: str) -> Detections:
         """The rows of one video."""
