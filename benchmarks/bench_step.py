@@ -147,6 +147,46 @@ def test_step(contest, device, full, work, precision, way, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("work", [shapes.THUMOS, shapes.FULL], ids=lambda w: w.name)
+def test_graphed_step(contest, device, work, precision):
+    """The trainer's own graphs against its steps as they come; tests/gpu/test_step_graph.py compares their bits."""
+    if device.type != "cuda":
+        pytest.skip("graphs need a GPU")
+    from d2net.data.rounding import rounded
+    from d2net.training.graph import cuda_steps
+
+    config = make_config("thumos14", "release", {"train.precision": precision})
+    n, gap = len(work.lengths), config.model.gap
+    lengths = torch.tensor(work.lengths, device=device)
+    offsets = torch.cat([lengths.new_zeros(1), (lengths + gap).cumsum(0)]) + gap
+    values = shapes.normal(rounded(int(offsets[-1])), work.width, seed=0, dtype=torch.float32, device=device)
+    batch = Batch(values, offsets, lengths, torch.eye(work.classes, dtype=torch.bool, device=device)[:n], gap)
+    batch = batch._replace(features=batch.ragged().zero_gaps().values)
+    ours, eager = (new_state(config, work.width, work.groups, work.classes, device) for _ in range(2))
+    steps = cuda_steps(ours, config)
+
+    def run(state, step):
+        def once():
+            state.iteration = ITERATION - 1
+            step(batch)
+
+        return once
+
+    sides = run(ours, steps), run(eager, lambda batch: train_step(eager, batch, config))
+    for _ in range(3):
+        sides[0]()
+    contest(
+        op="graphed step",
+        work=work.name,
+        direction="forward+backward",
+        dtype="float32" if precision == "fp32" else "bfloat16",
+        ours=Side("graph", sides[0], checked=False, graph=False),
+        peers=[Side("as it comes", sides[1], checked=False, graph=False)],
+        oracle=None,
+    )
+
+
 def _backends(device: torch.device) -> set[str]:
     ops = {"temporal_conv", "topk_pool", "head", "losses", "step_record"}.intersection(backends.OPS)
     return {backends.select(op, device.type, torch.float32).__name__.rpartition(".")[2] for op in ops}

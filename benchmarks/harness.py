@@ -22,6 +22,7 @@ class Side:
     run: no arguments; returns what is checked.
     result: from run's output to the oracle's structure, not timed; None where they are the same.
     checked: False for a yardstick that computes something else.
+    graph: False for what is not captured once more on a GPU, as it replays graphs itself.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Side:
     result: Callable[[Any], Any] | None = None
     checked: bool = True
     note: str = ""
+    graph: bool = True
 
 
 @dataclass
@@ -191,6 +193,8 @@ class Contest:
         for entry, side in sides:
             runs.append(side.run)
             owners.append((entry, "seconds"))
+            if not side.graph:
+                continue
             try:
                 runs.append(timing.graphed(side.run))
                 owners.append((entry, "graph_seconds"))

@@ -30,6 +30,7 @@ settings.register_profile("sanitize", settings.get_profile("d2k"), max_examples=
 settings.load_profile("d2k")
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parent / "fakes"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

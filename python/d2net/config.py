@@ -153,6 +153,11 @@ class TrainConfig(Section):
         description="features stay in the device's memory as they are stored, and a batch is one gather; auto: where"
         " all fit in half of a GPU's free memory, or on the CPU in cache_gigabytes; workers play no part then",
     )
+    graph: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="a step on a GPU is one CUDA graph for each number of rows and kind of iteration, in the same bits;"
+        " auto: where it can be captured",
+    )
     cache_gigabytes: float = Field(4.0, ge=0, le=1e6, description="features that fit, in all, are read once and kept")
 
 

@@ -34,6 +34,14 @@ Before a kernel serves a GPU that no committed run covers, it is compared with i
 of its own: `python -m d2kernels verify` does so ahead, and `D2K_VERIFY=off` goes without. A kernel that fails is
 replaced by the next backend, with a warning that says why.
 
+## Training steps as CUDA graphs
+
+`train.graph` replays a step as one graph for each number of rows and kind of iteration. Until a committed run above
+holds `tests/gpu/test_step_graph.py`, which compares replays with steps as they come bit for bit, no graph has been
+captured on a GPU. What is tested without one: a replay of operations on the CPU through the same code, in the same
+bits; that two iterations of a kind hand over the same operations, numbers and shapes; and that no tensor of a step is
+made on the host or read back.
+
 ## Running it
 
 `scripts/gpu_check.sh OUT` on a machine with nvcc, torch, Triton and a GPU, in parts of under nine minutes (`--part 1`

@@ -175,7 +175,7 @@ def test_a_field_given_twice_in_two_spellings_is_refused(tmp_path):
 
 
 FLAGS = {"residual", "inclusive", "normalize_embeddings", "ds_skip_one_sided", "dv_normalize_rows", "reweight",
-         "foreground_rescale", "resized", "resident"}  # fmt: skip
+         "foreground_rescale", "resized", "resident", "graph"}  # fmt: skip
 
 
 @pytest.mark.parametrize("flag", [True, False, [True], [0.1, False]])

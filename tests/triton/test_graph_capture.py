@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from capturing import Captured
 
 import d2kernels as d2k
 from d2kernels.ops import _triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# What waits for the device, or copies from memory that a graph cannot keep: illegal while a stream is captured.
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero", "lift_fresh", "item")
-
-
-class Captured(TorchDispatchMode):
-    """Refuses what a captured stream would."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function._schema.name.partition("::")[2]
-        by_mask = name == "index" and any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
-        assert not by_mask and not name.startswith(WAITS), f"{name} cannot be captured"
-        return function(*args, **(kwargs or {}))
-
 
 @pytest.fixture
 def launched(monkeypatch):

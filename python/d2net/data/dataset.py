@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 import d2kernels as d2k
 from d2net.config import TrainConfig
 from d2net.data.cache import CachedFeatures
+from d2net.data.rounding import rounded
 
 if TYPE_CHECKING:
     from d2net.data.annotations import Annotations
@@ -67,11 +68,11 @@ class Batch(NamedTuple):
         return Batch(*moved, gap=self.gap, whole=self.whole and self.whole.to(device), counts=counts)
 
 
-def pack(arrays: Sequence[np.ndarray], labels: np.ndarray, gap: int = 0) -> Batch:
-    """arrays: (s_i, d) each; labels: (n, C)."""
+def pack(arrays: Sequence[np.ndarray], labels: np.ndarray, gap: int = 0, rows: int | None = None) -> Batch:
+    """arrays: (s_i, d) each; labels: (n, C); rows: of the batch, zero rows behind the last ones included."""
     lengths = np.array([len(a) for a in arrays])
     offsets = offsets_of(lengths, gap)
-    values = np.zeros((int(offsets[-1]), *arrays[0].shape[1:]), np.float32)
+    values = np.zeros((int(offsets[-1]) if rows is None else rows, *arrays[0].shape[1:]), np.float32)
     for a, start in zip(arrays, offsets[:-1].tolist(), strict=True):
         values[start : start + len(a)] = a
     parts = (values, offsets, lengths, labels.astype(bool))
@@ -129,10 +130,12 @@ class TrainingBatches(Dataset):
             (n, C); gap: zero rows between videos.
         pairs: videos 2i and 2i + 1 of a batch share a class, for i below this; counts: (n, C), NaN where unknown.
 
-    `rank` and `ranks` say whose share is read; by default all videos are.
+    `rank` and `ranks` say whose share is read; by default all videos are. `rounds`: numbers of rows are rounded up, by
+    zero rows behind the last ones.
     """
 
     rank, ranks = 0, 1
+    rounds = False
 
     def __init__(
         self,
@@ -210,8 +213,14 @@ class TrainingBatches(Dataset):
     def _packed(
         self, videos: np.ndarray, crops: Sequence[tuple[int, int]], counts: Tensor | None, whole: Whole | None
     ) -> Batch:
-        batch = pack(self._read(videos, crops), self.labels[videos], self.gap)
+        rows = self.rows([end - start for start, end in crops])
+        batch = pack(self._read(videos, crops), self.labels[videos], self.gap, rows)
         return batch._replace(counts=counts, whole=whole)
+
+    def rows(self, lengths: Sequence[int]) -> int:
+        """Of a batch of sequences of these lengths, zero rows included."""
+        rows = sum(lengths) + self.gap * (len(lengths) + 1)
+        return rounded(rows) if self.rounds else rows
 
     def _instances(self, videos: np.ndarray, crops: Sequence[tuple[int, int]]) -> Tensor | None:
         """(n, C) of what is known of the crops: one may have left instances out."""

@@ -60,7 +60,8 @@ class Drawing(Dataset):
         start, end = np.array(crops, np.int64).reshape(-1, 2).T
         offsets = offsets_of(end - start, batches.gap)
         parts = self.first[videos] + start, offsets, end - start, batches.labels[videos].astype(bool)
-        return Drawn(*map(torch.from_numpy, parts), int(offsets[-1]), batches.gap, whole, counts)
+        rows = batches.rows((end - start).tolist())
+        return Drawn(*map(torch.from_numpy, parts), rows, batches.gap, whole, counts)
 
 
 def bytes_of(features: CachedFeatures, names: list[str]) -> int:
@@ -137,9 +138,10 @@ class Resident:
         """What is drawn of each iteration's batch, or of the rank's share of it."""
         return Drawing(batches, self.first)
 
-    def batch(self, drawn: Drawn) -> Batch:
-        """The batch, from its indices on the host."""
+    def batch(self, drawn: Drawn, out: Tensor | None = None) -> Batch:
+        """The batch, from its indices on the host; out: (rows, d) float32 where its features are to lie."""
         drawn = drawn.to(self.rows.device)
-        out = self.rows.new_empty(drawn.rows, self.rows.shape[1], dtype=torch.float32)
+        if out is None:
+            out = self.rows.new_empty(drawn.rows, self.rows.shape[1], dtype=torch.float32)
         gather_rows(self.rows, drawn.first, drawn.offsets, drawn.lengths, out)
         return Batch(out, drawn.offsets, drawn.lengths, drawn.labels, drawn.gap, drawn.whole, drawn.counts)

@@ -26,6 +26,8 @@ from d2net.methods.base import Network
 from d2net.terminal import Bar
 from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, usable
 from d2net.training.folder import check_folder, clear_folder, clear_temporaries, remove_empty, trim_log, write_holdout
+from d2net.training.graph import GraphedSteps, cuda_steps
+from d2net.training.graph import why_not as why_no_graph
 from d2net.training.health import Health, TrainingWarning, check_start
 from d2net.training.lock import FolderLock
 from d2net.training.logs import Log
@@ -91,6 +93,8 @@ class Run:
     def _begin(self, resume: bool) -> State:
         check_videos(self.batches, self.config)
         self.batches.rank, self.batches.ranks = self.ranks.rank, self.ranks.size
+        # With or without graphs, so that both give the same bits.
+        self.batches.rounds = self.device.type == "cuda" and self.ranks.size == 1
         on_cpu = self.device.type == "cpu"
         of = self.config, self.batches.features.store, self.batches.names, self.batches.labels.shape[1], self.streams
         self.threads = training_threads(*of) if on_cpu else torch.get_num_threads()
@@ -119,6 +123,7 @@ class Run:
                 restore(state, saved)
                 self.best = saved["best"]
         state.joint = in_parallel(state.network, self.ranks)
+        self.graphs = self._captured(state)
         self.ranks.on_main(lambda: self._prepare(state, saved is not None))
         self.resident = self._kept_in_memory()
         self.steps = self.saved = state.iteration
@@ -164,6 +169,21 @@ class Run:
         bar = Bar("keep", unit="video", show=self.progress)
         features.resident = Resident(features, names, self.device, bar.over(names))
         return features.resident
+
+    def _captured(self, state: State) -> GraphedSteps | None:
+        """Steps as CUDA graphs, or None where they are done as they come.
+
+        Raises:
+            ValueError: train.graph is on, and they cannot be captured.
+        """
+        if self.device.type == "cuda":
+            verify.ready(self.device)  # which kernels serve decides
+        reason = why_no_graph(self.config, self.device, self.ranks.size, len(self.meta["classes"]))
+        if reason is None:
+            return cuda_steps(state, self.config)
+        if self.config.train.graph == "on":
+            raise ValueError(f"train.graph is on, but {reason}; set it to auto")
+        return None
 
     def save(self, state: State, name: str = FILE) -> None:
         """Raises TrainingError, and leaves the earlier file alone, where a weight is not finite."""
@@ -231,7 +251,10 @@ class Run:
         for read in together:
             snippets += int(read.snippets.sum())
             batch = self._placed(read)
-            train_step(state, batch, self.config, self.ranks)
+            if self.graphs is None:
+                train_step(state, batch, self.config, self.ranks)
+            else:
+                self.graphs(batch)
             self.steps = state.iteration
             bar.update()
             logged = state.iteration % settings.log_every == 0
@@ -261,7 +284,8 @@ class Run:
         if isinstance(batch, Batch):
             return batch.to(self.device)
         assert self.resident is not None
-        return self.resident.batch(batch)
+        out = self.graphs and self.graphs.room(batch.rows, self.resident.rows.shape[1])
+        return self.resident.batch(batch, out)
 
     def _tell(self, entry: Mapping[str, Any]) -> None:
         self.ranks.on_main(lambda: self.log.write(entry))  # type: ignore[union-attr]

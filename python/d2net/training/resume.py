@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 WHOLE = 2**20  # bytes of an array that are all part of its fingerprint; of larger ones, some rows are
 ROWS = 16
 VANISHING, TINY = 1e-12, 1e-3  # largest features that no training, and hardly any, can use
-FREE = ("iterations", "checkpoint_every", "workers", "resident", "cache_gigabytes", "log_every")  # fields of train
+# Fields of train.
+FREE = ("iterations", "checkpoint_every", "workers", "resident", "graph", "cache_gigabytes", "log_every")
 AGAIN = "make it as it was, or pass --overwrite to start again"
 
 

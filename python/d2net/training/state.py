@@ -51,11 +51,9 @@ class State:
         return self.joint(function, *arguments)
 
     def tick(self) -> None:
-        """Begins the next iteration."""
-        if self._ticked == self.iteration:
-            self.clock.add_(1)
-        else:
-            self.clock.fill_(self.iteration + 1)
+        """Begins the next iteration, on the host; `compute_step` moves the clock on."""
+        if self._ticked != self.iteration:
+            self.clock.fill_(self.iteration)
         self.iteration += 1
         self.counted += 1
         self._ticked = self.iteration

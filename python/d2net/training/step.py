@@ -22,6 +22,12 @@ def train_step(state: State, batch: Batch, config: Config, ranks: Ranks = ALONE)
     Where the ranks share the batch, all of them see the same losses, and their weights stay the same.
     """
     state.tick()
+    compute_step(state, batch, config, ranks)
+
+
+def compute_step(state: State, batch: Batch, config: Config, ranks: Ranks = ALONE) -> None:
+    """What of `train_step` the device does: all that a graph of it captures, nothing that the host must do again."""
+    state.clock.add_(1)
     if not state.network.training:
         state.network.train()
     step = Step(state.iteration, state.clock, state.generator, others_of(batch, ranks))

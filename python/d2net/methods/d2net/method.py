@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from d2kernels.ops.condition_number.native import LARGEST
 from d2kernels.ops.temporal_conv.dropout import rows_from
 from d2net.config import Config
 from d2net.data.dataset import Batch
@@ -42,10 +43,22 @@ def entered(config: Config, iteration: int) -> Sequence[str]:
     return ("classification", "ds", "dv") if denoising_scale(config.loss, iteration) > 0 else ("classification",)
 
 
+def not_graphed(config: Config, classes: int) -> str | None:
+    """The losses op reads its schedule from the device; its alternatives, and a library's decompositions, do not."""
+    loss = config.loss
+    if loss.denoising != "none" and loss.denoising_kind != "pDMI":
+        return f"loss.denoising_kind {loss.denoising_kind} keeps its schedule on the host"
+    most = LARGEST["cuda"]
+    if loss.denoising in ("video", "both") and min(config.train.batch_size, classes) > most:
+        return f"L_DV of more than {most} videos and classes waits for a library's decomposition"
+    return None
+
+
 METHOD = Method(
     network=lambda width, classes, streams, config: D2Net(width, classes, streams, config.model),
     objective=objective,
     terms={"classification": "cls", "ds": "DS", "dv": "DV"},
     entered=entered,
     shared=True,
+    not_graphed=not_graphed,
 )

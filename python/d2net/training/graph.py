@@ -1,0 +1,141 @@
+"""The training step as CUDA graphs: one for each number of rows and each kind of iteration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from d2kernels import backends
+from d2net.config import Config
+from d2net.data.dataset import Batch
+from d2net.methods import method_named
+from d2net.training.state import State
+from d2net.training.step import compute_step
+
+OPS = ("temporal_conv", "topk_pool", "head", "losses", "step_record")
+
+
+def why_not(config: Config, device: torch.device, processes: int, classes: int) -> str | None:
+    """Why a step of this training cannot be captured, or None."""
+    if config.train.graph == "off":
+        return "train.graph is off"
+    if device.type != "cuda":
+        return f"training is on the {device.type.upper()}"
+    if processes > 1:
+        return f"{processes} processes share each batch"
+    if os.environ.get("D2K_CHECK") == "1":
+        return "D2K_CHECK=1 reads values back from the device"
+    if reason := method_named(config.method).not_graphed(config, classes):
+        return reason
+    for op in OPS:
+        if backends.select(op, device.type, torch.float32, device.index) is backends.module(op, "reference"):
+            return f"{op} is served by its reference, which may wait for the device"
+    return None
+
+
+class Recorder(Protocol):
+    """Takes a function's work on the device once and does it again."""
+
+    def warm(self) -> AbstractContextManager[None]:
+        """Around work that is done as it comes, before the same work is captured."""
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """What does `work` again, on the same memory; work is not done by capturing it."""
+
+
+class CudaRecorder:
+    """torch.cuda.graphs' documented way: warm-up on a side stream, one memory pool, generators that are registered.
+
+    The graphs share their pool, since nothing that one leaves there is read after another has run.
+    """
+
+    def __init__(self, device: torch.device, generators: Sequence[torch.Generator]):
+        self.device, self.generators = device, generators
+        self.side = torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+
+    @contextmanager
+    def warm(self) -> Iterator[None]:
+        self.side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.side):
+            yield
+        torch.cuda.current_stream(self.device).wait_stream(self.side)
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
+        # The thread that reads ahead pins memory meanwhile, which no capture of all threads allows.
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.side, capture_error_mode="thread_local"):
+            work()
+        return graph.replay
+
+
+class _Captured(NamedTuple):
+    """A graph, the batch that it reads, and the gradients that it leaves."""
+
+    replay: Callable[[], None]
+    batch: Batch
+    grads: list[Tensor | None]
+
+
+class GraphedSteps:
+    """`train_step` by graphs, in the same bits. An iteration of new size or kind is done as it comes; the second one of
+    its size and kind is captured, and replayed like all later ones.
+
+    Args:
+        record: of the device; a test's own where there is none.
+    """
+
+    def __init__(self, state: State, config: Config, record: Recorder):
+        self.state, self.config, self.record = state, config, record
+        self.entered = method_named(config.method).entered
+        self._graphs: dict[tuple, _Captured | None] = {}
+        self._rooms: dict[tuple[int, int], Tensor] = {}
+
+    def room(self, rows: int, width: int) -> Tensor:
+        """(rows, width) float32 where a batch's features may be written for the next step, which then copies none."""
+        if (rows, width) not in self._rooms:
+            # Batches come one after the other, so that fewer rows lie where more of them do.
+            larger = [x for (n, d), x in self._rooms.items() if d == width and n > rows]
+            self._rooms[rows, width] = (
+                larger[0][:rows] if larger else torch.zeros(rows, width, device=self.state.sums.device)
+            )
+        return self._rooms[rows, width]
+
+    def __call__(self, batch: Batch) -> None:
+        """One iteration; the batch lies on the device, its rows rounded up as `data.rounding` says."""
+        state = self.state
+        state.tick()
+        terms = tuple(self.entered(self.config, state.iteration)) if self.entered else ()
+        key = (*batch.features.shape, len(batch.lengths), batch.gap, terms)
+        if key not in self._graphs:
+            self._graphs[key] = None
+            with self.record.warm():
+                compute_step(state, batch, self.config)
+            return
+        found = self._graphs[key]
+        if found is None:
+            found = self._graphs[key] = self._captured(batch)
+        for to, given in zip(found.batch[:4], batch[:4], strict=True):
+            if to.data_ptr() != given.data_ptr():
+                to.copy_(given, non_blocking=True)
+        found.replay()
+        for weight, grad in zip(state.parameters, found.grads, strict=True):
+            weight.grad = grad
+
+    def _captured(self, batch: Batch) -> _Captured:
+        features = self.room(*batch.features.shape)
+        own = Batch(features, *(t.clone() for t in batch[1:4]), gap=batch.gap)
+        replay = self.record.capture(lambda: compute_step(self.state, own, self.config))
+        return _Captured(replay, own, [weight.grad for weight in self.state.parameters])
+
+
+def cuda_steps(state: State, config: Config) -> GraphedSteps:
+    """Of a state on a GPU."""
+    return GraphedSteps(state, config, CudaRecorder(state.sums.device, [state.generator]))
