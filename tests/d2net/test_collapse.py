@@ -14,6 +14,7 @@ import d2kernels as d2k
 from d2net import api
 from d2net.config import make_config
 from d2net.data.dataset import pack
+from d2net.distributed.together import Together
 from d2net.methods.d2net.network import Output
 from d2net.training.collapse import ENOUGH, Collapse
 from d2net.training.health import TrainingWarning
@@ -97,8 +98,33 @@ def test_few_videos_and_short_ones_say_nothing():
     assert findings(bad, lambda i: [False, False]) == []
 
 
-def test_training_tells_it_once_and_logs_it(tmp_path):
-    """Class a is in the features of some snippets, class b in none: its labels are drawn."""
+def test_what_was_seen_goes_on():
+    def weak(rng, own, s):
+        t = good(rng, own, s)
+        t[:, 1] = 0.4 + rng.uniform(0, 0.01, s)
+        return t
+
+    half = batches(weak, one_of_two, n=ENOUGH)
+    first = Collapse(CONFIG, ["a", "b"], 2)
+    first.add(*half)
+    assert first.findings() == []  # of too few videos
+    second = Collapse(CONFIG, ["a", "b"], 2)
+    second.restore(first.state())
+    for seen in (first, second):
+        seen.add(*half)
+    told = second.findings()
+    assert len(told) == 1 and told == first.findings()
+    third = Collapse(CONFIG, ["a", "b"], 2)
+    third.restore(second.state())
+    third.add(*half)
+    assert third.findings() == []  # that was told before
+    with pytest.raises(ValueError, match="collapse's p is"):
+        Collapse(CONFIG, ["a"], 2).restore(first.state())
+
+
+@pytest.fixture
+def unlearnable(tmp_path):
+    """Class a is in the features of some snippets, class b in none: its labels are drawn. Every video has c."""
     rng = np.random.default_rng(0)
     features, database = {}, {}
     for i in range(40):
@@ -110,18 +136,34 @@ def test_training_tells_it_once_and_logs_it(tmp_path):
         database[f"v{i}"] = {"subset": "train", "video_labels": labels}
     np.savez(tmp_path / "f.npz", **features)
     (tmp_path / "a.json").write_text(json.dumps({"database": database}))
+    return tmp_path / "f.npz", tmp_path / "a.json"
+
+
+def train(files, out, resume=False, **changed):
+    """What was told, and log.jsonl's lines of it."""
     settings = {
         "train.subsets": ["train"], "train.iterations": 240, "train.log_every": 20, "train.batch_size": 16,
-        "train.learning_rate": 1e-2, "loss.denoising": "none", "localize.reweight": False,
+        "train.learning_rate": 1e-2, "loss.denoising": "none", "localize.reweight": False, **changed,
     }  # fmt: skip
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        api.train(
-            tmp_path / "f.npz", tmp_path / "a.json", tmp_path / "run", make_config(overrides=settings), progress=False
-        )
-    told = [str(w.message) for w in caught if w.category is TrainingWarning]
+        try:
+            api.train(*files, out, make_config(overrides=settings), resume=resume, progress=False)
+        except KeyboardInterrupt as stop:
+            assert "go on with --resume" in str(stop)
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [str(w.message) for w in caught if w.category is TrainingWarning], [r for r in rows if "collapsed" in r]
+
+
+def test_training_tells_it_once_and_logs_it_though_it_was_stopped(unlearnable, tmp_path, monkeypatch):
+    told, logged = train(unlearnable, tmp_path / "run")
     # Every video has c: there is nothing to tell it from, and nothing to say.
     assert [re.sub(r"\d+", "N", text)[:38] for text in told] == ["iteration N: class 'b' has collapsed: "]
-    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    logged = [row for row in rows if "collapsed" in row]
     assert len(logged) == 1 and logged[0]["iteration"] > 180 and told[0].endswith(logged[0]["collapsed"][0])
+    found, again, steps = [], [], iter(range(1, 1000))
+    for stop_at in (190, 230, None):  # before it is told, and after
+        with monkeypatch.context() as inner:
+            inner.setattr(Together, "stopped", lambda self, at=stop_at: next(steps) == at)
+            more, again = train(unlearnable, tmp_path / "stopped", resume=stop_at != 190)
+        found += more
+    assert found == told and again == logged

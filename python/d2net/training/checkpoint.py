@@ -86,7 +86,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("width", "streams"), (_count(1), "a number of at least 1")),
     **dict.fromkeys(("iteration", "counted"), (_count(0), "a number of steps")),
     **dict.fromkeys(("classes", "held_out"), (_names, "distinct names")),
-    **dict.fromkeys(("config", "model", "rng", "environment"), (_fields, "fields by name")),
+    **dict.fromkeys(("config", "model", "rng", "environment", "collapse"), (_fields, "fields by name")),
     **dict.fromkeys(("data", "held_out_labels", "held_out_segments"), (lambda v: isinstance(v, str), "a digest")),
     **dict.fromkeys(
         ("features", "held_out_features"),

@@ -5,7 +5,8 @@ Seen by video-level labels alone, on the batches that end the windows of the log
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ ENOUGH = 20  # videos that a finding is made of
 VIDEOS = 64  # of a batch that are looked at
 TOLD = 0.35  # of p between videos with and without a class; what lies below found another class in docs/features.md
 SILENT = 0.05  # of the loudest stream
+SUMS = ("p", "seen", "gaps", "foreground")  # tensors that `Collapse` adds up
 
 
 class Collapse:
@@ -56,6 +58,24 @@ class Collapse:
                 busy = torch.zeros(len(t), dtype=torch.bool)
                 busy[t[:, own].amax(1).topk(k).indices] = True
                 self.foreground += torch.stack([f[~busy].mean(), f[busy].mean()])
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        sums = {name: getattr(self, name).clone() for name in SUMS}
+        return {**sums, "videos": self.videos, "told": sorted(self.told)}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave.
+
+        Raises:
+            ValueError: it is of other classes or streams.
+        """
+        for name in SUMS:
+            own, kept = getattr(self, name), saved[name]
+            if own.shape != kept.shape or own.dtype != kept.dtype:
+                raise ValueError(f"collapse's {name} is {tuple(kept.shape)} for {tuple(own.shape)}")
+            own.copy_(kept)
+        self.videos, self.told = int(saved["videos"]), {str(key) for key in saved["told"]}
 
     def findings(self) -> list[str]:
         """What is wrong and has not been told."""

@@ -128,6 +128,9 @@ class Run:
         self.resident = self._kept_in_memory()
         self.steps = self.saved = state.iteration
         self.health = Health(self.config, state, self.meta["classes"])
+        if saved is not None and "collapse" in saved:  # earlier revisions began to look anew
+            with usable(self.out / FILE):
+                self.health.collapse.restore(saved["collapse"])
         return state
 
     def _prepare(self, state: State, resumed: bool) -> None:
@@ -190,7 +193,8 @@ class Run:
 
         def write() -> None:
             self.health.check_weights(state, self._kept_so_far())
-            save_checkpoint(self.out / name, content(state, self.config, {**self.meta, "best": self.best}))
+            more = {**self.meta, "best": self.best, "collapse": self.health.collapse.state()}
+            save_checkpoint(self.out / name, content(state, self.config, more))
 
         self.ranks.on_main(write)
         if name == FILE:
