@@ -102,13 +102,14 @@ def test_features_that_lie_where_the_graph_reads_are_not_copied():
     state, config = prepared()
     steps = GraphedSteps(state, config, CpuRecorder(state))
     (batch,) = batches(1, config)
-    room = steps.room(*batch.features.shape)
-    assert steps.room(*batch.features.shape) is room
+    of = batch.features.shape[1], torch.float32
+    room = steps.room(len(batch.features), *of)
+    assert steps.room(len(room), *of) is room and steps.room(len(room), of[0], torch.bfloat16) is not room
     for _ in range(6):
         steps(batch._replace(features=room.copy_(batch.features)))
     captured = [found for found in steps._graphs.values() if found]
     assert captured and all(found.batch.features is room for found in captured)
-    smaller, larger = (steps.room(len(room) + more, room.shape[1]) for more in (-64, 64))
+    smaller, larger = (steps.room(len(room) + more, *of) for more in (-64, 64))
     assert smaller.data_ptr() == room.data_ptr() != larger.data_ptr()
 
 

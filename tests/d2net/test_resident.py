@@ -75,6 +75,24 @@ def test_batches_are_those_of_features_that_are_read(stored, gap):
                     assert a.dtype == b.dtype and torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
 
 
+def test_batches_in_bfloat16_train_to_the_same_bits():
+    """What autocast would cast is gathered so."""
+    from d2net.training.state import new_state
+    from d2net.training.step import train_step
+
+    batches, _ = made(store_of("float32", width=16))
+    config = make_config(overrides={"train.precision": "bf16", "loss.denoising_start": 1, "loss.min_snippets": 1})
+    held, states = Resident(batches.features, batches.names, CPU), []
+    for dtype in (torch.float32, torch.bfloat16):
+        state = new_state(config, 16, 2, 3, CPU)
+        for i in range(3):
+            batch = held.batch(held.drawing(batches)[i], dtype)
+            assert batch.features.dtype == dtype
+            train_step(state, batch, config)
+        states.append([*state.network.parameters(), state.network.reference, state.sums])
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
 @pytest.mark.parametrize("stored", STORED)
 def test_they_are_held_once_as_they_are_stored(stored):
     store = store_of(stored)

@@ -39,8 +39,9 @@ class Whole(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """features (total, d) float32, offsets (n + 1,), lengths (n,) and video-level labels (n, C) bool.
+    """features (total, d), offsets (n + 1,), lengths (n,) and video-level labels (n, C) bool.
 
+    Features are float32, or bfloat16 where a step's layers would cast them so.
     There are `gap` zero rows before, between and after the videos. A rank's share of a batch knows of the whole.
     counts (n, C) float32 say how often each class occurs, NaN where that is not known, of methods that ask for them.
     """

@@ -138,10 +138,10 @@ class Resident:
         """What is drawn of each iteration's batch, or of the rank's share of it."""
         return Drawing(batches, self.first)
 
-    def batch(self, drawn: Drawn, out: Tensor | None = None) -> Batch:
-        """The batch, from its indices on the host; out: (rows, d) float32 where its features are to lie."""
+    def batch(self, drawn: Drawn, dtype: torch.dtype = torch.float32, out: Tensor | None = None) -> Batch:
+        """The batch in `dtype`, from its indices on the host; out: (rows, d) of it, where its features are to lie."""
         drawn = drawn.to(self.rows.device)
         if out is None:
-            out = self.rows.new_empty(drawn.rows, self.rows.shape[1], dtype=torch.float32)
+            out = self.rows.new_empty(drawn.rows, self.rows.shape[1], dtype=dtype)
         gather_rows(self.rows, drawn.first, drawn.offsets, drawn.lengths, out)
         return Batch(out, drawn.offsets, drawn.lengths, drawn.labels, drawn.gap, drawn.whole, drawn.counts)

@@ -98,6 +98,7 @@ class Method:
         pairs: of the configuration, how many pairs of videos with a shared class begin a batch.
         shared: whether several processes can share a batch (`Step.others`).
         counts: of the configuration, where `Batch.counts` come from: none, field or segments.
+        casts: whether features enter by layers alone that autocast casts, so that bf16 training has them in bfloat16.
         not_graphed: of (configuration, classes), why no CUDA graph can hold a step of it, or None; what differs between
             iterations beside `entered` must lie on the device.
     """
@@ -109,6 +110,7 @@ class Method:
     pairs: Callable[[Config], int] = lambda config: 0
     counts: Callable[[Config], str] = lambda config: "none"
     shared: bool = False
+    casts: bool = False
     not_graphed: Callable[[Config, int], str | None] = lambda config, classes: (
         f"steps of method {config.method} are not made to be captured"
     )

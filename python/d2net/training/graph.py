@@ -96,24 +96,23 @@ class GraphedSteps:
         self.state, self.config, self.record = state, config, record
         self.entered = method_named(config.method).entered
         self._graphs: dict[tuple, _Captured | None] = {}
-        self._rooms: dict[tuple[int, int], Tensor] = {}
+        self._rooms: dict[tuple[int, int, torch.dtype], Tensor] = {}
 
-    def room(self, rows: int, width: int) -> Tensor:
-        """(rows, width) float32 where a batch's features may be written for the next step, which then copies none."""
-        if (rows, width) not in self._rooms:
+    def room(self, rows: int, width: int, dtype: torch.dtype) -> Tensor:
+        """(rows, width) where a batch's features may be written for the next step, which then copies none."""
+        if (rows, width, dtype) not in self._rooms:
             # Batches come one after the other, so that fewer rows lie where more of them do.
-            larger = [x for (n, d), x in self._rooms.items() if d == width and n > rows]
-            self._rooms[rows, width] = (
-                larger[0][:rows] if larger else torch.zeros(rows, width, device=self.state.sums.device)
-            )
-        return self._rooms[rows, width]
+            larger = [x for (n, *other), x in self._rooms.items() if other == [width, dtype] and n > rows]
+            made = larger[0] if larger else torch.zeros(rows, width, dtype=dtype, device=self.state.sums.device)
+            self._rooms[rows, width, dtype] = made[:rows]
+        return self._rooms[rows, width, dtype]
 
     def __call__(self, batch: Batch) -> None:
         """One iteration; the batch lies on the device, its rows rounded up as `data.rounding` says."""
         state = self.state
         state.tick()
         terms = tuple(self.entered(self.config, state.iteration)) if self.entered else ()
-        key = (*batch.features.shape, len(batch.lengths), batch.gap, terms)
+        key = (*batch.features.shape, batch.features.dtype, len(batch.lengths), batch.gap, terms)
         if key not in self._graphs:
             self._graphs[key] = None
             with self.record.warm():
@@ -130,7 +129,7 @@ class GraphedSteps:
             weight.grad = grad
 
     def _captured(self, batch: Batch) -> _Captured:
-        features = self.room(*batch.features.shape)
+        features = self.room(*batch.features.shape, batch.features.dtype)
         own = Batch(features, *(t.clone() for t in batch[1:4]), gap=batch.gap)
         replay = self.record.capture(lambda: compute_step(self.state, own, self.config))
         return _Captured(replay, own, [weight.grad for weight in self.state.parameters])

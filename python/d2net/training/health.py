@@ -35,7 +35,7 @@ def _evaluated(state: State, batch: Batch) -> Output:
     """The network's outputs in evaluation mode."""
     network = state.network
     network.eval()
-    out = network(batch.ragged())
+    out = network(batch._replace(features=batch.features.float()).ragged())
     network.train()
     return out
 

@@ -284,12 +284,16 @@ class Run:
         return True
 
     def _placed(self, batch: Batch | Drawn) -> Batch:
-        """The batch on the device."""
+        """The batch on the device, its features in the precision that the first layer takes them in."""
+        train = self.config.train
+        low = train.precision == "bf16" and method_named(self.config.method).casts
+        dtype = torch.bfloat16 if low else torch.float32
         if isinstance(batch, Batch):
-            return batch.to(self.device)
+            batch = batch.to(self.device)
+            return batch._replace(features=batch.features.to(dtype))
         assert self.resident is not None
-        out = self.graphs and self.graphs.room(batch.rows, self.resident.rows.shape[1])
-        return self.resident.batch(batch, out)
+        out = self.graphs and self.graphs.room(batch.rows, self.resident.rows.shape[1], dtype)
+        return self.resident.batch(batch, dtype, out)
 
     def _tell(self, entry: Mapping[str, Any]) -> None:
         self.ranks.on_main(lambda: self.log.write(entry))  # type: ignore[union-attr]

@@ -60,5 +60,6 @@ METHOD = Method(
     terms={"classification": "cls", "ds": "DS", "dv": "DV"},
     entered=entered,
     shared=True,
+    casts=True,
     not_graphed=not_graphed,
 )
