@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,3 +73,19 @@ def test_a_state_that_is_loaded_is_the_one_that_moves():
     theirs.load_state_dict(copy.deepcopy(saved))
     step(weights, ours, theirs)
     check(weights, ours, theirs)
+
+
+def test_training_leaves_torchs_compiler_alone():
+    """Two seconds of every process; torch.optim imports it in the first call of most of its methods."""
+    code = """
+import sys, torch
+from d2net.training.adam import FusedAdam
+weight = torch.nn.Parameter(torch.ones(3))
+for _ in range(2):
+    optimizer = FusedAdam([weight], 0.1, 0.0)
+    weight.grad = torch.ones(3)
+    optimizer.update(torch.tensor(0.0))
+    optimizer.load_state_dict(optimizer.state_dict())
+assert "torch._dynamo" not in sys.modules, "torch._dynamo"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -36,19 +37,24 @@ class FusedAdam(torch.optim.Adam):
     def update(self, leave: Tensor) -> None:
         """One step from the parameters' gradients; leave: 0-d float32, 1 where weights and moments must stay."""
         known = self._known or self._look_up()
-        gradients = [[w.grad for w in group.weights] for group in known]
-        for of_group in gradients or [[None]]:
-            for gradient in of_group:
+        for at, settings in enumerate(self.param_groups):
+            group = known[at] if known else None
+            gradients = [w.grad for w in group.weights] if group else []
+            for gradient in gradients:
                 if gradient is None:
-                    # The first step makes the moments; later ones leave parameters without a gradient out.
-                    self.found_inf = leave
-                    self.step()
-                    return
-        for settings, group, of_group in zip(self.param_groups, known, gradients, strict=True):
+                    group = None
+            if group is None:
+                # Makes the moments in the first step, and leaves parameters without a gradient out of any.
+                found: list[list[Tensor]] = [[] for _ in range(6)]
+                self._init_group(settings, *found)
+                weights, gradients, means, squares, _, steps = found
+                group = _Tensors(weights, means, squares, steps)
+            if not gradients:
+                continue
             torch._foreach_add_(group.steps, 1)
             torch._fused_adam_(
                 group.weights,
-                of_group,  # type: ignore[arg-type]
+                gradients,  # type: ignore[arg-type]
                 group.means,
                 group.squares,
                 [],
@@ -76,3 +82,8 @@ class FusedAdam(torch.optim.Adam):
             groups.append(_Tensors(weights, *([m[name] for m in moments] for name in names)))
         self._known = groups
         return groups
+
+
+# torch keeps torch.compile out of these by importing all of its compiler at their first call: 2 s of each training.
+for _name in ("add_param_group", "state_dict", "load_state_dict"):
+    setattr(FusedAdam, _name, inspect.unwrap(getattr(torch.optim.Optimizer, _name)))
