@@ -53,12 +53,11 @@ def sides(shape: tuple[int, ...], backward: bool) -> dict[str, Run]:
         given, seed = (t.mT.contiguous() if turned else t for t in (x, grad))
         leaves = [t.detach().requires_grad_(backward) for t in (given, weight, bias)]
 
-        def once() -> None:
-            if not backward:
-                with torch.no_grad():
-                    call(*leaves)
-                return
-            torch.autograd.grad(call(*leaves), leaves, seed)
+        def once() -> tuple[Tensor, ...]:
+            if backward:
+                return torch.autograd.grad(call(*leaves), leaves, seed)
+            with torch.no_grad():
+                return (call(*leaves),)
 
         return once
 
