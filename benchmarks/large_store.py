@@ -1,11 +1,15 @@
 """Peak memory and time of train, inspect, localize and evaluate on many made-up videos, in sparse files.
 
     python benchmarks/large_store.py [--videos 50000] [--snippets 500] [--width 2048] [--narrow 64] [--most 20]
+    python benchmarks/large_store.py --files 1000000 [--most 0.5]
 
 Training takes its first steps on files of `--width` (100 GB by default, a few hundred MB of it on the disk); what
 reads everything does so on files of `--narrow`. Each command is a process of its own, once on a tenth of the videos and
 once on all. Exits 1 where a command takes more than `--most` KiB for each video more: names, shapes and what is
 written of a video are kept, its snippets are not.
+
+With `--files` it is opening a folder of as many small .npy instead, links to a few, once without an index of it and
+once with: seconds, processor seconds, and memory above what importing takes.
 """
 
 from __future__ import annotations
@@ -13,10 +17,13 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +95,15 @@ COMMANDS = {
     "evaluate .json": EVALUATE.replace("{kind}", "json"),
     "evaluate .npz": EVALUATE.replace("{kind}", "npz"),
 }
+OPEN = """
+import d2net
+from d2net.data.features import folder as _, open_features
+before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+store = open_features(folder + "/many")
+after = resource.getrusage(resource.RUSAGE_SELF)
+cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+done = f"{len(store)} videos, {cpu:.1f} s of the processor, {(after.ru_maxrss - before.ru_maxrss) / 1024:.0f} MiB more"
+"""
 MEASURED = """
 import resource, sys, time, warnings
 warnings.simplefilter("ignore")
@@ -117,6 +133,15 @@ def make(folder: Path, videos: int, snippets: int, widths: dict[str, int]) -> No
     (folder / "annotations.json").write_text(json.dumps(tree))
 
 
+def link(folder: Path, files: int, kinds: int = 20) -> None:
+    """Files of a folder `many`, links to arrays of a few lengths."""
+    (folder / "many").mkdir(parents=True)
+    for k in range(kinds):
+        np.save(folder / f"{k}.npy", np.ones((3 + k, 16), np.float16))
+    for i in range(files):
+        os.link(folder / f"{i % kinds}.npy", folder / "many" / f"video_{i:07}.npy")
+
+
 def measure(code: str, folder: Path) -> tuple[int, float, str]:
     """(peak KiB, seconds, what was done)."""
     command = [sys.executable, "-c", MEASURED.replace("{code}", code), str(folder)]
@@ -127,6 +152,20 @@ def measure(code: str, folder: Path) -> tuple[int, float, str]:
     return int(peak), float(seconds), said
 
 
+def compare(name: str, code: str, folders: Sequence[tuple[int, Path]]) -> float:
+    """Prints what a command takes on few and on many videos, and returns KiB for each video more."""
+    (few, folder), (many, larger) = folders
+    before, _, _ = measure(code, folder)
+    peak, seconds, said = measure(code, larger)
+    each = (peak - before) / (many - few)
+    print(
+        f"{name:22} {peak / 1024:6.0f} MiB, of {few} videos {before / 1024:.0f} MiB: {each:.2f} KiB a video; "
+        f"{seconds:.1f} s; {said}",
+        flush=True,
+    )
+    return each
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=50_000)
@@ -134,12 +173,20 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--narrow", type=int, default=64)
     parser.add_argument("--most", type=float, default=20.0, help="KiB a video")
+    parser.add_argument("--files", type=int, help="of a folder to open, in place of the rest")
     parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=list(COMMANDS))
     parser.add_argument("--folder", type=Path, help="where the files are made; a temporary folder by default")
     asked = parser.parse_args()
     base, worst = Path(tempfile.mkdtemp(dir=asked.folder)), 0.0
     widths = {"wide": asked.width, "narrow": asked.narrow}
     try:
+        if asked.files:
+            folders = [(count, base / str(count)) for count in (asked.files // 10, asked.files)]
+            for count, folder in folders:
+                link(folder, count)
+            time.sleep(3)  # what has just changed is not indexed
+            worst = max(compare(name, OPEN, folders) for name in ("open a folder", "open it again"))
+            return int(worst > asked.most)
         counts = (asked.videos // 10, asked.videos)
         for count in counts:
             make(base / str(count), count, asked.snippets, widths)
@@ -147,14 +194,7 @@ def main() -> int:
         held = ", ".join(f"{size * width:.1f} GB of width {width}" for width in widths.values())
         print(f"{asked.videos} videos of about {asked.snippets} snippets, float16: {held}", flush=True)
         for name in asked.commands:
-            (few, _, _), (many, seconds, said) = (measure(COMMANDS[name], base / str(count)) for count in counts)
-            each = (many - few) / (counts[1] - counts[0])
-            worst = max(worst, each)
-            print(
-                f"{name:22} {many / 1024:6.0f} MiB, of {counts[0]} videos {few / 1024:.0f} MiB: "
-                f"{each:.2f} KiB a video; {seconds:.1f} s; {said}",
-                flush=True,
-            )
+            worst = max(worst, compare(name, COMMANDS[name], [(count, base / str(count)) for count in counts]))
     finally:
         shutil.rmtree(base)
     if worst > asked.most:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import shutil
 import sys
@@ -14,6 +16,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from d2net.api.inputs import named_as
+from d2net.data.annotations import load_annotations
 from d2net.data.features import FeatureError, index, open_features
 from d2net.data.features.index import places
 from d2net.data.features.listing import Paths
@@ -198,3 +202,32 @@ def test_a_layout_or_another_reading_of_the_same_folder_does_not_take_its_index(
         assert len(open_features(path)) == 600
         single = open_features(path, layout="folder")
         assert len(single) == 1200 and single.width == 2 and (single["a1_flow"] == 2).all()
+
+
+def annotations(path: Path, videos: int) -> Path:
+    database = {
+        f"v{i:06}": {
+            "subset": "train",
+            "duration_second": 30.0,
+            "annotations": [{"segment": [a, a + 5.5], "label": f"c{(i + a) % 5}"} for a in range(0, 30, 10)],
+        }
+        for i in range(videos)
+    }
+    path.write_text(json.dumps({"database": database}))
+    return path
+
+
+def test_annotations_of_a_video_more_keep_their_segments_and_nothing_beside(tmp_path):
+    few, many = (annotations(tmp_path / f"{n}.json", n) for n in (500, 2000))
+    load_annotations(few)  # what is imported with it
+    kept = []
+    for place in (few, many):
+        tracemalloc.start()
+        found = load_annotations(place)
+        kept.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert (kept[1] - kept[0]) / 1500 < 900
+    segments = [s for v in found.videos.values() for s in v.segments]
+    assert len({id(s.label) for s in segments}) == 5 and gc.isenabled()
+    named, alias = named_as(found, [*found.videos])
+    assert named is found and not alias

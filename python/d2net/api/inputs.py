@@ -36,6 +36,8 @@ def named_as(annotations: Annotations, known: Collection[str]) -> tuple[Annotati
     alias = aliases(annotations.videos, known)
     if alias:
         warn([matched(annotations.source, alias)])
+    elif any(v in known for v in annotations.videos):
+        return annotations, alias
     videos = {alias.get(name, name): video for name, video in annotations.videos.items()}
     if not any(v in known for v in videos):
         match(videos, known, annotations.source, "the features")  # raises, with the nearest names

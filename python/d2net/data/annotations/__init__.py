@@ -18,7 +18,7 @@ from d2net.data.annotations.model import Video as Video
 from d2net.data.annotations.splits import is_split_folder, split_tree
 from d2net.data.annotations.wtalc import is_wtalc, wtalc_tree
 from d2net.data.events import is_events, read_events, read_tracks, track_files
-from d2net.data.files import DataError, check_regular, read_json, reading
+from d2net.data.files import DataError, check_regular, read_json, reading, uncollected
 from d2net.data.layouts import named_reader
 
 
@@ -81,7 +81,7 @@ def load_annotations(
         DataError: none of these, a label outside the class list, a segment that is not two finite numbers or ends
             before it starts; names file, video and value.
     """
-    with reading(path, "annotations"):
+    with reading(path, "annotations"), uncollected():
         place = Path(path)
         name = layout if layout is not None else _of_folder(place) if place.is_dir() else _of_file(place)
         dialect = named_reader("annotations", path, name, LAYOUTS)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from sys import intern
 from typing import Any
 
 from d2net.data.annotations.label_ids import classes_by_id
 from d2net.data.annotations.model import ROUNDING, Annotations, AnnotationWarning, Segment, Video
 from d2net.data.files import DataError, shown, some
-from d2net.ranges import are_times, seconds, usable
+from d2net.ranges import LONGEST, are_times, seconds, usable
+
+_NUMBERS = (float, int)
 
 
 def from_tree(path: str | os.PathLike, tree: Any, classes: Sequence[str] | None = None) -> Annotations:
@@ -88,6 +93,13 @@ def _counts(path: str | os.PathLike, name: str, value: Any, labels: Collection[s
 
 
 def _segment(path: str | os.PathLike, name: str, entry: Any) -> Segment:
+    try:  # as files have them
+        label, (start, end) = entry["label"], entry["segment"]
+        plain = type(label) is str and type(start) in _NUMBERS and type(end) in _NUMBERS
+        if plain and label.strip() and -LONGEST <= start <= end <= LONGEST and type(entry["segment"]) is list:
+            return Segment(intern(label), float(start), float(end))
+    except (KeyError, TypeError, ValueError):
+        pass
     try:
         label = entry["label"] if "label" in entry else entry["label_id"]
         start, end = seconds(entry["segment"])
@@ -109,11 +121,13 @@ def _label(path: str | os.PathLike, name: str, value: Any) -> str:
         raise DataError(f"{path}: video {name!r}: a label must be the name of a class, got {shown(value)}")
     if not str(value).strip():
         raise DataError(f"{path}: video {name!r}: a label is empty; name its class, or remove it")
-    return str(value)
+    return intern(str(value))
 
 
 def _positive(path: str | os.PathLike, entry: dict, key: str, video: str | None = None) -> float | None:
     value = entry.get(key)
+    if isinstance(value, _NUMBERS) and not isinstance(value, bool) and 0 < value <= LONGEST:
+        return float(value)
     if value is None or (number := usable(value)) is not None:
         return None if value is None else number
     where = f"video {video!r}: " if video else ""
@@ -126,10 +140,11 @@ def _overruns(segment: Segment, video: Video) -> bool:
 
 def _examples(videos: dict[str, Video]) -> Iterator[str]:
     """The first segment of each odd kind."""
-    every = [(s, v) for v in videos.values() for s in v.segments]
-    for s, v in [e for e in every if e[0].end <= e[0].start][:1]:
+    every = ((s, v) for v in videos.values() for s in v.segments)
+    for s, v in islice((e for e in every if e[0].end <= e[0].start), 1):
         yield f"[{s.start}, {s.end}] of {s.label!r} in video {v.name!r}"
-    for s, v in [e for e in every if _overruns(*e)][:1]:
+    every = ((s, v) for v in videos.values() for s in v.segments)
+    for s, v in islice((e for e in every if _overruns(*e)), 1):
         yield f"[{s.start}, {s.end}] of {s.label!r} in video {v.name!r}, which lasts {v.duration} s"
 
 
@@ -140,13 +155,12 @@ def _mixed_dialects(database: dict[str, Any]) -> Iterator[str]:
         for key in ("duration_second", "duration"):
             if entry.get(key) is not None:
                 ways[key].append(name)
-        labels = [
-            *(entry.get("video_labels") or []),
-            *(a.get("label", a.get("label_id")) for a in entry.get("annotations") or []),
-        ]
-        for key, is_so in (("numbers", all), ("names", lambda found: not any(found))):
-            if labels and is_so([isinstance(c, int) for c in labels]):
-                ways[key].append(name)
+        labels = [a.get("label", a.get("label_id")) for a in entry.get("annotations") or []]
+        if numbers := [isinstance(c, int) for c in (*labels, *(entry.get("video_labels") or []))]:
+            if all(numbers):
+                ways["numbers"].append(name)
+            elif not any(numbers):
+                ways["names"].append(name)
     for a, b, what in (("duration_second", "duration", "lengths as"), ("names", "numbers", "labels as")):
         few, many = sorted((a, b), key=lambda key: len(ways[key]))
         if ways[few] and set(ways[few]) != set(ways[many]):
@@ -158,7 +172,9 @@ def _mixed_dialects(database: dict[str, Any]) -> Iterator[str]:
 
 def _two_durations(database: dict[str, Any]) -> Iterator[str]:
     """What is said where `duration_second`, which counts, and `duration` of a video differ."""
-    both = {v: (usable(x.get("duration_second")), usable(x.get("duration"))) for v, x in database.items()}
+    keys = ("duration_second", "duration")
+    given = ((v, [x.get(key) for key in keys]) for v, x in database.items())
+    both = {v: (usable(a), usable(b)) for v, (a, b) in given if a is not None and b is not None}
     if differ := {v: (a, b) for v, (a, b) in both.items() if a and b and abs(a - b) > ROUNDING}:
         v, (a, b) = next(iter(differ.items()))
         yield (
@@ -168,9 +184,11 @@ def _two_durations(database: dict[str, Any]) -> Iterator[str]:
 
 
 def _report(videos: Iterable[Video]) -> dict[str, int]:
-    segments = [(s, v) for v in videos for s in v.segments]
-    return {
-        "segments": len(segments),
-        "degenerate": sum(s.end <= s.start for s, _ in segments),
-        "overrunning": sum(_overruns(s, v) for s, v in segments),
-    }
+    found = {"segments": 0, "degenerate": 0, "overrunning": 0}
+    for video in videos:
+        last = math.inf if video.duration is None else video.duration + ROUNDING
+        found["segments"] += len(video.segments)
+        for segment in video.segments:
+            found["degenerate"] += segment.end <= segment.start
+            found["overrunning"] += segment.end > last
+    return found

@@ -18,7 +18,7 @@ class AnnotationWarning(UserWarning):
     """Ground truth that is used although something about it is odd."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """One instance of a class, [start, end) seconds."""
 
@@ -27,7 +27,7 @@ class Segment:
     end: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Video:
     """labels: the video-level classes. info: the entry's other plain fields, such as a subject, and `counts`, how often
     each of some labels occurs."""
