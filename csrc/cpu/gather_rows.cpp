@@ -6,6 +6,10 @@
 #include "parallel.h"
 #include "vectorize.h"
 
+#if D2K_TARGETS
+#include <immintrin.h>
+#endif
+
 namespace d2k::cpu {
 namespace {
 
@@ -24,8 +28,25 @@ D2K_DEFINE(float, BFloat16)
 D2K_DEFINE(float, Half)
 D2K_DEFINE(BFloat16, float)
 D2K_DEFINE(BFloat16, Half)
-D2K_DEFINE(Half, float)
 D2K_DEFINE(Half, BFloat16)
+
+#if D2K_TARGETS
+// Compilers make no vectors of the conversion in plain C++, which takes four times as long.
+__attribute__((target("avx,f16c"))) void convert_row_f16c(const Half* x, int64_t width, float* to) {
+    int64_t j = 0;
+    for (; j + 8 <= width; j += 8)
+        _mm256_storeu_ps(to + j, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + j))));
+    for (; j < width; ++j) to[j] = x[j];
+}
+#endif
+
+void convert_row(const Half* x, int64_t width, float* to) {
+#if D2K_TARGETS
+    static const bool has = __builtin_cpu_supports("avx") && __builtin_cpu_supports("f16c");
+    if (has) return convert_row_f16c(x, width, to);
+#endif
+    convert(x, width, to);
+}
 
 }  // namespace
 

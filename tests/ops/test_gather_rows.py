@@ -84,7 +84,7 @@ def test_the_same_on_any_number_of_threads():
 def test_opcheck(stored):
     offsets, lengths = layout([3, 0, 2], gap=1)
     first = torch.tensor([1, 0, 4])
-    torch.library.opcheck(schema.gather_rows, (rows(9, 4, stored), first, offsets, lengths, torch.empty(10, 4)))
+    torch.library.opcheck(schema.gather_rows.op, (rows(9, 4, stored), first, offsets, lengths, torch.empty(10, 4)))
 
 
 BAD = [
