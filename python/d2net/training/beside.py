@@ -120,13 +120,13 @@ def train_beside(works: Sequence[tuple[int, bytes]], jobs: int, descriptors: Seq
         finally:
             for training in all_of:
                 _end(training)
-    for training in all_of:
-        if training.failed:
-            raise training.failed
-    if stopped := [f"seed {t.seed} {t.stopped}" for t in all_of if t.stopped]:
-        raise KeyboardInterrupt(f"{', '.join(stopped)}; go on with --resume")
-    if waiting:
-        raise KeyboardInterrupt(f"stopped before seed {waiting[0][0]}; go on with --resume")
+        for training in all_of:
+            if training.failed:
+                raise training.failed
+        if stopped := [f"seed {t.seed} {t.stopped}" for t in all_of if t.stopped]:
+            raise KeyboardInterrupt(f"{', '.join(stopped)}; go on with --resume")
+        if waiting:
+            raise KeyboardInterrupt(f"stopped before seed {waiting[0][0]}; go on with --resume")
 
 
 def _hear(training: _Training, show: bool) -> None:
