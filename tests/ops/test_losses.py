@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import d2kernels as d2k
-from d2kernels.ops.losses import PAIRS, Options, losses, reference, schema
+from d2kernels.ops.losses import PAIRS, Options, _checked, losses, reference, schema
 from d2net.config import make_config
 from d2net.methods.d2net.losses import loss_options
 
@@ -372,3 +372,12 @@ def test_keys_of_any_size_order_the_same():
             totals.append(inputs.call(options, keys=inputs.keys * scale)[0].total)
     for total in totals[1:]:
         torch.testing.assert_close(total, totals[0], rtol=1e-9, atol=1e-12)
+
+
+def test_options_that_passed_once_excuse_no_others():
+    """Options are looked at once, by value and type: True is no 1."""
+    options = Options(gamma=1, snippet=True)
+    assert _checked(options) is _checked(Options(gamma=1, snippet=True))
+    for bad in (Options(gamma=1, snippet=1), Options(gamma=True, snippet=True)):
+        with pytest.raises(TypeError, match="losses: options"):
+            _checked(bad)

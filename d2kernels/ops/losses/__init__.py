@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from d2kernels._arguments import flag, number, whole
 from d2kernels.ops._library import apply, once
@@ -45,10 +46,29 @@ _NUMBERS: dict[str, dict[str, Any]] = {
 _FLAGS = tuple(name for name, default in Options._field_defaults.items() if isinstance(default, bool))
 
 
+_known: dict[tuple[Any, ...], Options] = {}  # by values and their types: True is no 1
+_MOST_KNOWN = 64
+
+
 def _checked(options: Options) -> Options:
-    """The options as plain Python values, each in its range."""
+    """The options as plain Python values, each in its range; those of a training are looked at once."""
     if not isinstance(options, Options):
         raise TypeError(f"losses: options must be Options, got {type(options).__name__}")
+    if is_dynamo_compiling():
+        return _found(options)
+    key = (*options, *map(type, options))
+    try:
+        found = _known.get(key)
+    except TypeError:  # what cannot be a key is checked each time
+        return _found(options)
+    if found is None:
+        found = _found(options)
+        if len(_known) < _MOST_KNOWN:
+            _known[key] = found
+    return found
+
+
+def _found(options: Options) -> Options:
     values: dict[str, Any] = {name: flag("losses", f"options.{name}", getattr(options, name)) for name in _FLAGS}
     for name, bounds in _NUMBERS.items():
         value = getattr(options, name)

@@ -10,7 +10,6 @@ from d2kernels.ops.step_record import schema
 __all__ = ["step_record"]
 
 
-@torch.no_grad()
 def step_record(
     terms: tuple[Tensor, Tensor, Tensor, Tensor],
     norm: Tensor,
@@ -44,4 +43,5 @@ def step_record(
             )
     if left_out is not None and (left_out.dtype != torch.int64 or left_out.dim()):
         raise ValueError(f"step_record: left_out must be int64 (), got {left_out.dtype} {tuple(left_out.shape)}")
-    return schema.step_record(*terms, norm, left_out, reference, kept, sums)
+    with torch.no_grad():
+        return schema.step_record(*terms, norm, left_out, reference, kept, sums)

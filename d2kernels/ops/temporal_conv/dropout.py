@@ -7,9 +7,6 @@ a larger one, so that the parts of a batch drop what the whole would.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,15 +17,19 @@ _LOW = 0xFFFFFFFF
 _first: Tensor | None = None  # no ContextVar: torch.compile cannot read one
 
 
-@contextmanager
-def rows_from(first: Tensor | None) -> Iterator[None]:
+class rows_from:
     """Batches within are the part of a larger one that begins at its row `first`, (1,) int64 on their device."""
-    global _first
-    before, _first = _first, first
-    try:
-        yield
-    finally:
-        _first = before
+
+    def __init__(self, first: Tensor | None):
+        self._first = first
+
+    def __enter__(self) -> None:
+        global _first
+        self._before, _first = _first, self._first
+
+    def __exit__(self, *_: object) -> None:
+        global _first
+        _first = self._before
 
 
 def placed(seed: Tensor, first: Tensor | None) -> Tensor:

@@ -29,12 +29,15 @@ def serve(x: Tensor, weight: Tensor, groups: int) -> bool:
 
 def _rows(x: Tensor) -> Tensor:
     """x with channels next to each other; rows may lie apart."""
-    return x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous()
+    if x.is_contiguous():
+        return x
+    apart, within = x.stride()
+    return x if within == 1 and apart >= x.shape[1] else x.contiguous()
 
 
 def _shape(offsets: Tensor, lengths: Tensor, total: int, weight: Tensor, dilation: int, groups: int) -> tuple[int, ...]:
     c_out, c_in, taps = weight.shape
-    place = (offsets.data_ptr(), lengths.data_ptr(), len(lengths), total)
+    place = (offsets.data_ptr(), lengths.data_ptr(), lengths.shape[0], total)
     return (*place, c_in, c_out // groups, groups, taps, min(dilation, max(total, 1)))
 
 
@@ -65,7 +68,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     x, weight, offsets, lengths = _rows(x), weight.contiguous(), offsets.contiguous(), lengths.contiguous()
     bias = None if bias is None else bias.contiguous()
-    total, c_out = len(x), weight.shape[0]
+    total, c_out = x.shape[0], weight.shape[0]
     out = x.new_empty((total, c_out))
     signs = needs_sign(negative_slope, residual)
     sign = x.new_zeros((total if signs else 0, bits.width(c_out)), dtype=torch.uint8)
@@ -101,7 +104,7 @@ def backward(
     need_x: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    native, threads, total, c_out = _native.module(), torch.get_num_threads(), len(x), weight.shape[0]
+    native, threads, total, c_out = _native.module(), torch.get_num_threads(), x.shape[0], weight.shape[0]
     grad, x, weight, sign = _rows(grad), _rows(x), weight.contiguous(), sign.contiguous()
     offsets, lengths = offsets.contiguous(), lengths.contiguous()
     shape = _shape(offsets, lengths, total, weight, dilation, groups)

@@ -6,6 +6,7 @@ Nothing here imports torch: the configuration reads the methods' settings.
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 METHODS = {"d2net": "d2net", "wtalc": "wtalc", "3cnet": "threecnet", "basnet": "basnet"}
 
 
+@cache
 def method_named(name: str) -> Method:
     """The method, with its network and losses.
 

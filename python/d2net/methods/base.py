@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -127,6 +128,16 @@ def initialise(network: nn.Module, config: ModelConfig) -> None:
             nn.init.normal_(parameter, std=config.init_std)
         else:
             nn.init.xavier_uniform_(parameter)
+
+
+_AS_IT_IS: AbstractContextManager[Any] = nullcontext()
+
+
+def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    """torch.autocast to bfloat16 where train.precision is bf16, else none, whatever is on outside."""
+    if precision != "bf16" and not torch.is_autocast_enabled(device):
+        return _AS_IT_IS
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
 def check_features(network: Network, features: d2k.Ragged) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from d2net.config import Config
 from d2net.data.dataset import Batch
-from d2net.methods.base import Method, Objective, Step
+from d2net.methods.base import Method, Objective, Step, autocast
 from d2net.methods.basnet.losses import branch_loss, norm_loss
 from d2net.methods.basnet.network import BasNet
 from d2net.methods.pooling import kept, pooled
@@ -15,7 +13,7 @@ from d2net.methods.pooling import kept, pooled
 def objective(network: BasNet, batch: Batch, config: Config, step: Step) -> Objective:
     """α L_base + β L_supp + γ L_norm."""
     features, settings = batch.ragged(), config.basnet
-    with torch.autocast(features.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+    with autocast(features.device.type, config.train.precision):
         base, suppressed, weights = network.branches(features)
     counted = kept(batch, config.loss)
     of_base = branch_loss(pooled(base, config.loss), batch.labels, True, counted)

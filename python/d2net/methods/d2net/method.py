@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from d2kernels.ops.condition_number.native import LARGEST
 from d2kernels.ops.temporal_conv.dropout import rows_from
 from d2net.config import Config
 from d2net.data.dataset import Batch
-from d2net.methods.base import Method, Objective, Step
+from d2net.methods.base import Method, Objective, Step, autocast
 from d2net.methods.d2net.losses import denoising_scale, head_losses
 from d2net.methods.d2net.network import D2Net
 
@@ -18,8 +16,7 @@ from d2net.methods.d2net.network import D2Net
 def objective(network: D2Net, batch: Batch, config: Config, step: Step) -> Objective:
     """Eq. 1 of a batch, and x_ref after it."""
     features = batch.ragged()
-    autocast = torch.autocast(features.device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
-    with autocast, rows_from(batch.whole and batch.whole.first_row):
+    with autocast(features.device.type, config.train.precision), rows_from(batch.whole and batch.whole.first_row):
         z = network.hidden(features)
         logits = network.classifier(z).values
     losses = head_losses(

@@ -8,7 +8,7 @@ import torch
 
 from d2net.config import Config
 from d2net.data.dataset import Batch
-from d2net.methods.base import Method, Objective, Step
+from d2net.methods.base import Method, Objective, Step, autocast
 from d2net.methods.pooling import cross_entropy, kept, pooled
 from d2net.methods.threecnet.losses import center_loss, class_features, count_loss
 from d2net.methods.threecnet.network import ThreeCNet
@@ -17,7 +17,7 @@ from d2net.methods.threecnet.network import ThreeCNet
 def objective(network: ThreeCNet, batch: Batch, config: Config, step: Step) -> Objective:
     """L_cls + α L_center + β L_count, and the centers after the step."""
     features, settings = batch.ragged(), config.threecnet
-    with torch.autocast(features.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+    with autocast(features.device.type, config.train.precision):
         x, by_stream, final = network.maps(features)
     counted = kept(batch, config.loss)
     classification = cross_entropy(pooled(final, config.loss), batch.labels, counted)

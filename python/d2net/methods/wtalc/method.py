@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from d2net.config import Config
 from d2net.data.dataset import Batch
-from d2net.methods.base import Method, Objective, Step
+from d2net.methods.base import Method, Objective, Step, autocast
 from d2net.methods.pooling import cross_entropy, kept, pooled
 from d2net.methods.wtalc.losses import similarity_loss
 from d2net.methods.wtalc.network import Wtalc
@@ -15,7 +13,7 @@ from d2net.methods.wtalc.network import Wtalc
 def objective(network: Wtalc, batch: Batch, config: Config, step: Step) -> Objective:
     """λ L_MIL + (1 - λ) L_CAS."""
     features = batch.ragged()
-    with torch.autocast(features.device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+    with autocast(features.device.type, config.train.precision):
         x, logits = network.features_and_logits(features)
     counted, weight = kept(batch, config.loss), config.wtalc.mil_weight
     mil = cross_entropy(pooled(logits, config.loss), batch.labels, counted)
