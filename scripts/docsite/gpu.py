@@ -40,7 +40,8 @@ replaced by the next backend, with a warning that says why.
 holds `tests/gpu/test_step_graph.py`, which compares replays with steps as they come bit for bit, no graph has been
 captured on a GPU. What is tested without one: a replay of operations on the CPU through the same code, in the same
 bits; that two iterations of a kind hand over the same operations, numbers and shapes; and that no tensor of a step is
-made on the host or read back.
+made on the host or read back. In a training, the first replay of each kind is compared with the step as it comes, bit
+for bit; where they differ, or nothing can be captured, it warns and goes on without graphs, as if there had been none.
 
 ## Running it
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from capturing import CpuRecorder, OnOneDevice, Traced, tensors_of
+from capturing import CpuRecorder, OnOneDevice, Traced
 from steps import CLASSES, batches, prepared
 
 import d2kernels as d2k
@@ -17,7 +17,8 @@ from d2net.data.features.arrays import ArrayFeatures
 from d2net.data.rounding import rounded
 from d2net.methods.d2net.network import D2Net
 from d2net.training import graph
-from d2net.training.graph import GraphedSteps, why_not
+from d2net.training.graph import GraphedSteps, changed_by_steps, why_not
+from d2net.training.health import TrainingError, TrainingWarning
 from d2net.training.loop import Run
 from d2net.training.state import ROOM, State
 from d2net.training.step import train_step
@@ -90,11 +91,49 @@ def test_replays_give_the_bits_of_steps_as_they_come(recipe, precision):
         random = torch.get_rng_state()
         assert torch.equal(random, after), f"random numbers of step {i}"
         assert torch.equal(state.generator.get_state(), eager.generator.get_state())
-        assert all(torch.equal(a, b) for a, b in zip(tensors_of(state), tensors_of(eager), strict=True)), i
+        assert all(torch.equal(a, b) for a, b in zip(changed_by_steps(state), changed_by_steps(eager), strict=True)), i
         grads = zip(state.network.parameters(), eager.network.parameters(), strict=True)
         assert all(torch.equal(a.grad, b.grad) for a, b in grads)
         assert state.iteration == eager.iteration and state.counted == eager.counted
+    assert not steps.given_up and len(steps._good) == 2
     assert recorder.replays >= 5 and recorder.warmed + recorder.replays == count
+
+
+class Wrong(CpuRecorder):
+    """Of which the last captured number is another."""
+
+    def capture(self, work):
+        replay = super().capture(work)
+        return lambda: (replay(), self.state.sums.add_(1))
+
+
+class Refusing(CpuRecorder):
+    def capture(self, work):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@native_only
+@pytest.mark.parametrize("recorder", [Wrong, Refusing])
+def test_graphs_that_are_not_right_serve_nobody(recorder):
+    says = {Wrong: "gives other results", Refusing: r"cannot be captured \(operation not permitted"}[recorder]
+    state, config = prepared()
+    eager, _ = prepared()
+    steps = GraphedSteps(state, config, recorder(state))
+    given = batches(9, config)
+    random = torch.get_rng_state()
+    with pytest.warns(TrainingWarning, match=f"{says}.*goes on without graphs") as warned:
+        for batch in given:
+            steps(batch)
+    assert steps.given_up and len([w for w in warned if w.category is TrainingWarning]) == 1
+    torch.set_rng_state(random)
+    for batch in given:
+        train_step(eager, batch, config)
+    assert all(torch.equal(a, b) for a, b in zip(changed_by_steps(state), changed_by_steps(eager), strict=True))
+    state, config = prepared(**{"train.graph": "on"})
+    steps = GraphedSteps(state, config, recorder(state))
+    with pytest.raises(TrainingError, match=f"^train.graph is on, but .*{says}.*; set it to off$"):
+        for batch in given:
+            steps(batch)
 
 
 @native_only

@@ -99,17 +99,18 @@ class CpuRecorder:
         yield
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        from d2net.training.graph import changed_by_steps  # what other tests of this file do without
+
         state = self.state
-        kept = [(x, x.detach().clone()) for x in tensors_of(state)]
-        random, pairs = torch.get_rng_state(), state.generator.get_state()
+        kept = [(x, x.detach().clone()) for x in changed_by_steps(state)]
+        random = self.random()
         tape = _Tape()
         with tape:
             work()
         with torch.no_grad():
             for x, before in kept:
                 x.copy_(before)
-        torch.set_rng_state(random)
-        state.generator.set_state(pairs)
+        self.set_random(random)
 
         def replay() -> None:
             self.replays += 1
@@ -117,8 +118,9 @@ class CpuRecorder:
 
         return replay
 
+    def random(self) -> list[Tensor]:
+        return [torch.get_rng_state(), self.state.generator.get_state()]
 
-def tensors_of(state: Any) -> list[Tensor]:
-    """All that a step changes."""
-    moments = [x for s in state.optimizer.state.values() for x in s.values() if isinstance(x, Tensor)]
-    return [*state.network.parameters(), *state.network.buffers(), *moments, state.sums, state.clock]
+    def set_random(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        self.state.generator.set_state(states[1])

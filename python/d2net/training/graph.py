@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, Protocol
@@ -14,6 +15,7 @@ from d2kernels import backends
 from d2net.config import Config
 from d2net.data.dataset import Batch
 from d2net.methods import method_named
+from d2net.training.health import TrainingError, TrainingWarning
 from d2net.training.state import State
 from d2net.training.step import compute_step
 
@@ -47,6 +49,12 @@ class Recorder(Protocol):
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """What does `work` again, on the same memory; work is not done by capturing it."""
 
+    def random(self) -> list[Tensor]:
+        """The generators' states."""
+
+    def set_random(self, states: Sequence[Tensor]) -> None:
+        """Puts them back."""
+
 
 class CudaRecorder:
     """torch.cuda.graphs' documented way: warm-up on a side stream, one memory pool, generators that are registered.
@@ -75,6 +83,14 @@ class CudaRecorder:
             work()
         return graph.replay
 
+    def random(self) -> list[Tensor]:
+        return [torch.cuda.get_rng_state(self.device), *(g.get_state() for g in self.generators)]
+
+    def set_random(self, states: Sequence[Tensor]) -> None:
+        torch.cuda.set_rng_state(states[0], self.device)
+        for generator, state in zip(self.generators, states[1:], strict=True):
+            generator.set_state(state)
+
 
 class _Captured(NamedTuple):
     """A graph, the batch that it reads, and the gradients that it leaves."""
@@ -86,7 +102,9 @@ class _Captured(NamedTuple):
 
 class GraphedSteps:
     """`train_step` by graphs, in the same bits. An iteration of new size or kind is done as it comes; the second one of
-    its size and kind is captured, and replayed like all later ones.
+    its size and kind is captured, and replayed like all later ones. The first replay of each kind is compared with the
+    step as it comes, bit for bit; where they differ, or nothing can be captured, train.graph = on is an error, and auto
+    warns and goes on without graphs, as if there had been none.
 
     Args:
         record: of the device; a test's own where there is none.
@@ -97,6 +115,8 @@ class GraphedSteps:
         self.entered = method_named(config.method).entered
         self._graphs: dict[tuple, _Captured | None] = {}
         self._rooms: dict[tuple[int, int, torch.dtype], Tensor] = {}
+        self._good: set[tuple] = set()  # kinds that were compared
+        self.given_up = False
 
     def room(self, rows: int, width: int, dtype: torch.dtype) -> Tensor:
         """(rows, width) where a batch's features may be written for the next step, which then copies none."""
@@ -113,26 +133,75 @@ class GraphedSteps:
         state.tick()
         terms = tuple(self.entered(self.config, state.iteration)) if self.entered else ()
         key = (*batch.features.shape, batch.features.dtype, len(batch.lengths), batch.gap, terms)
-        if key not in self._graphs:
+        if key not in self._graphs or self.given_up:
             self._graphs[key] = None
             with self.record.warm():
                 compute_step(state, batch, self.config)
             return
         found = self._graphs[key]
         if found is None:
-            found = self._graphs[key] = self._captured(batch)
+            try:
+                found = self._graphs[key] = self._captured(batch)
+            except RuntimeError as error:
+                self._give_up(f"a step cannot be captured ({str(error).splitlines()[0]})", error)
+                compute_step(state, batch, self.config)
+                return
+        if terms in self._good:
+            self._replay(found, batch)
+        else:
+            self._compare(found, batch, terms)
+
+    def _replay(self, found: _Captured, batch: Batch) -> None:
         for to, given in zip(found.batch[:4], batch[:4], strict=True):
             if to.data_ptr() != given.data_ptr():
                 to.copy_(given, non_blocking=True)
         found.replay()
-        for weight, grad in zip(state.parameters, found.grads, strict=True):
+        for weight, grad in zip(self.state.parameters, found.grads, strict=True):
             weight.grad = grad
+
+    def _compare(self, found: _Captured, batch: Batch, terms: tuple) -> None:
+        """One iteration both ways."""
+        changed = changed_by_steps(self.state)
+        before, random = [x.detach().clone() for x in changed], self.record.random()
+        compute_step(self.state, batch, self.config)
+        want, wanted = [x.detach().clone() for x in changed], self.record.random()
+        _put(changed, before)
+        self.record.set_random(random)
+        self._replay(found, batch)
+        pairs = zip([*changed, *self.record.random()], [*want, *wanted], strict=True)
+        if all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
+            self._good.add(terms)
+            return
+        _put(changed, want)
+        self.record.set_random(wanted)
+        self._give_up("a captured step gives other results than the step as it comes")
+
+    def _give_up(self, why: str, error: Exception | None = None) -> None:
+        """No more graphs."""
+        self.given_up = True
+        self._graphs.clear()
+        if self.config.train.graph == "on":
+            raise TrainingError(f"train.graph is on, but {why}; set it to off") from error
+        text = f"train.graph: {why}; training goes on without graphs, with the same results; set it to off"
+        warnings.warn(text, TrainingWarning, stacklevel=4)
 
     def _captured(self, batch: Batch) -> _Captured:
         features = self.room(*batch.features.shape, batch.features.dtype)
         own = Batch(features, *(t.clone() for t in batch[1:4]), gap=batch.gap)
         replay = self.record.capture(lambda: compute_step(self.state, own, self.config))
         return _Captured(replay, own, [weight.grad for weight in self.state.parameters])
+
+
+def changed_by_steps(state: State) -> list[Tensor]:
+    """All tensors that a step changes."""
+    moments = [x for of in state.optimizer.state.values() for x in of.values() if isinstance(x, Tensor)]
+    return [*state.parameters, *state.network.buffers(), *moments, state.sums, state.clock]
+
+
+@torch.no_grad()
+def _put(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for x, value in zip(tensors, values, strict=True):
+        x.copy_(value)
 
 
 def cuda_steps(state: State, config: Config) -> GraphedSteps:
