@@ -200,12 +200,12 @@ def average_precision_cpu(
 # Only where the extension was built with CUDA.
 def cuda_runtime_version() -> int: ...
 def cuda_devices() -> list[str]: ...
-def connected_components_workspace_cuda(items: int, /) -> int: ...
+def connected_components_workspace_cuda(problem: _Problem, /) -> tuple[int, int]: ...
 def connected_components_count_cuda(
     problem: _Problem, positions: int, workspace: int, device: int, stream: int, /
 ) -> None: ...
 def connected_components_fill_cuda(
-    problem: _Problem, positions: int, out: int, size: int, device: int, stream: int, /
+    problem: _Problem, positions: int, workspace: int, out: int, size: int, device: int, stream: int, /
 ) -> None: ...
 def topk_pool_cuda(
     problem: _Topk, mean: int, threshold: int, above: int, tied: int, device: int, stream: int, /
@@ -213,11 +213,13 @@ def topk_pool_cuda(
 def topk_pool_backward_cuda(
     problem: _Topk, grad: int, threshold: int, above: int, tied: int, grad_scores: int, device: int, stream: int, /
 ) -> None: ...
-def localize_workspace_cuda(is_double: bool, room: int, sequences: int, classes: int, upsample: int, /) -> int: ...
+def localize_workspace_cuda(
+    is_double: bool, rows: int, total: int, sequences: int, classes: int, upsample: int, /
+) -> int: ...
 def localize_find_cuda(
     activations: _Activations,
     rules: _Rules,
-    room: int,
+    rows: int,
     counts: int,
     first: int,
     workspace: int,
@@ -228,7 +230,8 @@ def localize_find_cuda(
 def localize_write_cuda(
     activations: _Activations,
     rules: _Rules,
-    room: int,
+    rows: int,
+    counts: int,
     first: int,
     capacity: int,
     columns: _Columns,

@@ -89,30 +89,30 @@ void bind_localize(Module& m) {
 #ifdef D2K_CUDA
     m.def("localize_workspace_cuda", [](Call& c) {
         bool is_double;
-        int64_t room, sequences, classes, upsample;
-        c.rest(is_double, room, sequences, classes, upsample);
+        int64_t rows, total, sequences, classes, upsample;
+        c.rest(is_double, rows, total, sequences, classes, upsample);
         const auto query = is_double ? cuda::localize_workspace<double> : cuda::localize_workspace<float>;
-        c.give(static_cast<int64_t>(query(room, sequences, classes, upsample)));
+        c.give(static_cast<int64_t>(query({rows}, total, sequences, classes, upsample)));
     });
     m.def("localize_find_cuda", [](Call& c) {
         Reader input, rules;
-        int64_t room, *counts, *first;
+        int64_t rows, *counts, *first;
         void *workspace, *stream;
         int device;
-        c.rest(input, rules, room, counts, first, workspace, device, stream);
+        c.rest(input, rules, rows, counts, first, workspace, device, stream);
         with_localization(input, rules, [&](const auto& problem) {
-            return cuda::localize_find(problem, room, counts, first, workspace, device, stream);
+            return cuda::localize_find(problem, {rows}, counts, first, workspace, device, stream);
         });
     });
     m.def("localize_write_cuda", [](Call& c) {
         Reader input, rules, out;
-        int64_t room, *first, capacity;
+        int64_t rows, *counts, *first, capacity;
         void *workspace, *stream;
         int device;
-        c.rest(input, rules, room, first, capacity, out, workspace, device, stream);
+        c.rest(input, rules, rows, counts, first, capacity, out, workspace, device, stream);
         const DetectionColumns to = columns(out);
         with_localization(input, rules, [&](const auto& problem) {
-            return cuda::localize_write(problem, room, first, capacity, to, workspace, device, stream);
+            return cuda::localize_write(problem, {rows}, counts, first, capacity, to, workspace, device, stream);
         });
     });
 #endif

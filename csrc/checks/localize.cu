@@ -36,8 +36,10 @@ int64_t wanted_rows(const d2k::Localization<T>& problem) {
     return std::min(rows, problem.sequences.total * problem.classes);
 }
 
+// `planes`: bytes for those of long items.
 template <class T>
-void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Values kind, int variant) {
+void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Values kind, int variant,
+             int64_t planes = 64 << 20) {
     const int64_t n = b.count();
     const auto activations = checks::make<T>(b.total * classes, kind, 5);
     const auto bonus = checks::make<double>(n * classes, variant & 4 ? Values::kSomeNan : Values::kSigned, 6);
@@ -57,11 +59,11 @@ void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Valu
     }
     if (variant % 2) problem.class_mask = checks::as_bool(mask.data());
     if (variant % 3 == 0) problem.class_score = bonus.data();
-    const int64_t most = b.total * classes * problem.rules.upsample, room = wanted_rows(problem);
+    const int64_t most = b.total * classes * problem.rules.upsample;
+    const d2k::LocalizeRoom room{wanted_rows(problem), planes};
 
     std::vector<int64_t> counts(n), sequence(most, -1), label(most, -1);
-    const std::vector<double> none(most, -1);
-    std::vector<double> start = none, end = none, score = none;
+    std::vector<double> start(most), end(most), score(most);
     const d2k::Status status = d2k::cpu::localize_as_block(
         problem, counts.data(), most, {sequence.data(), label.data(), start.data(), end.data(), score.data()});
 
@@ -76,12 +78,12 @@ void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Valu
     there.thresholds = there_levels.get();
     if (problem.class_mask) there.class_mask = checks::as_bool(there_mask.get());
     if (problem.class_score) there.class_score = there_bonus.get();
-    const size_t bytes = d2k::cuda::localize_workspace<T>(room, n, classes, problem.rules.upsample);
+    const size_t bytes = d2k::cuda::localize_workspace<T>(room, b.total, n, classes, problem.rules.upsample);
     const Device<char> workspace(bytes, variant & 1 ? checks::Holds::kJunk : checks::Holds::kNothing);
-    const Device<int64_t> sequences(std::vector<int64_t>(most, -1)), labels(std::vector<int64_t>(most, -1));
-    const Device<double> starts(none), ends(none), scores(none);
+    const Device<int64_t> sequences(most), labels(most);  // full of junk
+    const Device<double> starts(most), ends(most), scores(most);
     CHECK(d2k::cuda::localize_find(there, room, found.get(), first.get(), workspace.get(), 0, nullptr));
-    CHECK(d2k::cuda::localize_write(there, room, first.get(), most,
+    CHECK(d2k::cuda::localize_write(there, room, found.get(), first.get(), most,
                                     {sequences.get(), labels.get(), starts.get(), ends.get(), scores.get()},
                                     workspace.get(), 0, nullptr));
     CHECK(cudaDeviceSynchronize());
@@ -115,9 +117,9 @@ void two_runs_without_a_score(checks::Tally& tally) {
     problem.rules = rules_of(1);
     problem.rules.relative = d2k::Relative::kNone;
     problem.rules.has_min_score = false;
-    const Device<char> workspace(d2k::cuda::localize_workspace<float>(400, 2, 1, 1), checks::Holds::kNothing);
-    CHECK(d2k::cuda::localize_find(problem, 400, found.get(), first.get(), workspace.get(), 0, nullptr));
-    CHECK(d2k::cuda::localize_write(problem, 400, first.get(), 400,
+    const Device<char> workspace(d2k::cuda::localize_workspace<float>({400}, 400, 2, 1, 1), checks::Holds::kNothing);
+    CHECK(d2k::cuda::localize_find(problem, {400}, found.get(), first.get(), workspace.get(), 0, nullptr));
+    CHECK(d2k::cuda::localize_write(problem, {400}, found.get(), first.get(), 400,
                                     {sequence.get(), label.get(), start.get(), end.get(), score.get()},
                                     workspace.get(), 0, nullptr));
     CHECK(cudaDeviceSynchronize());
@@ -142,5 +144,8 @@ int check_localize() {
     // More items than warps, and a long sequence.
     for (variant = 0; variant < 4; ++variant) compare<float>(tally, checks::batches()[2], 20, Values::kUniform, variant);
     compare<float>(tally, {{0, 100000}, {100000}, 100000}, 1, Values::kTies, 5);
+    // Long items, one after another in the same memory, and short ones between them.
+    compare<double>(tally, {{0, 1500, 1520, 3000, 3200, 5000}, {1500, 20, 1400, 200, 1800}, 5000}, 2, Values::kUniform, 4, 0);
+    compare<float>(tally, {{0, 1500, 3000}, {1500, 1500}, 3000}, 3, Values::kUniform, 3, 200000);
     return tally.finish();
 }

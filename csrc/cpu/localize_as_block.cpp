@@ -9,20 +9,20 @@ Status localize_as_block(const Localization<T>& problem, int64_t* counts, int64_
                          const DetectionColumns& out) {
     try {
         HostTeam team;
+        const auto& [offsets, lengths, n, total] = problem.sequences;
+        const int64_t factor = problem.rules.upsample, longest = LocalizePlanes<T>::bytes(total, factor);
+        const LocalizeRoom room{total * problem.classes};
         LocalizeMemory<T> memory{};
-        memory.room = problem.sequences.total * problem.classes;
-        memory.sequences = problem.sequences.count;
-        memory.classes = problem.classes;
-        memory.factor = problem.rules.upsample;
-        std::vector<double> work(memory.lay_out(0) / sizeof(double) + 2);
-        memory.lay_out(reinterpret_cast<uintptr_t>(work.data()));
-        place_items(team, problem, memory);
-        for (int64_t i = 0; i < *memory.count; ++i) localize_item(team, problem, memory, memory.wanted[i]);
-        for (int64_t s = 0; s < problem.sequences.count; ++s) counts[s] = keep_of_sequence(problem, memory, s);
-        std::vector<int64_t> first(problem.sequences.count + 1);
-        first_of_counts(team, counts, problem.sequences.count, first.data());
-        for (int64_t i = 0; i < problem.items(); ++i)
-            write_item(team, problem, memory, i, first[i / problem.classes], capacity, out);
+        const auto lay_out = [&](uintptr_t base) { return memory.lay_out(base, room, total, n, problem.classes, factor, longest); };
+        std::vector<double> work(lay_out(0) / sizeof(double) + 2), planes(longest / sizeof(double) + 2);
+        lay_out(reinterpret_cast<uintptr_t>(work.data()));
+        place_items(team, problem, memory, counts);
+        for (int64_t i = 0; i < memory.counts->wanted; ++i)
+            localize_item(team, problem, memory, i, reinterpret_cast<unsigned char*>(planes.data()));
+        for (int64_t s = 0; s < n; ++s) counts[s] = keep_of_sequence(team, problem, memory, s);
+        std::vector<int64_t> first(n + 1);
+        first_of_counts(team, counts, n, first.data());
+        for (int64_t i = 0; i < memory.counts->wanted; ++i) write_item(team, problem, memory, i, first.data(), capacity, out);
         return first.back() < 0 ? kNotANumber : kOk;
     } catch (const std::bad_alloc&) {
         return kOutOfMemory;

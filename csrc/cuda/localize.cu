@@ -7,113 +7,147 @@
 namespace d2k::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kItemThreads = 128;  // few, as sequences are short: five items on a multiprocessor instead of two
-constexpr int64_t kMostBlocks = 1 << 20;  // blocks stride over more items than this
+constexpr int kPlaceThreads = 256;
+constexpr int kItemThreads = 128;  // few, as sequences are short
+// Five blocks on a multiprocessor of sm_90. Of float32, a sequence of 970 rows has its planes in there.
+constexpr int kItemBlocks = 5, kShared = 44 << 10;
+constexpr int64_t kMostItemBlocks = 1024;  // more than are resident; each takes item after item
+constexpr int64_t kMostBlocks = 1 << 16;  // blocks stride over more items than this
 
-using Team = BlockTeam<kThreads>;
-using ItemTeam = BlockTeam<kItemThreads>;
-
-int64_t blocks(int64_t items) { return std::min(std::max<int64_t>(items, 1), kMostBlocks); }
+using PlaceTeam = BlockTeam<kPlaceThreads>;
+using Team = BlockTeam<kItemThreads>;
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) place_kernel(Localization<T> problem, LocalizeMemory<T> memory) {
-    __shared__ typename Team::Storage storage;
-    Team team(storage);
-    place_items(team, problem, memory);
+__global__ void __launch_bounds__(kPlaceThreads) place_kernel(Localization<T> problem, LocalizeMemory<T> memory,
+                                                              int64_t* counts) {
+    __shared__ typename PlaceTeam::Storage storage;
+    PlaceTeam team(storage);
+    place_items(team, problem, memory, counts);
 }
 
+// A slot that is done: whether it was the last of its sequence. One thread's call, after a barrier of its block.
 template <class T>
-__global__ void __launch_bounds__(kItemThreads, 5) item_kernel(Localization<T> problem, LocalizeMemory<T> memory) {
-    __shared__ typename ItemTeam::Storage storage;
-    ItemTeam team(storage);
-    const int64_t count = *memory.count;
-    for (int64_t i = blockIdx.x; i < count; i += gridDim.x) {
-        localize_item(team, problem, memory, memory.wanted[i]);
+__device__ bool arrive(const LocalizeMemory<T>& memory, int64_t slot, int64_t sequence) {
+    __threadfence();
+    if (memory.at[slot] >= 0) atomicAdd(&memory.counts->lengthy_done, 1);
+    const int64_t before = static_cast<int64_t>(atomicAdd(memory.done + sequence, 1));
+    __threadfence();
+    return before + 1 == memory.slot[sequence + 1] - memory.slot[sequence];
+}
+
+// A slot a turn, the longest first. The last of a sequence applies its keep rule, the last of all places the sequences.
+template <class T>
+__global__ void __launch_bounds__(kItemThreads, kItemBlocks) item_kernel(Localization<T> problem, LocalizeMemory<T> memory,
+                                                                         int64_t* counts, int64_t* first) {
+    __shared__ typename Team::Storage storage;
+    extern __shared__ __align__(16) unsigned char planes[];
+    Team team(storage);
+    const int64_t wanted = memory.counts->wanted;
+    if (wanted == 0 && blockIdx.x == 0) first_of_counts(team, counts, memory.sequences, first);
+    for (;;) {
+        // Tickets are drawn in order, so that whoever waits waits for blocks that run or are done.
+        const int64_t turn = team.broadcast(team.rank() == 0 ? atomicAdd(&memory.counts->next, 1ull) : 0ull, 0);
+        if (turn >= wanted) return;
+        const int64_t slot = memory.nth(turn), sequence = memory.item[slot] / problem.classes;
+        if (team.rank() == 0) {
+            if (const auto needed = static_cast<unsigned long long>(memory.done_before(slot))) {
+                while (*static_cast<volatile unsigned long long*>(&memory.counts->lengthy_done) < needed) {
+                }
+                __threadfence();
+            }
+        }
         team.barrier();
+        localize_item(team, problem, memory, slot, planes);
+        team.barrier();
+        if (!team.broadcast(team.rank() == 0 ? int{arrive(memory, slot, sequence)} : 0, 0)) continue;
+        const int64_t count = keep_of_sequence(team, problem, memory, sequence);
+        team.barrier();
+        unsigned long long done = 0;
+        if (team.rank() == 0) {
+            counts[sequence] = count;
+            const auto own = static_cast<unsigned long long>(memory.slot[sequence + 1] - memory.slot[sequence]);
+            __threadfence();
+            done = own + atomicAdd(&memory.counts->done, own);
+            __threadfence();
+        }
+        if (static_cast<int64_t>(team.broadcast(done, 0)) == wanted)
+            first_of_counts(team, counts, memory.sequences, first);
     }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) keep_kernel(Localization<T> problem, LocalizeMemory<T> memory,
-                                                        int64_t* counts) {
-    const int64_t n = problem.sequences.count, step = int64_t{gridDim.x} * kThreads;
-    for (int64_t s = int64_t{blockIdx.x} * kThreads + threadIdx.x; s < n; s += step)
-        counts[s] = keep_of_sequence(problem, memory, s);
-}
-
-__global__ void __launch_bounds__(kThreads) first_kernel(const int64_t* counts, int64_t sequences, int64_t* first) {
-    __shared__ typename Team::Storage storage;
-    Team team(storage);
-    first_of_counts(team, counts, sequences, first);
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads) write_kernel(Localization<T> problem, LocalizeMemory<T> memory,
-                                                         const int64_t* first, int64_t capacity,
-                                                         DetectionColumns out) {
+__global__ void __launch_bounds__(kItemThreads) write_kernel(Localization<T> problem, LocalizeMemory<T> memory,
+                                                             const int64_t* counts, const int64_t* first,
+                                                             int64_t capacity, DetectionColumns out) {
     __shared__ typename Team::Storage storage;
     const Team team(storage);
-    for (int64_t i = blockIdx.x; i < problem.items(); i += gridDim.x)
-        write_item(team, problem, memory, i, first[i / problem.classes], capacity, out);
+    const int64_t n = memory.sequences, wanted = memory.counts->wanted;
+    for (int64_t slot = blockIdx.x; slot < wanted; slot += gridDim.x)
+        write_item(team, problem, memory, slot, first, capacity, out);
+    const int64_t last = n > 0 ? counts[n - 1] : 0, rows = n > 0 ? first[n - 1] + (last > 0 ? last : 0) : 0;
+    const int64_t step = int64_t{gridDim.x} * kItemThreads;
+    for (int64_t i = rows + int64_t{blockIdx.x} * kItemThreads + threadIdx.x; i < capacity; i += step) {
+        out.sequence[i] = out.label[i] = -1;
+        out.start[i] = out.end[i] = out.score[i] = 0;
+    }
 }
 
 // Laid out in the workspace; `bytes` is how much of it that takes.
 template <class T>
-LocalizeMemory<T> memory_of(int64_t room, int64_t sequences, int64_t classes, int64_t upsample, void* workspace,
-                            size_t* bytes) {
+LocalizeMemory<T> memory_of(const LocalizeRoom& room, int64_t total, int64_t sequences, int64_t classes,
+                            int64_t upsample, void* workspace, size_t* bytes) {
     LocalizeMemory<T> memory{};
-    memory.room = room;
-    memory.sequences = sequences;
-    memory.classes = classes;
-    memory.factor = upsample;
-    *bytes = memory.lay_out(reinterpret_cast<uintptr_t>(workspace));
+    *bytes = static_cast<size_t>(
+        memory.lay_out(reinterpret_cast<uintptr_t>(workspace), room, total, sequences, classes, upsample, kShared));
     return memory;
 }
 
 template <class T>
-LocalizeMemory<T> memory_of(const Localization<T>& p, int64_t room, void* workspace) {
+LocalizeMemory<T> memory_of(const Localization<T>& p, const LocalizeRoom& room, void* workspace) {
     size_t bytes = 0;
-    return memory_of<T>(room, p.sequences.count, p.classes, p.rules.upsample, workspace, &bytes);
+    return memory_of<T>(room, p.sequences.total, p.sequences.count, p.classes, p.rules.upsample, workspace, &bytes);
 }
 
 }  // namespace
 
 template <class T>
-size_t localize_workspace(int64_t room, int64_t sequences, int64_t classes, int64_t upsample) {
+size_t localize_workspace(const LocalizeRoom& room, int64_t total, int64_t sequences, int64_t classes,
+                          int64_t upsample) {
     size_t bytes = 0;
-    memory_of<T>(room, sequences, classes, upsample, nullptr, &bytes);
+    memory_of<T>(room, total, sequences, classes, upsample, nullptr, &bytes);
     return bytes;
 }
 
 template <class T>
-Status localize_find(const Localization<T>& problem, int64_t room, int64_t* counts, int64_t* first, void* workspace,
-                     int device, void* stream) {
+Status localize_find(const Localization<T>& problem, const LocalizeRoom& room, int64_t* counts, int64_t* first,
+                     void* workspace, int device, void* stream) {
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    const int64_t n = problem.sequences.count;
     const LocalizeMemory<T> memory = memory_of(problem, room, workspace);
-    D2K_TRY(launch(place_kernel<T>, 1, kThreads, 0, stream, problem, memory));
-    D2K_TRY(launch(item_kernel<T>, blocks(problem.items()), kItemThreads, 0, stream, problem, memory));
-    D2K_TRY(launch(keep_kernel<T>, blocks(n / kThreads + 1), kThreads, 0, stream, problem, memory, counts));
-    D2K_TRY(launch(first_kernel, 1, kThreads, 0, stream, counts, n, first));
+    const int64_t blocks = std::clamp<int64_t>(memory.items_most, 1, kMostItemBlocks);
+    D2K_TRY(launch(place_kernel<T>, 1, kPlaceThreads, 0, stream, problem, memory, counts));
+    D2K_TRY(cudaFuncSetAttribute(item_kernel<T>, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                 cudaSharedmemCarveoutMaxShared));
+    D2K_TRY(launch(item_kernel<T>, blocks, kItemThreads, kShared, stream, problem, memory, counts, first));
     return kOk;
 }
 
 template <class T>
-Status localize_write(const Localization<T>& problem, int64_t room, const int64_t* first, int64_t capacity,
-                      const DetectionColumns& out, void* workspace, int device, void* stream) {
+Status localize_write(const Localization<T>& problem, const LocalizeRoom& room, const int64_t* counts,
+                      const int64_t* first, int64_t capacity, const DetectionColumns& out, void* workspace, int device,
+                      void* stream) {
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
     const LocalizeMemory<T> memory = memory_of(problem, room, workspace);
-    D2K_TRY(launch(write_kernel<T>, blocks(problem.items()), kThreads, 0, stream, problem, memory, first, capacity, out));
+    const int64_t blocks = std::clamp<int64_t>(memory.items_most, 1, kMostBlocks);
+    D2K_TRY(launch(write_kernel<T>, blocks, kItemThreads, 0, stream, problem, memory, counts, first, capacity, out));
     return kOk;
 }
 
-#define D2K_INSTANTIATE(T)                                                                                          \
-    template size_t localize_workspace<T>(int64_t, int64_t, int64_t, int64_t);                                      \
-    template Status localize_find<T>(const Localization<T>&, int64_t, int64_t*, int64_t*, void*, int, void*);       \
-    template Status localize_write<T>(const Localization<T>&, int64_t, const int64_t*, int64_t,                     \
+#define D2K_INSTANTIATE(T)                                                                                           \
+    template size_t localize_workspace<T>(const LocalizeRoom&, int64_t, int64_t, int64_t, int64_t);                  \
+    template Status localize_find<T>(const Localization<T>&, const LocalizeRoom&, int64_t*, int64_t*, void*, int, void*); \
+    template Status localize_write<T>(const Localization<T>&, const LocalizeRoom&, const int64_t*, const int64_t*, int64_t, \
                                       const DetectionColumns&, void*, int, void*);
 D2K_INSTANTIATE(float)
 D2K_INSTANTIATE(double)

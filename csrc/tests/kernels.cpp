@@ -79,20 +79,25 @@ struct Found {
 };
 
 template <class T, class Team>
-void detect(Team& team, const Localization<T>& problem, const LocalizeMemory<T>& memory, Found& found) {
-    place_items(team, problem, memory);
-    for (int64_t i = 0; i < *memory.count; ++i) {
-        localize_item(team, problem, memory, memory.wanted[i]);
+void detect(Team& team, const Localization<T>& problem, const LocalizeMemory<T>& memory, unsigned char* planes, Found& found) {
+    place_items(team, problem, memory, found.counts.data());
+    for (int64_t i = 0; i < memory.counts->wanted; ++i) {
+        const int64_t slot = memory.nth(i);
+        CHECK(memory.done_before(slot) <= i);
+        localize_item(team, problem, memory, slot, planes);
         team.barrier();
     }
-    for_each(team, kSequences, [&](int64_t s) { found.counts[s] = keep_of_sequence(problem, memory, s); });
+    for (int64_t s = 0; s < kSequences; ++s) {
+        const int64_t count = keep_of_sequence(team, problem, memory, s);
+        if (team.rank() == 0) found.counts[s] = count;
+    }
     team.barrier();
     first_of_counts(team, found.counts.data(), kSequences, found.first.data());
     team.barrier();
     const DetectionColumns out{found.sequence.data(), found.label.data(), found.start.data(), found.end.data(),
                                found.score.data()};
-    for (int64_t i = 0; i < problem.items(); ++i)
-        write_item(team, problem, memory, i, found.first[i / kClasses], int64_t(found.score.size()), out);
+    for (int64_t i = 0; i < memory.counts->wanted; ++i)
+        write_item(team, problem, memory, i, found.first.data(), int64_t(found.score.size()), out);
 }
 
 template <class T>
@@ -124,27 +129,30 @@ void localization(int64_t upsample, int64_t smoothing, double sigma, Relative re
     rules.smoothing = smoothing;
     rules.relative = relative;
 
-    const auto found = [&](const auto& run) {
+    LocalizeRoom room{0};
+    for (int64_t i = 0; i < problem.items(); ++i) room.rows += problem.wanted(i) * kLengths[i / kClasses];
+    const auto found = [&](int64_t near, int64_t bytes, const auto& run) {
         LocalizeMemory<T> memory{};
-        memory.room = 0;
-        for (int64_t i = 0; i < problem.items(); ++i) memory.room += problem.wanted(i) * kLengths[i / kClasses];
-        memory.sequences = kSequences;
-        memory.classes = kClasses;
-        memory.factor = upsample;
-        std::vector<double> work(memory.lay_out(0) / sizeof(double) + 2, NAN);  // nothing may be read before it is written
-        memory.lay_out(reinterpret_cast<uintptr_t>(work.data()));
+        room.planes = bytes;
+        const auto lay_out = [&](uintptr_t base) { return memory.lay_out(base, room, kTotal, kSequences, kClasses, upsample, near); };
+        // Nothing may be read before it is written.
+        std::vector<double> work(lay_out(0) / sizeof(double) + 2, NAN), planes(near / sizeof(double) + 2, NAN);
+        lay_out(reinterpret_cast<uintptr_t>(work.data()));
         Found result(kTotal * kClasses * upsample);
-        run(memory, result);
+        run(memory, reinterpret_cast<unsigned char*>(planes.data()), result);
         return result;
     };
-    const Found want = found([&](const auto& memory, Found& result) {
+    const auto on_host = [&](const auto& memory, unsigned char* planes, Found& result) {
         HostTeam host;
-        detect(host, problem, memory, result);
-    });
+        detect(host, problem, memory, planes, result);
+    };
+    const int64_t longest = LocalizePlanes<T>::bytes(kTotal, upsample), shorter = LocalizePlanes<T>::bytes(40, upsample);
+    const Found want = found(longest, 0, on_host);
     CHECK(numbers ? want.counts[3] > 5 : want.counts[3] == kNotANumber && want.first[kSequences] == kNotANumber);
     CHECK(want.counts[1] == 0 && (!masked || std::count(want.label.begin(), want.label.end(), 0) == 0));
-    const Found got = found([&](const auto& memory, Found& result) {
-        run_team(32, [&](ThreadTeam& team) { detect(team, problem, memory, result); });
+    CHECK(found(shorter, 0, on_host) == want);  // the longest sequence's planes lie elsewhere, one class after the other
+    const Found got = found(shorter, 1 << 20, [&](const auto& memory, unsigned char* planes, Found& result) {
+        run_team(32, [&](ThreadTeam& team) { detect(team, problem, memory, planes, result); });
     });
     CHECK(got == want);
 }

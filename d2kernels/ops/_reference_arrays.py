@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from d2kernels.ops.connected_components.reference import connected_components_forward
+from d2kernels.ops.connected_components.reference import connected_components
 from d2kernels.ops.localize.reference import localize_forward
-from d2kernels.ops.nms.reference import nms_forward, soft_nms_forward
+from d2kernels.ops.nms.reference import nms, soft_nms
 
 
 def _tensors(*arrays: np.ndarray | None) -> list[Any]:
@@ -20,13 +20,13 @@ def _tensors(*arrays: np.ndarray | None) -> list[Any]:
 def nms_arrays(
     segments: np.ndarray, scores: np.ndarray, groups: np.ndarray, iou_threshold: float, inclusive: bool
 ) -> np.ndarray:
-    return nms_forward(*[*_tensors(segments, scores, groups), iou_threshold, inclusive]).numpy()
+    return nms(*[*_tensors(segments, scores, groups), iou_threshold, inclusive]).numpy()
 
 
 def soft_nms_arrays(
     segments: np.ndarray, scores: np.ndarray, groups: np.ndarray, sigma: float, score_threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    kept, decayed = soft_nms_forward(*[*_tensors(segments, scores, groups), sigma, score_threshold])
+    kept, decayed = soft_nms(*[*_tensors(segments, scores, groups), sigma, score_threshold])
     return kept.numpy(), decayed.numpy()
 
 
@@ -40,7 +40,7 @@ def connected_components_arrays(
     distinct: bool,
 ) -> np.ndarray:
     given = [*_tensors(scores, offsets, lengths, thresholds, class_mask), min_length, distinct]
-    return connected_components_forward(*given).numpy()
+    return connected_components(*given).numpy()
 
 
 def localize_arrays(

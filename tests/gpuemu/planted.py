@@ -67,9 +67,8 @@ PLANTED = {
     ),
     "order of NaN": Defect(
         [
-            (f"{HEADERS}/localize_block.h", r"if \(!score\(team, runs\)\) return kNotANumber;", "score(team, runs);"),
-            (f"{HEADERS}/localize_block.h", r"if \(nan\(a\) != nan\(b\)\) return nan\(a\);", ""),
-            (f"{HEADERS}/localize_block.h", r"if \(!nan\(a\) && (m_\.score\[a\] != m_\.score\[b\])\)", r"if (\1)"),
+            (f"{HEADERS}/localize_item.h", r"if \(!score\(team, runs\)\) return kNotANumber;", "score(team, runs);"),
+            (f"{HEADERS}/localize_item.h", r"if \(x > y \|\| x < y\) (return x > y;).*?x != x;", r"if (x != y) \1"),
         ],
         ["localize"],
         r"^  localize.*: WRONG|gpuemu: .*localize",

@@ -60,15 +60,15 @@ def arguments():
         "svdvals": {"a": numbers(3, 2)},
         "connected_components": {
             "scores": rows(2), "thresholds": [0.25, 0.5], "class_mask": torch.ones(3, 2, dtype=torch.bool),
-            "min_length": 1, "distinct": True,
+            "min_length": 1, "distinct": True, "capacity": 100,
         },
         "nms": {
             "segments": spans, "scores": numbers(3), "iou_threshold": 0.5, "groups": torch.tensor([0, 0, 1]),
-            "inclusive": True, "plus_one": False,
+            "inclusive": True, "plus_one": False, "capacity": 3,
         },
         "soft_nms": {
             "segments": spans, "scores": numbers(3), "sigma": 1.0, "groups": torch.tensor([0, 0, 1]),
-            "score_threshold": 0.0, "plus_one": False,
+            "score_threshold": 0.0, "plus_one": False, "capacity": 3,
         },
         "localize": {
             "activations": rows(2), "thresholds": [0.25, 0.5], "class_mask": torch.ones(3, 2, dtype=torch.bool),

@@ -234,10 +234,10 @@ def test_bad_offsets_never_reach_foreign_memory():
     offsets = torch.tensor([-50, 90, 2**62, -(2**63), 0])
     lengths = torch.tensor([120, 2**62, 5, -3])
     with d2k.backends.use("native", "connected_components"):
-        found = schema.connected_components(inside, offsets, lengths, torch.tensor([0.5]), None, 1, True)
+        found, _ = schema.connected_components(inside, offsets, lengths, torch.tensor([0.5]), None, 1, True, None)
         assert found.shape == (5, 0)
         inside[:] = 1
-        found = schema.connected_components(inside, offsets, lengths, torch.tensor([0.5]), None, 1, True)
+        found, _ = schema.connected_components(inside, offsets, lengths, torch.tensor([0.5]), None, 1, True, None)
     assert found[3:].min() >= 0 and found[4].max() <= 100 and found.shape == (5, 4)
 
 
@@ -252,9 +252,9 @@ def test_opcheck(backend, mask):
     x = random_batch()
     own = torch.rand(5, 3, 4).sort(-1).values
     for thresholds in (torch.tensor([0.3, 0.6]), own):
-        torch.library.opcheck(
-            schema.connected_components, (x.values, x.offsets, x.lengths, thresholds, mask, 1, True)
-        )
+        for capacity in (None, 900):
+            given = x.values, x.offsets, x.lengths, thresholds, mask, 1, True, capacity
+            torch.library.opcheck(schema.connected_components.op, given)
 
 
 def test_reference_alone():
@@ -331,3 +331,28 @@ def test_errors_name_the_argument(convert, scores, thresholds, kwargs, says):
 def test_numpy_refuses_another_backend_asked_for_by_name():
     with d2k.backends.use("triton"), pytest.raises(d2k.backends.BackendUnavailable, match="takes torch tensors"):
         d2k.connected_components(X, [0.5], offsets=[0, 4])
+
+
+@pytest.mark.parametrize("arrays", [False, True], ids=["tensors", "arrays"])
+def test_capacity(backend, arrays):
+    x = random_batch()
+    given = (x.values, x.offsets, x.lengths)
+    values, offsets, lengths = (t.numpy() for t in given) if arrays else given
+
+    def run(**kwargs):
+        return d2k.connected_components(values, [0.3, 0.6], offsets=offsets, lengths=lengths, **kwargs)
+
+    want = run()
+    m = len(want.start)
+    for capacity in (m, m + 7):
+        got, count = run(capacity=capacity)
+        assert int(count) == m and all(c[:m].tolist() == w.tolist() for c, w in zip(got, want, strict=True))
+        assert all(c[m:].tolist() == [-1] * (capacity - m) for c in got)
+    with pytest.raises(ValueError, match=f"capacity = {m - 1} is too small; {m} is needed"):
+        run(capacity=m - 1)
+
+
+def test_a_capacity_compiles_whole():
+    x = random_batch()
+    call = torch.compile(lambda v: d2k.connected_components(x.with_values(v), [0.3], capacity=900), fullgraph=True)
+    assert all(torch.equal(a, b) for a, b in zip(call(x.values)[0], call(x.values)[0], strict=True))

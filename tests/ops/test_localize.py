@@ -6,6 +6,7 @@ import ctypes
 import math
 import subprocess
 import sys
+from array import array
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 import d2kernels as d2k
 from d2kernels.ops.localize import Detections, schema
-from d2kernels.ops.localize.capacity import NOT_A_NUMBER
+from d2kernels.ops.localize.capacity import NOT_A_NUMBER, PADDING
 
 NAN, INF = float("nan"), float("inf")
 native_only = pytest.mark.skipif(not d2k.backends.can_run("localize", "native"), reason="no compiled extension")
@@ -273,7 +274,7 @@ class OnGpu(torch.Tensor):
 class AsGpu(AsBlock):
     """The extension's functions for CUDA, on that thread."""
 
-    def localize_workspace_cuda(self, is_double, room, sequences, classes, upsample):
+    def localize_workspace_cuda(self, is_double, room, total, sequences, classes, upsample):
         return 54 * room * upsample
 
     def localize_find_cuda(self, given, rules, room, counts, first, workspace, device, stream):
@@ -287,8 +288,10 @@ class AsGpu(AsBlock):
         starts = [sum(max(0, c) for c in numbers[:i]) for i in range(n)]
         (ctypes.c_int64 * (n + 1)).from_address(first)[:] = [*starts, total]
 
-    def localize_write_cuda(self, given, rules, room, first, capacity, columns, workspace, device, stream):
+    def localize_write_cuda(self, given, rules, room, counts, first, capacity, columns, workspace, device, stream):
         self.size = min(capacity, (self.rows[0] != -7).sum().item())
+        for to, kind, padding in zip(columns, "qqddd", PADDING, strict=True):
+            ctypes.memmove(to, array(kind, [padding] * capacity).tobytes(), 8 * capacity)
         self.localized_write_cpu(self, columns, 1)
 
 

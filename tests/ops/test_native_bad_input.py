@@ -72,8 +72,8 @@ def test_pooling(offsets, lengths, value, normalize):
 @given(INTEGERS, INTEGERS, VALUES, st.booleans(), ANYWHERE)
 def test_connected_components(offsets, lengths, value, distinct, min_length):
     scores, levels = filled(value, TOTAL, CLASSES), torch.tensor([0.2, 0.5])
-    found = native("connected_components").connected_components_forward(
-        scores, *layout(offsets, lengths), levels, None, min_length, distinct
+    found, _ = native("connected_components").connected_components_forward(
+        scores, *layout(offsets, lengths), levels, None, min_length, distinct, None
     )
     assert found.shape[0] == 5 and bool((found >= 0).all())
 
@@ -99,8 +99,8 @@ def test_nms(count, value, group):
     groups = torch.arange(count) % 3 * group
     module = native("nms")
     for run in (
-        lambda: module.nms_forward(spans, scores, groups, 0.5, True),
-        lambda: module.soft_nms_forward(spans, scores, groups, 0.5, 0.0)[0],
+        lambda: module.nms_forward(spans, scores, groups, 0.5, True, None)[0],
+        lambda: module.soft_nms_forward(spans, scores, groups, 0.5, 0.0, None)[0],
     ):
         try:
             kept = run()

@@ -147,12 +147,24 @@ def test_the_block_algorithm_equals_the_cpu_one(rows, threshold, inclusive, sigm
     segments, scores, groups = (torch.from_numpy(np.ascontiguousarray(part)) for part in rows)
     if not len(scores):
         return
-    got = native.nms_by_clusters(_C.nms_as_block_cpu, segments, scores, groups, threshold, inclusive)
-    assert torch.equal(got, native.nms_forward(segments, scores, groups, threshold, inclusive))
-    got = native.soft_nms_by_clusters(_C.soft_nms_as_block_cpu, segments, scores, groups, sigma, floor)
-    want = native.soft_nms_forward(segments, scores, groups, sigma, floor)
-    assert torch.equal(got[0], want[0])
-    torch.testing.assert_close(got[1], want[1], rtol=1e-12, atol=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "check_count", lambda *_: None)  # as on a GPU, where nothing waits for it
+        want, count = native.nms_forward(segments, scores, groups, threshold, inclusive, None)
+        for capacity in (None, len(want) + 2, len(want) // 2):
+            given = segments, scores, groups, threshold, inclusive, capacity
+            got, found = native.nms_by_clusters(_C.nms_as_block_cpu, *given)
+            assert torch.equal(found, count) and len(got) == (len(want) if capacity is None else capacity)
+            assert torch.equal(got[: len(want)], want[: len(got)]) and (got[len(want) :] == -1).all()
+        want = native.soft_nms_forward(segments, scores, groups, sigma, floor, None)
+        m = len(want[0])
+        for capacity in (m + 2, m // 2):
+            given = segments, scores, groups, sigma, floor, capacity
+            got = native.soft_nms_by_clusters(_C.soft_nms_as_block_cpu, *given)
+            assert torch.equal(got[2], want[2]) and torch.equal(got[0][:m], want[0][:capacity])
+            assert (got[0][m:] == -1).all() and (got[1][m:] == 0).all()
+        got = native.soft_nms_by_clusters(_C.soft_nms_as_block_cpu, segments, scores, groups, sigma, floor, None)
+        assert torch.equal(got[0], want[0])
+        torch.testing.assert_close(got[1], want[1], rtol=1e-12, atol=0)
 
 
 @native_only
@@ -164,9 +176,9 @@ def test_the_block_algorithm_over_many_rounds():
     start = torch.rand(700, generator=generator, dtype=torch.float64) * 300
     segments = torch.stack([start, start + torch.rand(700, generator=generator) * 60], 1)
     scores, groups = torch.rand(700, generator=generator), torch.zeros(700, dtype=torch.int64)
-    want = native.nms_forward(segments, scores, groups, 0.5, True)
+    want, _ = native.nms_forward(segments, scores, groups, 0.5, True, None)
     assert len(want) > 64
-    got = native.nms_by_clusters(_C.nms_as_block_cpu, segments, scores, groups, 0.5, True)
+    got, _ = native.nms_by_clusters(_C.nms_as_block_cpu, segments, scores, groups, 0.5, True, None)
     assert torch.equal(got, want)
 
 
@@ -178,10 +190,10 @@ def test_native_on_what_the_public_functions_refuse():
     with d2k.backends.use("native", "nms"):
         for threshold in (-1.0, 0.0, 0.5, 2.0, math.nan):
             for inclusive in (False, True):
-                kept = schema.nms(spans, scores, groups, threshold, inclusive)
+                kept, _ = schema.nms(spans, scores, groups, threshold, inclusive, None)
                 assert len(set(kept.tolist())) == len(kept) <= 6
         for sigma in (0.0, 0.5, math.nan):
-            kept, _ = schema.soft_nms(spans, scores, groups, sigma, -math.inf)
+            kept, _, _ = schema.soft_nms(spans, scores, groups, sigma, -math.inf, None)
             assert len(set(kept.tolist())) == len(kept) <= 6
 
 
@@ -232,8 +244,8 @@ def test_integers_are_subtracted_before_they_are_rounded(backend, rows, level, i
         given = segments, scores, groups
         if not rows:
             return
-        kept = native.nms_by_clusters(c.nms_as_block_cpu, *given, level, inclusive)
-        index, decayed = native.soft_nms_by_clusters(c.soft_nms_as_block_cpu, *given, 0.5, 0.0)
+        kept, _ = native.nms_by_clusters(c.nms_as_block_cpu, *given, level, inclusive, None)
+        index, decayed, _ = native.soft_nms_by_clusters(c.soft_nms_as_block_cpu, *given, 0.5, 0.0, None)
     assert kept.tolist() == want
     assert sorted(index.tolist()) == sorted(i for i, _ in soft)
     torch.testing.assert_close(decayed, torch.tensor([s for _, s in soft], dtype=torch.float64))
@@ -318,8 +330,9 @@ def test_opcheck(m):
     start = torch.arange(m) % 5
     segments, scores = torch.stack([start, start + 3], 1), torch.linspace(1, 0.1, m)
     groups = torch.arange(m) % 2
-    torch.library.opcheck(schema.nms.op, (segments, scores, groups, 0.4, True))
-    torch.library.opcheck(schema.soft_nms.op, (segments, scores, groups, 0.5, 0.2))
+    for capacity in (None, 12):
+        torch.library.opcheck(schema.nms.op, (segments, scores, groups, 0.4, True, capacity))
+        torch.library.opcheck(schema.soft_nms.op, (segments, scores, groups, 0.5, 0.2, capacity))
 
 
 def test_compiles_whole():
@@ -424,3 +437,22 @@ def test_plus_one_is_the_convention_of_inclusive_ends(as_array, dtype):
 def test_plus_one_does_not_wrap():
     with pytest.raises(ValueError, match="plus_one"):
         d2k.nms(torch.tensor([[0, 2**63 - 1]]), torch.tensor([1.0]), 0.5, plus_one=True)
+
+
+@pytest.mark.parametrize("arrays", [False, True], ids=["tensors", "arrays"])
+@pytest.mark.parametrize("backend", ["reference", pytest.param("native", marks=native_only)])
+def test_capacity(backend, arrays):
+    segments, scores = torch.tensor([[0.0, 3], [1, 4], [8, 9]]), torch.tensor([0.2, 0.9, 0.5])
+    given = (segments.numpy(), scores.numpy()) if arrays else (segments, scores)
+    with d2k.backends.use(backend, "nms"):
+        kept, count = d2k.nms(*given, 0.4, capacity=4)
+        assert kept.tolist() == [1, 2, -1, -1] and int(count) == 2
+        index, decayed, count = d2k.soft_nms(*given, 0.5, capacity=4)
+        want = d2k.soft_nms(*given, 0.5)
+        assert index.tolist() == [*want[0].tolist(), -1] and decayed.tolist() == [*want[1].tolist(), 0]
+        assert int(count) == 3
+        for call in (d2k.nms, d2k.soft_nms):
+            with pytest.raises(ValueError, match=r"capacity = 1 is too small; [23] is needed"):
+                call(*given, 0.4, capacity=1)
+            empty = call(given[0][:0], given[1][:0], 0.4, capacity=2)
+            assert empty[0].tolist() == [-1, -1] and int(empty[-1]) == 0

@@ -70,19 +70,19 @@ D2K_DEVICE double times(double a, double b) {
 }
 
 // A column read at `factor` positions a row, in between by linear interpolation.
-template <class T>
+template <class T, class Index = int64_t>
 struct Interpolated {
     const T* rows;
-    int64_t length, factor;
+    Index length, factor;
 
-    D2K_DEVICE int64_t positions() const { return length * factor; }
+    D2K_DEVICE Index positions() const { return length * factor; }
 
-    D2K_DEVICE T operator()(int64_t j) const {
+    D2K_DEVICE T operator()(Index j) const {
         if (factor == 1) return rows[j];
         double at = (static_cast<double>(j) + 0.5) / static_cast<double>(factor) - 0.5;
         const double last = static_cast<double>(length - 1);
         at = at < 0 ? 0 : at > last ? last : at;
-        const int64_t low = static_cast<int64_t>(at), high = low + 1 < length ? low + 1 : length - 1;
+        const Index low = static_cast<Index>(at), high = low + 1 < length ? low + 1 : length - 1;
         const T weight = static_cast<T>(at - static_cast<double>(low));
         return times(rows[low], T(1) - weight) + times(rows[high], weight);
     }
@@ -92,28 +92,28 @@ template <class T>
 D2K_DEVICE double or_zero(T x) { return x == x ? static_cast<double>(x) : 0.0; }
 
 // Sums over the first j positions, in order; those at whole rows are kept.
-template <class T>
+template <class T, class Index = int64_t>
 struct PrefixSums {
-    Interpolated<T> column;
+    Interpolated<T, Index> column;
     const double* at_row;  // (length + 1)
 
-    D2K_DEVICE double operator()(int64_t j) const {
+    D2K_DEVICE double operator()(Index j) const {
         if (column.factor == 1) return at_row[j];
-        const int64_t row = j / column.factor;
+        const Index row = j / column.factor;
         double sum = at_row[row];
-        for (int64_t i = row * column.factor; i < j; ++i) sum += or_zero(column(i));
+        for (Index i = row * column.factor; i < j; ++i) sum += or_zero(column(i));
         return sum;
     }
 };
 
 // Mean inside [start, end) less the mean of its surroundings.
-template <class Sums>
-D2K_DEVICE double contrast(const Sums& sums, int64_t start, int64_t end, int64_t length, double margin, bool pooled) {
+template <class Sums, class Index>
+D2K_DEVICE double contrast(const Sums& sums, Index start, Index end, Index length, double margin, bool pooled) {
     const double width = static_cast<double>(end - start), wide = floor(width * margin);
     const double most = static_cast<double>(length);
-    const int64_t reach = static_cast<int64_t>(wide < 1 ? 1 : wide < most ? wide : most);
-    const int64_t low = start > reach ? start - reach : 0, high = length - end > reach ? end + reach : length;
-    const int64_t left = start - low, right = high - end;
+    const Index reach = static_cast<Index>(wide < 1 ? 1 : wide < most ? wide : most);
+    const Index low = start > reach ? start - reach : 0, high = length - end > reach ? end + reach : length;
+    const Index left = start - low, right = high - end;
     const double first = sums(start), last = sums(end);
     const double before = first - sums(low), after = sums(high) - last;
     const double inner = (last - first) / width;
@@ -154,20 +154,27 @@ template <class T>
 Status localize_as_block(const Localization<T>& problem, int64_t* counts, int64_t capacity, const DetectionColumns& out);
 }  // namespace cpu
 
+// Rows of all wanted sequences and classes, at most total · classes (with less than there are nothing is found); and bytes
+// that the planes of long items may take beside those of the longest, which always have their place.
+struct LocalizeRoom {
+    int64_t rows;
+    int64_t planes = 64 << 20;
+};
+
 namespace cuda {
-// Bytes of device memory to work in; they hold what was found until it is written. `room`: the rows of all wanted
-// sequences and classes, at most total · classes; with less than that nothing is found.
+// Bytes of device memory to work in; they hold what was found until it is written.
 template <class T>
-size_t localize_workspace(int64_t room, int64_t sequences, int64_t classes, int64_t upsample);
+size_t localize_workspace(const LocalizeRoom& room, int64_t total, int64_t sequences, int64_t classes, int64_t upsample);
 // counts (sequences); first (sequences + 1): where each sequence's rows go, and their number last. Where a proposal's
 // score is none its sequence's count is kNotANumber, and so is the last of `first`.
 template <class T>
-Status localize_find(const Localization<T>& problem, int64_t room, int64_t* counts, int64_t* first, void* workspace,
-                     int device, void* stream);
-// At most `capacity` rows; what lies beyond the last stays as it is.
+Status localize_find(const Localization<T>& problem, const LocalizeRoom& room, int64_t* counts, int64_t* first,
+                     void* workspace, int device, void* stream);
+// At most `capacity` rows; those beyond the last are -1, -1, 0, 0, 0.
 template <class T>
-Status localize_write(const Localization<T>& problem, int64_t room, const int64_t* first, int64_t capacity,
-                      const DetectionColumns& out, void* workspace, int device, void* stream);
+Status localize_write(const Localization<T>& problem, const LocalizeRoom& room, const int64_t* counts,
+                      const int64_t* first, int64_t capacity, const DetectionColumns& out, void* workspace, int device,
+                      void* stream);
 }  // namespace cuda
 
 }  // namespace d2k

@@ -70,10 +70,10 @@ private:
 };
 
 // body(i) for i in [0, count), spread over the team.
-template <class Team, class Body>
-D2K_DEVICE void for_each(const Team& team, int64_t count, const Body& body) {
+template <class Team, class Index, class Body>
+D2K_DEVICE void for_each(const Team& team, Index count, const Body& body) {
     D2K_ROLLED
-    for (int64_t i = team.rank(); i < count; i += team.size()) body(i);
+    for (Index i = team.rank(); i < count; i += team.size()) body(i);
 }
 
 template <class Team>
@@ -83,9 +83,9 @@ template <class Team>
 D2K_DEVICE bool all(Team& team, bool value) { return team.reduce(int{value}, Min{}) != 0; }
 
 // Where a kept item goes, when the items of a tile are in rank order; `count` then includes this tile's kept items.
-template <class Team>
-D2K_DEVICE int64_t compact(Team& team, bool keep, int64_t& count) {
-    return team.scan(int64_t{keep}, Sum{}, count) - 1;
+template <class Team, class Index>
+D2K_DEVICE Index compact(Team& team, bool keep, Index& count) {
+    return team.scan(Index{keep}, Sum{}, count) - 1;
 }
 
 // Sorts items[0, count) in the team's memory: Batcher's odd-even merge, which needs no padding to a power of two.

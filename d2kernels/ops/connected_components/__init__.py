@@ -9,6 +9,7 @@ import numpy as np
 
 from d2kernels._arguments import flag, whole
 from d2kernels._dlpack import takes_dlpack
+from d2kernels.ops._capacity import padded_array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,8 @@ def _of_arrays(
     class_mask: Any,
     min_length: int,
     distinct: bool,
-) -> Segments:
+    capacity: int | None,
+) -> Any:
     from d2kernels._arrays import backend_for_arrays, levels, take_array
 
     form = take_array("connected_components", scores, offsets, lengths, mask)
@@ -81,11 +83,12 @@ def _of_arrays(
     _check_shapes(values, len(form.lengths), thresholds, class_mask)
     _check_order(thresholds)
     backend = backend_for_arrays("connected_components")
-    return Segments(
-        *backend.connected_components_arrays(
-            values.astype(dtype, copy=False), form.offsets, form.lengths, thresholds, class_mask, min_length, distinct
-        )
+    found = backend.connected_components_arrays(
+        values.astype(dtype, copy=False), form.offsets, form.lengths, thresholds, class_mask, min_length, distinct
     )
+    if capacity is None:
+        return Segments(*found)
+    return Segments(*padded_array("connected_components", found, capacity, -1)), np.array(found.shape[1])
 
 
 def _of_tensors(
@@ -97,7 +100,8 @@ def _of_tensors(
     class_mask: Any,
     min_length: int,
     distinct: bool,
-) -> Segments:
+    capacity: int | None,
+) -> Any:
     import torch
 
     from d2kernels.ops._library import constant, levels
@@ -119,10 +123,11 @@ def _of_tensors(
     _check_shapes(values, form.lengths.shape[0], thresholds, class_mask)
     if _values_can_be_checked(thresholds):
         _check_order(thresholds)
-    found = schema.connected_components(
-        *constant(values, form.offsets, form.lengths, thresholds), class_mask, min_length, distinct
+    found, count = schema.connected_components(
+        *constant(values, form.offsets, form.lengths, thresholds), class_mask, min_length, distinct, capacity
     )
-    return Segments(*found.unbind())
+    segments = Segments(*found.unbind())
+    return segments if capacity is None else (segments, count)
 
 
 @takes_dlpack
@@ -136,7 +141,8 @@ def connected_components(
     class_mask: Tensor | np.ndarray | None = None,
     min_length: int = 1,
     distinct: bool = True,
-) -> Segments:
+    capacity: int | None = None,
+) -> Any:
     """Maximal runs of scores strictly above each threshold, per sequence and class (proposals, Sec. 3.3).
 
     A run that is above several thresholds is given once, at the lowest, with `distinct`: [a, b) at threshold i > 0 only
@@ -152,17 +158,22 @@ def connected_components(
         class_mask: (n, C) bool, the classes to look at; all where None.
         min_length: leaves out shorter runs, in rows.
         distinct: False gives every run at every threshold.
+        capacity: fixed size m, -1 beyond the runs. On a GPU nothing is waited for then: `count` tells all that were
+            found, the first of which there is room for are given, and `D2K_CHECK=1` waits and raises.
 
     Returns:
         Segments(sequence, label, threshold, start, end): (m,) int64 each, in this order of sorting; [start, end) in
-        rows from the sequence's first. On a GPU their number costs one synchronisation.
+        rows from the sequence's first. On a GPU their number costs one synchronisation. With `capacity`,
+        (Segments, count ()).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, dtype or value.
+        ValueError, TypeError: an argument of the wrong shape, dtype or value; a capacity that is too small, naming the
+            one that is needed.
         BackendUnavailable: NumPy arrays where there is no compiled extension.
     """
     min_length = whole("connected_components", "min_length", min_length)
     distinct = flag("connected_components", "distinct", distinct)
-    if isinstance(scores, np.ndarray):
-        return _of_arrays(scores, thresholds, offsets, lengths, mask, class_mask, min_length, distinct)
-    return _of_tensors(scores, thresholds, offsets, lengths, mask, class_mask, min_length, distinct)
+    if capacity is not None:
+        capacity = whole("connected_components", "capacity", capacity, 0)
+    of: Any = _of_arrays if isinstance(scores, np.ndarray) else _of_tensors
+    return of(scores, thresholds, offsets, lengths, mask, class_mask, min_length, distinct, capacity)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d2kernels import _native
+from d2kernels.ops._capacity import check_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,8 +61,11 @@ def connected_components_forward(
     class_mask: Tensor | None,
     min_length: int,
     distinct: bool,
-) -> Tensor:
+    capacity: int | None,
+) -> tuple[Tensor, Tensor]:
     import torch
+
+    from d2kernels.ops.connected_components.reference import of_capacity
 
     module = _module()
     scores = scores.to(thresholds.dtype)
@@ -87,16 +91,20 @@ def connected_components_forward(
         module.connected_components_count_cpu(problem, positions.data_ptr(), threads)
         out = offsets.new_empty((5, int(positions[-1])))
         module.connected_components_fill_cpu(problem, positions.data_ptr(), out.data_ptr(), out.shape[1], threads)
-        return out
-    device = scores.device.index
-    stream = torch.cuda.current_stream(scores.device).cuda_stream
+        return of_capacity(out, capacity)
+    device, stream = _native.device_and_stream(scores.device)
     size, places = module.connected_components_workspace_cuda(problem)
     workspace, positions = scores.new_empty(size, dtype=torch.uint8), offsets.new_empty(places + 1)
     memory = positions.data_ptr(), workspace.data_ptr()
     module.connected_components_count_cuda(problem, *memory, device, stream)
-    out = offsets.new_empty((5, int(positions[-1])))  # the op's one synchronisation
+    count = positions[-1].clone()
+    if capacity is None:
+        out = offsets.new_empty((5, int(count)))  # the op's one synchronisation
+    else:
+        check_count("connected_components", count, capacity)
+        out = offsets.new_full((5, capacity), -1)
     module.connected_components_fill_cuda(problem, *memory, out.data_ptr(), out.shape[1], device, stream)
-    return out
+    return out, count
 
 
 def connected_components_arrays(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from d2kernels.ops._capacity import padded
 from d2kernels.ops._rows import rows
 
 
-def connected_components_forward(
+def connected_components(
     scores: Tensor,
     offsets: Tensor,
     lengths: Tensor,
@@ -52,4 +55,11 @@ def connected_components_forward(
     return out[:, ((out[0] * classes + out[1]) * levels + out[2]).argsort(stable=True)]
 
 
-connected_components = connected_components_forward
+def of_capacity(found: Tensor, capacity: int | None) -> tuple[Tensor, Tensor]:
+    """The op's result from all columns (5, m): -1 beyond them, and their number."""
+    return padded("connected_components", found, capacity, -1), found.new_full((), found.shape[1])
+
+
+def connected_components_forward(*given: Any) -> tuple[Tensor, Tensor]:
+    *options, capacity = given
+    return of_capacity(connected_components(*options), capacity)

@@ -9,7 +9,8 @@ import numpy as np
 
 from d2kernels._arguments import choice, flag, number, whole
 from d2kernels._dlpack import takes_dlpack
-from d2kernels.ops.localize.capacity import PADDING, check_capacity
+from d2kernels.ops._capacity import padded_array
+from d2kernels.ops.localize.capacity import PADDING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -219,8 +220,5 @@ def _of_arrays(
     )
     if capacity is None:
         return found
-    check_capacity(len(found.score), capacity)
-    columns = [
-        np.concatenate([c, np.full(capacity - len(c), v, c.dtype)]) for c, v in zip(found[:5], PADDING, strict=True)
-    ]
+    columns = [padded_array("localize", c, capacity, v) for c, v in zip(found[:5], PADDING, strict=True)]
     return Detections._make((*columns, found.count))

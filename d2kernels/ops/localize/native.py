@@ -9,13 +9,15 @@ import numpy as np
 
 from d2kernels import _native
 from d2kernels._arrays import strided
+from d2kernels.ops._capacity import check_capacity
 from d2kernels.ops.connected_components import _check_order
-from d2kernels.ops.localize.capacity import NOT_A_NUMBER, PADDING, check_capacity, padded
+from d2kernels.ops.localize.capacity import NOT_A_NUMBER, padded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LARGE = 64 << 20  # bytes of workspace past which it is worth waiting for the number of classes that are wanted
+MOST_POSITIONS = 2**30  # of a GPU call, whose blocks count them in 32 bits
 RELATIVE = {None: 0, "max": 1, "minmax": 2}
 
 
@@ -78,12 +80,12 @@ def localize_forward(
         module.localized_write_cpu(found, tuple(c.data_ptr() for c in out), threads)
         return padded((*out, count), capacity)
     (total, classes), n, upsample = activations.shape, lengths.shape[0], rules[9]
-    if total * upsample >= 2**31:
-        raise ValueError(f"localize: {total} rows are more than a GPU call's 2³¹ positions")
+    if total * upsample > MOST_POSITIONS:
+        raise ValueError(f"localize: {total * upsample} positions exceed a GPU call's 2³⁰")
     device, stream = _native.device_and_stream(activations.device)
 
     def bytes_of(room: int) -> int:
-        return module.localize_workspace_cuda(activations.element_size() == 8, room, n, classes, upsample)
+        return module.localize_workspace_cuda(activations.element_size() == 8, room, total, n, classes, upsample)
 
     room = total * classes
     if class_mask is not None and capacity is None and bytes_of(room) > LARGE:
@@ -99,16 +101,12 @@ def localize_forward(
         if needed < 0:
             raise ValueError(NOT_A_NUMBER)
         if capacity is not None:
-            check_capacity(needed, capacity)
+            check_capacity("localize", needed, capacity)
     size = needed if capacity is None else capacity
     out = columns(size)
-    if capacity is not None:
-        for column, value in zip(out, PADDING, strict=True):
-            column.fill_(value)
     addresses = tuple(c.data_ptr() for c in out)
-    module.localize_write_cuda(
-        given, rules, room, first.data_ptr(), size, addresses, workspace.data_ptr(), device, stream
-    )
+    memory = count.data_ptr(), first.data_ptr(), size, addresses, workspace.data_ptr()
+    module.localize_write_cuda(given, rules, room, *memory, device, stream)
     return (*out, count)
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d2kernels._arguments import flag, number
+from d2kernels._arguments import flag, number, whole
 from d2kernels._dlpack import takes_dlpack
+from d2kernels.ops._capacity import padded_array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,6 +101,7 @@ def nms(
     *,
     inclusive: bool = True,
     plus_one: bool = False,
+    capacity: int | None = None,
 ) -> Any:
     """Keeps each group's best segment, removes those that overlap it, and so on with what is left.
 
@@ -112,13 +114,16 @@ def nms(
         inclusive: removes at IoU >= iou_threshold, else at > only.
         plus_one: ends are inclusive, the last frame of a segment and not what comes after it, so that lengths are
             end - start + 1, as in Fast R-CNN's NMS and the code of BaS-Net and CoLA.
+        capacity: fixed size of the result, -1 beyond the indices. On a GPU nothing is waited for then: `count` tells
+            all that are kept, the first of which there is room for are given, and `D2K_CHECK=1` waits and raises.
 
     Returns:
         (kept,) int64 indices by falling score, as torchvision's nms. On a GPU their number costs one synchronisation;
-        the reference backend waits for the device in every round.
+        the reference backend waits for the device in every round. With `capacity`, (indices (capacity,), count ()).
 
     Raises:
-        ValueError: shapes, dtypes or values that do not fit.
+        ValueError: shapes, dtypes or values that do not fit; a capacity that is too small, naming the one that is
+            needed.
     """
     iou_threshold = number("nms", "iou_threshold", iou_threshold, least=0, most=1)
     inclusive = flag("nms", "inclusive", inclusive)
@@ -126,11 +131,15 @@ def nms(
     given: Any = (_arrays if numpy else _tensors)("nms", segments, scores, groups)  # type: ignore[arg-type]
     if flag("nms", "plus_one", plus_one):
         given = (_with_ends_after("nms", given[0]), *given[1:])
+    if capacity is not None:
+        capacity = whole("nms", "capacity", capacity, 0)
     if numpy:
-        return _backend().nms_arrays(*given, iou_threshold, inclusive)
+        kept = _backend().nms_arrays(*given, iou_threshold, inclusive)
+        return kept if capacity is None else (padded_array("nms", kept, capacity, -1), np.array(len(kept)))
     from d2kernels.ops.nms import schema
 
-    return schema.nms(*given, iou_threshold, inclusive)
+    kept, count = schema.nms(*given, iou_threshold, inclusive, capacity)
+    return kept if capacity is None else (kept, count)
 
 
 @takes_dlpack
@@ -142,17 +151,19 @@ def soft_nms(
     *,
     score_threshold: float = 0.0,
     plus_one: bool = False,
-) -> tuple[Any, Any]:
+    capacity: int | None = None,
+) -> Any:
     """Gaussian soft-NMS: overlapping segments lose score, by exp(-IoU² / sigma), instead of going.
 
     Args:
         segments, scores, groups, plus_one: as `nms`. Only positive scores decay.
+        capacity: as `nms`, with score 0 beyond the indices.
         sigma: width of the decay, above 0.
         score_threshold: segments whose score is or falls to at most this are dropped.
 
     Returns:
         (kept,) int64 indices and their decayed scores, by falling decayed score; without gradient. Waits for a GPU as
-        `nms` does.
+        `nms` does. With `capacity`, (indices, scores, count).
 
     Raises:
         ValueError: shapes, dtypes or values that do not fit.
@@ -163,9 +174,16 @@ def soft_nms(
     given: Any = (_arrays if numpy else _tensors)("soft_nms", segments, scores, groups)  # type: ignore[arg-type]
     if flag("soft_nms", "plus_one", plus_one):
         given = (_with_ends_after("soft_nms", given[0]), *given[1:])
+    if capacity is not None:
+        capacity = whole("soft_nms", "capacity", capacity, 0)
     if numpy:
         kept, decayed = _backend().soft_nms_arrays(*given, sigma, score_threshold)
-        return kept, decayed.astype(np.asarray(scores).dtype, copy=False)
+        decayed = decayed.astype(np.asarray(scores).dtype, copy=False)
+        if capacity is None:
+            return kept, decayed
+        columns = (padded_array("soft_nms", c, capacity, v) for c, v in ((kept, -1), (decayed, 0)))
+        return *columns, np.array(len(kept))
     from d2kernels.ops.nms import schema
 
-    return schema.soft_nms(*given, sigma, score_threshold)
+    found = schema.soft_nms(*given, sigma, score_threshold, capacity)
+    return found[:2] if capacity is None else found

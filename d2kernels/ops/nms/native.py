@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d2kernels import _native
+from d2kernels.ops._capacity import check_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,21 @@ def _cut(segments: Tensor, cluster: Tensor, order: Tensor) -> tuple[tuple[Any, .
     return (spans.data_ptr(), whole, first.data_ptr(), last.data_ptr(), m), [spans, first, last]
 
 
+def _packed(
+    op: str, chosen: Tensor, columns: tuple[Tensor, ...], padding: tuple[int, ...], capacity: int | None
+) -> tuple[list[Tensor], Tensor]:
+    """The chosen rows of each column, and their number. With `capacity` nothing waits for the device."""
+    if capacity is None:
+        place = chosen.nonzero()[:, 0]
+        return [column[place] for column in columns], place.new_full((), len(place))
+    count = chosen.sum()
+    check_count(op, count, capacity)
+    # What is not chosen, or has no room, goes to a last place that is dropped.
+    to = (chosen.cumsum(0) - 1).where(chosen, capacity).clamp(max=capacity)
+    made = [column.new_full((capacity + 1,), value) for column, value in zip(columns, padding, strict=True)]
+    return [full.scatter_(0, to, column)[:capacity] for full, column in zip(made, columns, strict=True)], count
+
+
 def _on_device(scores: Tensor) -> tuple[int, int]:
     return _native.device_and_stream(scores.device)
 
@@ -51,8 +67,9 @@ def nms_by_clusters(
     groups: Tensor,
     iou_threshold: float,
     inclusive: bool,
+    capacity: int | None,
     *where: int,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """nms on the tensors' device; run is nms_cuda, or on the CPU nms_as_block_cpu."""
     import torch
 
@@ -66,7 +83,8 @@ def nms_by_clusters(
     run(cut, iou_threshold, inclusive, left.data_ptr(), *where)
     del kept
     chosen[order] = left != 0
-    return by_score[chosen[by_score]]
+    columns, count = _packed("nms", chosen[by_score], (by_score,), (-1,), capacity)
+    return columns[0], count
 
 
 def soft_nms_by_clusters(
@@ -76,8 +94,9 @@ def soft_nms_by_clusters(
     groups: Tensor,
     sigma: float,
     score_threshold: float,
+    capacity: int | None,
     *where: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """soft_nms on the tensors' device; run is soft_nms_cuda, or on the CPU soft_nms_as_block_cpu."""
     import torch
 
@@ -92,8 +111,9 @@ def soft_nms_by_clusters(
     final = torch.empty_like(decayed)
     final[order] = decayed.where(taken != 0, -float("inf"))
     by_score = final.argsort(descending=True, stable=True)
-    by_score = by_score[(final > -float("inf"))[by_score]]
-    return by_score, final[by_score].to(scores.dtype)
+    columns, falling = (by_score, final[by_score].to(scores.dtype)), final[by_score]
+    found, count = _packed("soft_nms", falling > -float("inf"), columns, (-1, 0), capacity)
+    return found[0], found[1], count
 
 
 def _problem(
@@ -107,36 +127,42 @@ def _problem(
     return (spans, not segments.is_floating_point(), values, ids, scores.shape[0]), kept
 
 
-def nms_forward(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, inclusive: bool) -> Tensor:
+def nms_forward(
+    segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, inclusive: bool, capacity: int | None
+) -> tuple[Tensor, Tensor]:
+    from d2kernels.ops.nms.reference import of_capacity
+
     if scores.device.type == "cuda":
         if len(scores) == 0:
-            return groups.new_empty(0)
+            return of_capacity(groups.new_empty(0), capacity)
         module = _module()
         size = module.nms_workspace_cuda(len(scores))
         workspace = groups.new_empty(-(-size // 8)) if size else None  # whole words
         where = (workspace.data_ptr() if workspace is not None else 0, *_on_device(scores))
-        return nms_by_clusters(module.nms_cuda, segments, scores, groups, iou_threshold, inclusive, *where)
+        return nms_by_clusters(module.nms_cuda, segments, scores, groups, iou_threshold, inclusive, capacity, *where)
     problem, behind = _problem(segments, scores, groups)
     kept = groups.new_empty(scores.shape[0])
     size = _module().nms_cpu(problem, iou_threshold, inclusive, kept.data_ptr())
     del behind
-    return kept[:size].clone()
+    return of_capacity(kept[:size].clone(), capacity)
 
 
 def soft_nms_forward(
-    segments: Tensor, scores: Tensor, groups: Tensor, sigma: float, score_threshold: float
-) -> tuple[Tensor, Tensor]:
+    segments: Tensor, scores: Tensor, groups: Tensor, sigma: float, score_threshold: float, capacity: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    from d2kernels.ops.nms.reference import of_capacity_soft
+
     if scores.device.type == "cuda":
         if len(scores) == 0:
-            return groups.new_empty(0), scores.clone()
-        run = _module().soft_nms_cuda
-        return soft_nms_by_clusters(run, segments, scores, groups, sigma, score_threshold, *_on_device(scores))
+            return of_capacity_soft(groups.new_empty(0), scores.clone(), capacity)
+        where = (sigma, score_threshold, capacity, *_on_device(scores))
+        return soft_nms_by_clusters(_module().soft_nms_cuda, segments, scores, groups, *where)
     problem, behind = _problem(segments, scores, groups)
     kept = groups.new_empty(scores.shape[0])
     decayed = scores.new_empty(scores.shape[0], dtype=behind[1].dtype)
     size = _module().soft_nms_cpu(problem, sigma, score_threshold, kept.data_ptr(), decayed.data_ptr())
     del behind
-    return kept[:size].clone(), decayed[:size].to(scores.dtype, copy=True)
+    return of_capacity_soft(kept[:size].clone(), decayed[:size].to(scores.dtype, copy=True), capacity)
 
 
 def _of_arrays(segments: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[int, bool, int, int, int]:

@@ -5,6 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from d2kernels.ops._capacity import padded
+
+
+def of_capacity(kept: Tensor, capacity: int | None) -> tuple[Tensor, Tensor]:
+    """The result of nms from all indices: -1 beyond them, and their number."""
+    return padded("nms", kept, capacity, -1), kept.new_full((), kept.shape[0])
+
+
+def of_capacity_soft(kept: Tensor, decayed: Tensor, capacity: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    columns = padded("soft_nms", kept, capacity, -1), padded("soft_nms", decayed, capacity, 0)
+    return (*columns, kept.new_full((), kept.shape[0]))
+
 
 def times(segments: Tensor) -> Tensor:
     """Floats as float64, integers as int64: nanoseconds since 1970 have more bits than a float64 holds."""
@@ -53,7 +65,8 @@ def _leaders(groups: Tensor) -> tuple[Tensor, Tensor]:
     return first, first.nonzero()[:, 0][first.cumsum(0) - 1]
 
 
-def nms_forward(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, inclusive: bool) -> Tensor:
+def nms(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, inclusive: bool) -> Tensor:
+    """(kept,) indices."""
     if scores.shape[0] == 0:
         return torch.empty_like(groups)
     segments = times(segments)
@@ -73,9 +86,10 @@ def nms_forward(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold:
     return by_score[chosen[by_score]]
 
 
-def soft_nms_forward(
+def soft_nms(
     segments: Tensor, scores: Tensor, groups: Tensor, sigma: float, score_threshold: float
 ) -> tuple[Tensor, Tensor]:
+    """(kept,) indices and decayed scores."""
     if scores.shape[0] == 0:
         return torch.empty_like(groups), scores.clone()
     segments, current = times(segments), scores.double().clone()
@@ -100,3 +114,16 @@ def soft_nms_forward(
     order = final.argsort(descending=True, stable=True)
     order = order[taken[order]]
     return order, final[order].to(scores.dtype)
+
+
+def nms_forward(
+    segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, inclusive: bool, capacity: int | None
+) -> tuple[Tensor, Tensor]:
+    return of_capacity(nms(segments, scores, groups, iou_threshold, inclusive), capacity)
+
+
+def soft_nms_forward(
+    segments: Tensor, scores: Tensor, groups: Tensor, sigma: float, score_threshold: float, capacity: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    kept, decayed = soft_nms(segments, scores, groups, sigma, score_threshold)
+    return of_capacity_soft(kept, decayed, capacity)
