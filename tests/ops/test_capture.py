@@ -38,6 +38,7 @@ LAUNCHES = {
     "nms": "nms soft_nms",
     "localize": "localize_find localize_write",
     "tv_l1": "tv_l1",
+    "gather_rows": "gather_rows",
 }
 needs_extension = pytest.mark.skipif(not backends.can_run("nms", "native"), reason="no compiled extension")
 
