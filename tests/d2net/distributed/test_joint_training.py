@@ -33,6 +33,8 @@ def train(ranks, data, out, settings, resume=False, act=None):
     """The model's weights; act: (rank, iteration, what) to be done to that batch, or to happen when it is read."""
     overrides = {f"train.{name}": value for name, value in {**SETTINGS, **settings}.items()}
     overrides |= {"model.dropout": 0.5, "loss.denoising_start": 2, "loss.denoising_every": 1}
+    if act:  # which happens where batches are read
+        overrides["train.resident"] = "off"
     launch._joined = ranks if ranks.size > 1 else None
     read = TrainingBatches.__getitem__
 
