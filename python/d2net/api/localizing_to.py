@@ -136,7 +136,7 @@ def _key(work: Localization, features: Features) -> dict[str, Any]:
 
 def _state(features: Features) -> Any:
     """What tells whether the features' files have changed; nothing does of arrays in memory."""
-    files: list[Path] = []
+    files: Sequence[Path] = []
     if isinstance(features, FeatureStore):
         files = features.sources()
     elif isinstance(features, (str, os.PathLike)):
