@@ -14,7 +14,7 @@ from typing import NamedTuple
 from resources import readable
 
 FUNCTION = re.compile(r"\s*Function : (\w+)")
-LINE = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
+LINE = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
 TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
 
 # By the unit that executes it; what is in no list is integer and control work.
@@ -35,6 +35,7 @@ class Instruction(NamedTuple):
     address: int
     opcode: str  # with its modifiers
     operands: str
+    predicate: str = ""  # that it runs under
 
     @property
     def kind(self) -> str:
@@ -55,8 +56,8 @@ def functions(lines: Iterable[str]) -> dict[str, list[Instruction]]:
     for line in lines:
         if match := FUNCTION.match(line):
             here = found.setdefault(match[1], [])
-        elif (match := LINE.match(line)) and match[2] != "NOP":
-            here.append(Instruction(int(match[1], 16), match[2], match[3].strip()))
+        elif (match := LINE.match(line)) and match[3] != "NOP":
+            here.append(Instruction(int(match[1], 16), match[3], match[4].strip(), match[2] or ""))
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import kernel_table
+import latency
 import resources
 import sass
 
@@ -67,3 +68,33 @@ def test_finds_loops_in_machine_code_and_what_they_are_made_of():
     assert kernel_table.by_element(outer, "LDG.E.128", 4) == 3 / 4
     with pytest.raises(SystemExit, match="fine has no loop of SHFL"):
         kernel.loops("SHFL")
+
+
+WAITS = """
+\t\tFunction : _Z4waitv
+        /*0000*/                   LDS.64 R2, [R0] ;
+        /*0010*/                   DADD R4, R2, R4 ;
+        /*0020*/              @!P0 BRA 0x40 ;
+        /*0030*/                   CALL.REL.NOINC 0x100 ;
+        /*0040*/                   STS.64 [R0], R4 ;
+        /*0050*/               @P1 BRA 0x0 ;
+"""
+
+
+def test_a_pass_waits_for_what_each_instruction_reads():
+    (code,) = sass.functions(WAITS.splitlines()).values()
+    assert [one.predicate for one in code if one.opcode == "BRA"] == ["!P0", "P1"]
+    run = latency.path(code)
+    assert [one.opcode for one in run] == ["LDS.64", "DADD", "BRA", "STS.64", "BRA"]  # past the slow path
+    load, jump = latency.LATENCY["LDS"], latency.LATENCY["BRA"]
+    assert latency.cycles(run) == load + latency.DOUBLES + jump + 1 + jump
+
+
+def test_says_what_a_loop_takes(monkeypatch, capsys):
+    monkeypatch.setattr(latency, "readable", lambda names: ["wait" for _ in names])
+    for opcodes, code in ((["LDS", "DADD"], 0), (["MUFU"], 1)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(WAITS))
+        monkeypatch.setattr(sys, "argv", ["latency.py", "wait", *opcodes])
+        assert latency.main() == code
+    said = capsys.readouterr()
+    assert said.out == "wait: 5 instructions, 52 cycles a pass\n" and "no loop of wait has MUFU" in said.err

@@ -13,14 +13,10 @@ int64_t bytes_of(const Problem& problem) {
     return 8 * (ExtremesWork<double>::size(problem.plan()) + problem.doubles());
 }
 
-template <int Threads>
-constexpr int kBeside = sizeof(typename BlockTeam<Threads>::Storage) + 256;
-
-template <int Threads>
-__global__ void __launch_bounds__(Threads, 1) kernel(Problem problem, Room room) {
-    __shared__ typename BlockTeam<Threads>::Storage storage;
+__global__ void __launch_bounds__(kMatrixThreads, 1) kernel(Problem problem, Room room) {
+    __shared__ MatrixTeam::Storage storage;
     extern __shared__ __align__(16) unsigned char shared[];
-    BlockTeam<Threads> team(storage);
+    MatrixTeam team(storage);
     const Plan plan = problem.plan();
     Scratch scratch = room.scratch(shared);
     const auto work = ExtremesWork<double>::in(scratch, plan);
@@ -51,7 +47,7 @@ __global__ void __launch_bounds__(kScaleThreads) scale_kernel(const T* grad, con
 Status condition_number_workspace(const Problem& problem, int device, size_t* bytes) {
     *bytes = 0;
     if (problem.closed()) return kOk;
-    return workspace_of(problem.batch, bytes_of(problem), kBeside<256>, device, bytes);
+    return workspace_of(problem.batch, bytes_of(problem), kBesideMatrix, device, bytes);
 }
 
 Status condition_number(const Problem& problem, void* workspace, size_t bytes, int device, void* stream) {
@@ -63,10 +59,8 @@ Status condition_number(const Problem& problem, void* workspace, size_t bytes, i
         D2K_TRY(launch(closed_kernel, blocks, kClosedThreads, 0, stream, problem));
         return kOk;
     }
-    return with_threads(problem.plan().q, [&](auto threads) {
-        return launch_items<threads>(kernel<threads>, problem.batch, bytes_of(problem), workspace, bytes, device,
-                                     stream, problem);
-    });
+    return launch_matrices(kernel, problem.plan().q, problem.batch, bytes_of(problem), workspace,
+                           bytes, device, stream, problem);
 }
 
 template <class T>

@@ -5,18 +5,15 @@
 
 #include "d2kernels/extremes.h"
 #include "launch.h"
+#include "matrix_team.h"
 
 namespace d2k::cuda {
 
 constexpr int64_t kMostBlocks = 1 << 20;     // blocks stride over more items than this
 constexpr int64_t kMostWorkspaces = 1 << 10;  // the same where they work in device memory
 
-// Runs body(std::integral_constant<int, threads of a block>): one warp, which waits for nobody, as far as that goes.
-template <class Body>
-Status with_threads(int64_t columns, const Body& body) {
-    if (columns <= 32) return body(std::integral_constant<int, 32>());
-    return body(std::integral_constant<int, 256>());
-}
+constexpr int kBesideMatrix = sizeof(MatrixTeam::Storage) + 256;
+constexpr int kMatrixThreads = 256;  // of a block for more columns than a warp has lanes
 
 // Where a block works: in its own shared memory, or in its part of the workspace.
 struct Room {
@@ -37,19 +34,31 @@ inline Status workspace_of(int64_t items, int64_t bytes, int64_t beside, int dev
 }
 
 // Launches kernel(arguments..., room), a block an item, on the current device.
-template <int Threads, class... Parameters, class... Arguments>
-Status launch_items(void (*kernel)(Parameters...), int64_t items, int64_t bytes, void* workspace, size_t available,
-                    int device, void* stream, const Arguments&... arguments) {
+template <class... Parameters, class... Arguments>
+Status launch_items(void (*kernel)(Parameters...), int threads, int64_t items, int64_t bytes, void* workspace,
+                    size_t available, int device, void* stream, const Arguments&... arguments) {
     const bool shared = available == 0;
-    const auto own = static_cast<int64_t>(bytes);
-    const int64_t fit = shared ? kMostBlocks : static_cast<int64_t>(available) / own;
+    const int64_t fit = shared ? kMostBlocks : static_cast<int64_t>(available) / bytes;
     if (fit < 1) return kOutOfMemory;
     int most = 0;
     D2K_TRY(raise_shared_limit(kernel, device, &most));
-    if (shared && own > most) return kOutOfMemory;
-    const Room room{static_cast<size_t>(own), shared ? nullptr : static_cast<unsigned char*>(workspace)};
-    D2K_TRY(launch(kernel, std::min(items, fit), Threads, shared ? own : 0, stream, arguments..., room));
+    if (shared && bytes > most) return kOutOfMemory;
+    const Room room{static_cast<size_t>(bytes), shared ? nullptr : static_cast<unsigned char*>(workspace)};
+    D2K_TRY(launch(kernel, std::min(items, fit), threads, shared ? bytes : 0, stream, arguments..., room));
     return kOk;
+}
+
+template <int Threads, class... Parameters, class... Arguments>
+Status launch_items(void (*kernel)(Parameters...), int64_t items, int64_t bytes, void* workspace, size_t available,
+                    int device, void* stream, const Arguments&... arguments) {
+    return launch_items(kernel, Threads, items, bytes, workspace, available, device, stream, arguments...);
+}
+
+// The same for matrices of so many columns. Threads count rows in 32 bits, which more memory could not hold.
+template <class Kernel, class... Arguments>
+Status launch_matrices(Kernel kernel, int64_t columns, int64_t items, int64_t bytes, const Arguments&... arguments) {
+    if (bytes >= int64_t{1} << 34) return kOutOfMemory;
+    return launch_items(kernel, columns <= 32 ? 32 : kMatrixThreads, items, bytes, arguments...);
 }
 
 }  // namespace d2k::cuda

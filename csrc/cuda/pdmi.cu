@@ -30,11 +30,10 @@ __global__ void __launch_bounds__(kThreads) snippet_backward_kernel(PdmiSnippet<
     }
 }
 
-template <int Threads>
-__global__ void __launch_bounds__(Threads, 1) video_kernel(PdmiVideo<AnyFloat> problem, Room room) {
-    __shared__ typename BlockTeam<Threads>::Storage storage;
+__global__ void __launch_bounds__(kMatrixThreads, 1) video_kernel(PdmiVideo<AnyFloat> problem, Room room) {
+    __shared__ MatrixTeam::Storage storage;
     extern __shared__ __align__(16) unsigned char shared[];
-    BlockTeam<Threads> team(storage);
+    MatrixTeam team(storage);
     d2k::pdmi_video(team, problem, room.scratch(shared));
 }
 
@@ -62,17 +61,14 @@ Status pdmi_snippet_backward(const PdmiSnippet<T>& problem, const PdmiSnippetSav
 }
 
 Status pdmi_video_workspace(const PdmiVideo<AnyFloat>& problem, int device, size_t* bytes) {
-    constexpr int beside = sizeof(typename BlockTeam<256>::Storage) + 256;
-    return workspace_of(1, PdmiVideoWork::bytes(problem), beside, device, bytes);
+    return workspace_of(1, PdmiVideoWork::bytes(problem), kBesideMatrix, device, bytes);
 }
 
 Status pdmi_video(const PdmiVideo<AnyFloat>& problem, void* workspace, size_t bytes, int device, void* stream) {
     const DeviceGuard guard(device);
     D2K_TRY(guard.status);
-    return with_threads(problem.classes, [&](auto threads) {
-        return launch_items<threads>(video_kernel<threads>, 1, PdmiVideoWork::bytes(problem), workspace, bytes, device,
-                                     stream, problem);
-    });
+    return launch_matrices(video_kernel, problem.classes, 1, PdmiVideoWork::bytes(problem),
+                           workspace, bytes, device, stream, problem);
 }
 
 #define D2K_INSTANTIATE(T)                                                                                    \

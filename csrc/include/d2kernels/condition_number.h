@@ -60,30 +60,40 @@ D2K_DEVICE Range prepare(Team& team, const ConditionNumber<T>& problem, const Pl
                          const ExtremesWork<Real>& work, double* doubles, int lane) {
     const int64_t m = problem.rows, n = problem.columns;
     const auto a = problem.a + item * problem.size_a();
-    Range of_a = range_of(team, a, problem.size_a());
-    if (!problem.b) {
-        load(team, a, m, n, plan.turned, of_a, work.g.columns, lane);
-        return of_a;
-    }
     const auto b = problem.b + item * problem.size_b();
-    Range of_b = range_of(team, b, problem.size_b());
-    of_a.finite = of_b.finite = of_a.finite && of_b.finite;
-    of_a.nan |= of_b.nan;
-    const int sum = of_a.exponent + of_b.exponent;
-    if (plan.reduced) {
-        load(team, a, m, problem.inner, false, of_a, work.a.columns, lane);
-        load(team, b, problem.inner, n, true, of_b, work.b, lane);
-        return {sum, of_a.finite, of_a.nan};
+    const int factors = problem.b ? 2 : 1;
+    int exponent_a = 0, exponent_b = 0;
+    bool finite = true, nan = false;
+    // One reading's code for both factors.
+    D2K_ROLLED
+    for (int f = 0; f < factors; ++f) {
+        const Range range = range_of(team, either(f, b, a), f ? problem.size_b() : problem.size_a());
+        exponent_a = f ? exponent_a : range.exponent;
+        exponent_b = f ? range.exponent : 0;
+        finite &= range.finite;
+        nan |= range.nan;
     }
-    if (of_a.finite)
-        multiply(team, a, b, m, problem.inner, n, of_a.scale(), of_b.scale(), doubles);
+    if (!problem.b || plan.reduced) {
+        D2K_ROLLED
+        for (int f = 0; f < factors; ++f) {
+            const Columns<Real>& whole = work.g.columns;
+            const Columns<Real> to{f ? work.b.first : problem.b ? work.a.columns.first : whole.first,
+                                   f ? work.b.ld : problem.b ? work.a.columns.ld : whole.ld};
+            load(team, either(f, b, a), f ? problem.inner : m, problem.b && !f ? problem.inner : n,
+                 problem.b ? f == 1 : plan.turned, Range{f ? exponent_b : exponent_a, finite, nan}, to, lane);
+        }
+        return {exponent_a + exponent_b, finite, nan};
+    }
+    if (finite)
+        multiply(team, a, b, m, problem.inner, n, Range{exponent_a, true, false}.scale(),
+                 Range{exponent_b, true, false}.scale(), doubles);
     else
         for_each(team, m * n, [&](int64_t i) { doubles[i] = 0; });
     team.barrier();
     const Range of_product = range_of(team, doubles, m * n);
     load(team, doubles, m, n, plan.turned, of_product, work.g.columns, lane);
     team.barrier();
-    return {sum + of_product.exponent, of_a.finite, of_a.nan};
+    return {exponent_a + exponent_b + of_product.exponent, finite, nan};
 }
 
 template <class Team>
@@ -97,7 +107,7 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
                        const Range& range, int lane, double* doubles) {
     const int64_t m = problem.rows, k = problem.inner, n = problem.columns;
     const double largest = lane_of(&e.largest, lane), smallest = lane_of(&e.smallest, lane);
-    const bool flat = !range.finite || lane_of(&e.rank, lane) < 2 || smallest >= largest;
+    const bool flat = any(team, !range.finite || lane_of(&e.rank, lane) < 2 || smallest >= largest);
     const double eta = !range.finite ? range.undefined() : flat ? 1 : largest / smallest;
     if (team.rank() == 0) put(problem.value + item, problem.log ? ::log(eta) : eta);
     double* const slope_a = problem.slope_a + item * problem.size_a();
@@ -121,24 +131,30 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
         });
     }
     team.barrier();
-    const auto outer = [&](double* to, int64_t rows, int64_t columns, const double* l, const double* r) {
-        constexpr int64_t tile = Group<Team>::width == 1 ? int64_t{1} << 30 : 1;
-        const int64_t tiles = (columns + tile - 1) / tile;
-        for_each(team, rows * tiles, [&](int64_t at) {
-            const int64_t i = at / tiles, first = at % tiles * tile;
-            const int64_t end = columns - first < tile ? columns : first + tile;
-            const double x = l[i], y = l[rows + i];
-            D2K_ROLLED
-            for (int64_t j = first; j < end; ++j) to[i * columns + j] = x * r[j] + y * r[columns + j];
-        });
-    };
-    if (!problem.b) return outer(slope_a, m, n, left, right);
-    const auto a = problem.a + item * problem.size_a();
-    const auto b = problem.b + item * problem.size_b();
     // slope_a is the slope of the product times bᵀ, slope_b is aᵀ times it.
     double *const by_b = right + 2 * n, *const by_a = by_b + 2 * k;
+    const auto outer = [&] {
+        constexpr int64_t tile = Group<Team>::width == 1 ? int64_t{1} << 30 : 1;
+        // One product's code for both slopes.
+        D2K_ROLLED
+        for (int f = 0; f < (problem.b ? 2 : 1); ++f) {
+            double* const to = f ? slope_b : slope_a;
+            const int64_t rows = f ? k : m, columns = problem.b && !f ? k : n, tiles = (columns + tile - 1) / tile;
+            const double *const l = f ? by_a : left, *const r = problem.b && !f ? by_b : right;
+            for_each(team, rows * tiles, [&](int64_t at) {
+                const int64_t i = at / tiles, first = at % tiles * tile;
+                const int64_t end = columns - first < tile ? columns : first + tile;
+                const double x = l[i], y = l[rows + i];
+                D2K_ROLLED
+                for (int64_t j = first; j < end; ++j) to[i * columns + j] = x * r[j] + y * r[columns + j];
+            });
+        }
+    };
+    if (!problem.b) return outer();
+    const auto a = problem.a + item * problem.size_a();
+    const auto b = problem.b + item * problem.size_b();
     const Group<Team> group(team);
-    for (int64_t l = group.index(); l < k; l += group.count()) {
+    for_columns(group, int64_t{0}, k, [&](int64_t l, bool here) {
         D2K_ROLLED
         for (int x = 0; x < 2; ++x) {
             constexpr int own = kParts / Group<Team>::width;
@@ -147,22 +163,21 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
             const int64_t whole = n / kParts * kParts;
             double parts[own] = {};
             D2K_ROLLED
-            for (int64_t j = 0; j < whole; j += kParts)
+            for (int64_t j = 0; here && j < whole; j += kParts)
                 for (int h = 0; h < own; ++h) {
                     const int64_t at = j + h + group.part();
                     parts[h] += static_cast<double>(row[at]) * r[at];
                 }
             double sum = group.sum(parts);
             D2K_ROLLED
-            for (int64_t j = whole; j < n; ++j) sum += static_cast<double>(row[j]) * r[j];
-            if (group.part() == 0) by_b[x * k + l] = sum;
+            for (int64_t j = whole; here && j < n; ++j) sum += static_cast<double>(row[j]) * r[j];
+            if (here && group.part() == 0) by_b[x * k + l] = sum;
         }
-    }
+    });
     D2K_ROLLED
     for (int x = 0; x < 2; ++x) multiply(team, left + x * m, a, 1, m, k, Power(0), Power(0), by_a + x * k);
     team.barrier();
-    outer(slope_a, m, k, left, by_b);
-    outer(slope_b, k, n, by_a, right);
+    outer();
 }
 
 // The items [first, first + kPacked), as far as there are any; ranges has kPacked elements, for finish_all.

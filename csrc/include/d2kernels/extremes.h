@@ -29,6 +29,13 @@ struct Plan {
     D2K_DEVICE int64_t longest() const { return padded(rows > columns ? rows : columns); }
 };
 
+// Whether a team's scratch is known to hold what its plan needs: a launcher has asked for it.
+#ifdef __CUDA_ARCH__
+constexpr bool kFits = true;
+#else
+constexpr bool kFits = false;
+#endif
+
 template <class Real>
 struct ExtremesWork {
     Triangle<Real> a;  // of Q R, where the plan is reduced
@@ -42,7 +49,9 @@ struct ExtremesWork {
     // Null in `vectors` where the scratch is too small.
     D2K_DEVICE static ExtremesWork in(Scratch& scratch, const Plan& plan) {
         ExtremesWork work{};
-        const auto take = [&](int64_t count) { return scratch.take<Real>(count); };
+        Real* next = scratch.take<Real>(size(plan));
+        if (!kFits && !next) return work;
+        const auto take = [&](int64_t count) { return (next += count) - count; };
         const auto triangle = [&](int64_t rows, int64_t count) {
             return Triangle<Real>{{take(count * padded(rows)), padded(rows)}, rows, count, take(count), take(count)};
         };
@@ -145,6 +154,65 @@ D2K_DEVICE void load(Team& team, const Source& source, int64_t rows, int64_t col
     }
 }
 
+// The triangle in work.x that has G's singular values, by its columns; how many there are of them.
+template <class Team, class Real>
+D2K_DEVICE int64_t precondition(Team& team, const Plan& plan, const ExtremesWork<Real>& work, double atol, double rtol,
+                                Range* ranges) {
+    const Group<Team> group(team);
+    constexpr int lanes = kPacked<Real>;
+    const int64_t q = plan.q;
+    const double noise = static_cast<double>(plan.rows > plan.columns ? plan.rows : plan.columns) * DBL_EPSILON;
+    if constexpr (Group<Team>::width > 1) {
+        return precondition_block(team, work, work.a, plan.reduced, static_cast<int>(q), [&] {
+            if (plan.reduced) {
+                const int e = exponent(multiply_block(team, work.a, work.b, work.g.columns));
+                const Power scale(-e);
+                ranges->exponent += e;
+                for_each(team, q * work.b.ld, [&](int64_t i) { work.g.columns.first[i] = scale * work.g.columns.first[i]; });
+                team.barrier();
+            }
+            return Cutoff<double>{ranges->scale() * atol, rtol, noise};
+        });
+    } else {
+        if (plan.reduced) {
+            work.a.factorize(team);
+            Real most(0.0);
+            for (int64_t c = group.index(); c < q; c += group.count()) {
+                Real* const to = work.g.columns[c];
+                own_rows(group, 0, work.b.ld, [&](int64_t i) { to[i] = work.a.diagonal[c] * work.b[c][i]; });
+                for (int64_t l = c + 1; l < q; ++l) {
+                    const Real factor = work.a.columns[l][c];
+                    own_rows(group, 0, work.b.ld, [&](int64_t i) { to[i] = to[i] + factor * work.b[l][i]; });
+                }
+                own_rows(group, 0, work.b.ld, [&](int64_t i) { most = larger(most, magnitude(to[i])); });
+            }
+            most = team.reduce(most, Larger());
+            Real first, second;
+            for (int l = 0; l < lanes; ++l) {
+                const int e = exponent(lane_of(&most, l));
+                const Power scale(-e);
+                lane_of(&first, l) = scale.first;
+                lane_of(&second, l) = scale.second;
+                ranges[l].exponent += e;
+            }
+            for (int64_t c = group.index(); c < q; c += group.count())
+                own_rows(group, 0, work.b.ld,
+                         [&](int64_t i) { work.g.columns[c][i] = work.g.columns[c][i] * first * second; });
+            team.barrier();
+        }
+        Real limit;
+        for (int l = 0; l < lanes; ++l) lane_of(&limit, l) = ranges[l].scale() * atol;
+        const int64_t k = factorize_pivoted(team, work.g, Cutoff<Real>{limit, rtol, noise}, work.order,
+                                            work.square);
+
+        const Triangle<Real> w{work.w.columns, q, k, work.w.diagonal, work.w.tau};
+        turn_triangle(team, work.g, k, w.columns, q);
+        w.factorize(team);
+        turn_triangle(team, w, k, work.x, k);
+        return k;
+    }
+}
+
 // As ExtremesWork says; `ranges` of each lane's matrix as it was loaded; their exponents become the final ones.
 template <class Team, class Real>
 D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesWork<Real>& work, double atol,
@@ -153,45 +221,11 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
     constexpr int lanes = kPacked<Real>;
     const int64_t q = plan.q, longest = plan.longest();
     team.barrier();
-    if (plan.reduced) {
-        work.a.factorize(team);
-        Real most(0.0);
-        for (int64_t c = group.index(); c < q; c += group.count()) {
-            Real* const to = work.g.columns[c];
-            own_rows(group, 0, work.b.ld, [&](int64_t i) { to[i] = work.a.diagonal[c] * work.b[c][i]; });
-            for (int64_t l = c + 1; l < q; ++l) {
-                const Real factor = work.a.columns[l][c];
-                own_rows(group, 0, work.b.ld, [&](int64_t i) { to[i] = to[i] + factor * work.b[l][i]; });
-            }
-            own_rows(group, 0, work.b.ld, [&](int64_t i) { most = larger(most, magnitude(to[i])); });
-        }
-        most = team.reduce(most, Larger());
-        Real first, second;
-        for (int l = 0; l < lanes; ++l) {
-            const int e = exponent(lane_of(&most, l));
-            const Power scale(-e);
-            lane_of(&first, l) = scale.first;
-            lane_of(&second, l) = scale.second;
-            ranges[l].exponent += e;
-        }
-        for (int64_t c = group.index(); c < q; c += group.count())
-            own_rows(group, 0, work.b.ld,
-                     [&](int64_t i) { work.g.columns[c][i] = work.g.columns[c][i] * first * second; });
-        team.barrier();
-    }
-    Real limit;
-    for (int l = 0; l < lanes; ++l) {
-        lane_of(&limit, l) = ranges[l].scale() * atol;
-    }
-    const double side = static_cast<double>(plan.rows > plan.columns ? plan.rows : plan.columns);
-    const int64_t k = factorize_pivoted(team, work.g, Cutoff<Real>{limit, rtol, side * DBL_EPSILON}, work.order,
-                                        work.square);
-
+    const int64_t k = precondition(team, plan, work, atol, rtol, ranges);
     const Triangle<Real> w{work.w.columns, q, k, work.w.diagonal, work.w.tau};
-    turn_triangle(team, work.g, k, w.columns, q);
-    w.factorize(team);
-    turn_triangle(team, w, k, work.x, k);
     orthogonalize(team, work.x, static_cast<const Columns<Real>*>(nullptr), q, k, work.square, work.vectors);
+    Real limit;
+    for (int l = 0; l < lanes; ++l) lane_of(&limit, l) = ranges[l].scale() * atol;
 
     Pivot<Real> first{Real(0.0), Real(0.0)};
     D2K_ROLLED
@@ -222,27 +256,33 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
     team.barrier();
     for_each(team, k, [&](int64_t i) {
         Real a(0.0), b(0.0);
-        D2K_ROLLED
-        for (int64_t c = 0; c < k; ++c) {
-            const Real x = work.x[c][i], column(static_cast<double>(c));
-            a = select(first.column == column, x, a);
-            b = select(last.column == column, x, b);
+        if constexpr (Group<Team>::width > 1) {
+            a = work.x[static_cast<int64_t>(first.column)][i];
+            b = work.x[static_cast<int64_t>(last.column)][i];
+        } else {
+            for (int64_t c = 0; c < k; ++c) {
+                const Real x = work.x[c][i], column(static_cast<double>(c));
+                a = select(first.column == column, x, a);
+                b = select(last.column == column, x, b);
+            }
         }
         u[i] = a / safe;
         u[longest + i] = b / smallest;
     });
     team.barrier();
     // v is Lᵀ u / σ, accurate for a large σ, or L⁻¹ u σ, accurate for a small one.
-    if (group.index() == 0)
+    if constexpr (Group<Team>::width > 1) {
+        for_each(team, k, [&](int64_t i) { v[longest + i] = smallest * u[longest + i]; });
+        solve_block(team, w, static_cast<int>(k), v + longest);
+    } else {
         for (int64_t i = 0; i < k; ++i) {
             // v is still 0 from row i on, where the column holds a reflector.
             const Real sum = dot(group, w.columns[i], v + longest, 0, padded(i));
             const auto empty = w.diagonal[i] == Real(0.0);
             const Real solved = (smallest * u[longest + i] - sum) / select(empty, Real(1.0), w.diagonal[i]);
-            group.sync();  // row i was read with the others of its four
-            if (group.part() == 0) v[longest + i] = select(empty, Real(0.0), solved);
-            group.sync();
+            v[longest + i] = select(empty, Real(0.0), solved);
         }
+    }
     team.barrier();
     const auto solve = smallest * smallest < safe * least;
     for_each(team, k, [&](int64_t c) {
@@ -256,21 +296,37 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
         v[longest + c] = select(solve | (smallest == least), v[longest + c], b / smallest);
     });
     team.barrier();
-    for (int64_t i = group.index(); i < 4; i += group.count()) {
-        if (i < 2) work.g.rotate(group, k, u + i * longest);
-        else w.rotate(group, k, u + i * longest);
-    }
-    team.barrier();
-    for_each(team, q, [&](int64_t i) {
-        for (int l = 0; l < lanes; ++l) {
-            const auto to = static_cast<int64_t>(lane_of(work.order + i, l));
-            for (int x = 0; x < 2; ++x) lane_of(out + x * longest + to, l) = lane_of(v + x * longest + i, l);
-        }
-    });
-    team.barrier();
-    if (plan.reduced) {
-        for (int64_t i = group.index(); i < 2; i += group.count()) work.a.rotate(group, q, out + i * longest);
+    const auto replace = [&] {
+        for_each(team, q, [&](int64_t i) {
+            for (int l = 0; l < lanes; ++l) {
+                const auto to = static_cast<int64_t>(lane_of(work.order + i, l));
+                for (int x = 0; x < 2; ++x) lane_of(out + x * longest + to, l) = lane_of(v + x * longest + i, l);
+            }
+        });
         team.barrier();
+    };
+    if constexpr (Group<Team>::width > 1) {
+        // One rotation's code for the three triangles.
+        D2K_ROLLED
+        for (int stage = 0; stage < (plan.reduced ? 2 : 1); ++stage) {
+            for_columns(group, 0, stage ? 2 : 4, [&](int i, bool here) {
+                rotate_block(group, either(stage == 1, work.a, either(i < 2, work.g, w)),
+                             static_cast<int>(stage ? q : k), (stage ? out : u) + i * longest, here);
+            });
+            team.barrier();
+            if (stage == 0) replace();
+        }
+    } else {
+        for (int64_t i = group.index(); i < 4; i += group.count()) {
+            if (i < 2) work.g.rotate(group, k, u + i * longest);
+            else w.rotate(group, k, u + i * longest);
+        }
+        team.barrier();
+        replace();
+        if (plan.reduced) {
+            for (int64_t i = group.index(); i < 2; i += group.count()) work.a.rotate(group, q, out + i * longest);
+            team.barrier();
+        }
     }
     if (plan.turned) return {safe, smallest, rank, out, u, longest};
     return {safe, smallest, rank, u, out, longest};

@@ -30,6 +30,13 @@ public:
         return moved;
     }
 
+    // One of two, no address of which is taken, so that both stay in registers.
+    D2K_DEVICE static Floats either(bool which, const Floats& a, const Floats& b) {
+        Floats one(which ? a.first_ : b.first_, which ? a.dtype_ : b.dtype_);
+        one.at_ = which ? a.at_ : b.at_;
+        return one;
+    }
+
     D2K_DEVICE double operator[](int64_t i) const {
         const int64_t at = at_ + i;
         switch (dtype_) {
@@ -68,6 +75,10 @@ private:
 D2K_DEVICE void read(const Floats& from, int64_t i, int64_t step, int64_t end, double (&to)[kRead]) {
     from.read(i, step, end, to);
 }
+
+template <class T>
+D2K_DEVICE const T* either(bool which, const T* a, const T* b) { return which ? a : b; }
+D2K_DEVICE Floats either(bool which, const Floats& a, const Floats& b) { return Floats::either(which, a, b); }
 
 // The pointers of an op on T, or on floats of any type.
 struct AnyFloat {};

@@ -1,8 +1,8 @@
 // Singular values and vectors of a small matrix by a team: Householder QR with column pivoting, QR of the transposed
 // triangle, and one-sided Jacobi on what is left (Drmač and Veselić, SIAM J. Matrix Anal. Appl. 29, 2008).
 //
-// Columns are padded with zeros to a multiple of four rows and summed in four parts, so that every team and every
-// number of matrices at once adds in the same order. Matrices come scaled: their largest entry is in [1, 2) or 0.
+// Columns are padded with zeros to a multiple of four rows and summed in four parts, so that every number of matrices at
+// once adds in the same order. A block has its own versions, in jacobi_block.h. Matrices come scaled: their largest entry is in [1, 2) or 0.
 #pragma once
 
 #include <cfloat>
@@ -33,36 +33,46 @@ struct Group {
 
     template <class Real>
     D2K_DEVICE Real sum(const Real (&parts)[kParts]) const { return (parts[0] + parts[2]) + (parts[1] + parts[3]); }
-
-    // y[row], which its owner may be about to change.
-    template <class Real>
-    D2K_DEVICE Real from(const Real* y, int64_t row) const { return y[row]; }
 };
 
 #ifdef __CUDACC__
-template <int Threads>
-struct Group<BlockTeam<Threads>> {
+// Four neighbours in a warp. All of its lanes call each of these, whatever their group has to do.
+struct Quad {
     static constexpr int width = kParts;
+    const int size;
 
-    __device__ explicit Group(const BlockTeam<Threads>&) {}
-    __device__ int64_t index() const { return threadIdx.x / width; }
-    __device__ int64_t count() const { return Threads / width; }
+    __device__ int index() const { return static_cast<int>(threadIdx.x) / width; }
+    __device__ int count() const { return size / width; }
     __device__ int part() const { return threadIdx.x % width; }
-    __device__ unsigned mask() const { return 0xfu << (threadIdx.x % 32 / width * width); }
-    __device__ void sync() const { __syncwarp(mask()); }
+    __device__ void sync() const { __syncwarp(); }
 
     __device__ double sum(const double (&parts)[1]) const {
         double x = parts[0];
-        x += __shfl_xor_sync(mask(), x, 2);
-        x += __shfl_xor_sync(mask(), x, 1);
+        x += __shfl_xor_sync(~0u, x, 2);
+        x += __shfl_xor_sync(~0u, x, 1);
         return x;
     }
 
-    __device__ double from(const double* y, int64_t row) const {
-        return __shfl_sync(mask(), part() == row % width ? y[row] : 0.0, static_cast<int>(row % width), width);
-    }
+    // What one of the four has.
+    __device__ double from(double x, int part) const { return __shfl_sync(~0u, x, part, width); }
+    // Whether it holds in any group of the warp.
+    __device__ bool any(bool holds) const { return __any_sync(~0u, holds); }
+};
+
+template <int Threads>
+struct Group<BlockTeam<Threads>> : Quad {
+    __device__ explicit Group(const BlockTeam<Threads>&) : Quad{Threads} {}
 };
 #endif
+
+// body(c, here) for the columns [first, count), one a group; every group takes as many turns, `here` where it has one.
+template <class Team, class Int, class Body>
+D2K_DEVICE void for_columns(const Group<Team>& group, Int first, Int count, const Body& body) {
+    const auto groups = static_cast<Int>(group.count());
+    D2K_ROLLED
+    for (Int c = first + static_cast<Int>(group.index()), left = count - first; left > 0; c += groups, left -= groups)
+        body(c, c < count);
+}
 
 template <class Real>
 struct Columns {
@@ -143,9 +153,8 @@ D2K_DEVICE Real squares(const Group<Team>& group, const Real* x, int64_t from, i
 // y -= tau v (vᵀ y) with v = (0 …, 1 at `pivot`, x below).
 template <class Team, class Real>
 D2K_DEVICE void reflect(const Group<Team>& group, const Real* x, Real tau, int64_t pivot, int64_t ld, Real* y) {
-    // Each thread touches its own rows only: the pivot's 1 is its owner's.
-    const Real w = tau * (dot(group, x, y, pivot + 1, ld) + group.from(y, pivot));
-    if (pivot % Group<Team>::width == group.part() % Group<Team>::width) y[pivot] = y[pivot] - w;
+    const Real w = tau * (dot(group, x, y, pivot + 1, ld) + y[pivot]);
+    y[pivot] = y[pivot] - w;
     own_rows(group, pivot + 1, ld, [&](int64_t i) { y[i] = y[i] - w * x[i]; });
 }
 
@@ -295,12 +304,13 @@ D2K_DEVICE void turn_triangle(Team& team, const Triangle<Real>& r, int64_t k, co
 }
 
 // Two columns that meet in a round: every two meet once in `wheel` rounds, where the last column stands still.
+template <class Int>
 struct Pair {
-    int64_t first, second;
+    Int first, second;
 
-    D2K_DEVICE static Pair of(int64_t round, int64_t n, int64_t wheel) {
-        const int64_t forth = round + n, back = round - n;
-        const int64_t a = forth >= wheel ? forth - wheel : forth, b = n == 0 ? wheel : back < 0 ? back + wheel : back;
+    D2K_DEVICE static Pair of(Int round, Int n, Int wheel) {
+        const Int forth = round + n, back = round - n;
+        const Int a = forth >= wheel ? forth - wheel : forth, b = n == 0 ? wheel : back < 0 ? back + wheel : back;
         return a < b ? Pair{a, b} : Pair{b, a};
     }
 };
@@ -311,62 +321,68 @@ struct Pair {
 template <class Team, class Real>
 D2K_DEVICE void orthogonalize(Team& team, const Columns<Real>& x, const Columns<Real>* basis, int64_t players,
                               int64_t count, Real* square, Real* angles) {
-    const Group<Team> group(team);
-    const double tolerance = DBL_EPSILON * DBL_EPSILON * static_cast<double>(x.ld);
-    const int64_t even = players + players % 2, wheel = even - 1;
-    Real *const tangent = angles, *const cosine = angles + even / 2;
-    for (int sweep = 0; sweep < kMostSweeps; ++sweep) {
+    if constexpr (Group<Team>::width > 1) {
+        orthogonalize_block(team, x, basis, static_cast<int>(count), square);
+    } else {
+        const Group<Team> group(team);
+        const double tolerance = DBL_EPSILON * DBL_EPSILON * static_cast<double>(x.ld);
+        const int64_t even = players + players % 2, wheel = even - 1;
+        Real *const tangent = angles, *const cosine = angles + even / 2;
+        for (int sweep = 0; sweep < kMostSweeps; ++sweep) {
+            for (int64_t c = group.index(); c < count; c += group.count()) {
+                const Real s = squares(group, x[c], 0, x.ld);
+                if (group.part() == 0) square[c] = s;
+            }
+            team.barrier();
+            bool rotated = false;
+            for (int64_t round = 0; round < wheel; ++round) {
+                // All angles first: their square roots and divisions overlap.
+                for (int64_t n = group.index(); n < even / 2; n += group.count()) {
+                    const auto pair = Pair<int64_t>::of(round, n, wheel);
+                    if (pair.second >= count) continue;
+                    const Real *const p = x[pair.first], *const q = x[pair.second];
+                    const Real pp = square[pair.first], qq = square[pair.second];
+                    const Real g = dot(group, p, q, 0, x.ld);
+                    const auto apart = g * g > tolerance * pp * qq;
+                    const Real d = qq - pp, h = g + g;
+                    const Real t = select(apart, select(d < 0.0, -h, h) / (magnitude(d) + root(d * d + h * h) + DBL_MIN),
+                                          Real(0.0));
+                    group.sync();
+                    if (group.part() == 0) {
+                        tangent[n] = t;
+                        cosine[n] = Real(1.0) / root(t * t + 1.0);
+                        square[pair.first] = larger(pp - t * g, Real(0.0));
+                        square[pair.second] = larger(qq + t * g, Real(0.0));
+                    }
+                }
+                group.sync();
+                for (int64_t n = group.index(); n < even / 2; n += group.count()) {
+                    const auto pair = Pair<int64_t>::of(round, n, wheel);
+                    if (pair.second >= count || !any_lane((tangent[n] < 0.0) | (tangent[n] > 0.0))) continue;
+                    rotated = true;
+                    const Real c = cosine[n], s = c * tangent[n];
+                    const auto turn = [&](Real* u, Real* v, int64_t rows) {
+                        own_rows(group, 0, rows, [&](int64_t r) {
+                            const Real first = u[r], second = v[r];
+                            u[r] = c * first - s * second;
+                            v[r] = s * first + c * second;
+                        });
+                    };
+                    turn(x[pair.first], x[pair.second], x.ld);
+                    if (basis) turn((*basis)[pair.first], (*basis)[pair.second], basis->ld);
+                }
+                team.barrier();
+            }
+            if (!any(team, rotated)) return;
+        }
         for (int64_t c = group.index(); c < count; c += group.count()) {
             const Real s = squares(group, x[c], 0, x.ld);
             if (group.part() == 0) square[c] = s;
         }
         team.barrier();
-        bool rotated = false;
-        for (int64_t round = 0; round < wheel; ++round) {
-            // All angles first: their square roots and divisions overlap.
-            for (int64_t n = group.index(); n < even / 2; n += group.count()) {
-                const Pair pair = Pair::of(round, n, wheel);
-                if (pair.second >= count) continue;
-                const Real *const p = x[pair.first], *const q = x[pair.second];
-                const Real pp = square[pair.first], qq = square[pair.second];
-                const Real g = dot(group, p, q, 0, x.ld);
-                const auto apart = g * g > tolerance * pp * qq;
-                const Real d = qq - pp, h = g + g;
-                const Real t = select(apart, select(d < 0.0, -h, h) / (magnitude(d) + root(d * d + h * h) + DBL_MIN),
-                                      Real(0.0));
-                group.sync();
-                if (group.part() == 0) {
-                    tangent[n] = t;
-                    cosine[n] = Real(1.0) / root(t * t + 1.0);
-                    square[pair.first] = larger(pp - t * g, Real(0.0));
-                    square[pair.second] = larger(qq + t * g, Real(0.0));
-                }
-            }
-            group.sync();
-            for (int64_t n = group.index(); n < even / 2; n += group.count()) {
-                const Pair pair = Pair::of(round, n, wheel);
-                if (pair.second >= count || !any_lane((tangent[n] < 0.0) | (tangent[n] > 0.0))) continue;
-                rotated = true;
-                const Real c = cosine[n], s = c * tangent[n];
-                const auto turn = [&](Real* u, Real* v, int64_t rows) {
-                    own_rows(group, 0, rows, [&](int64_t r) {
-                        const Real first = u[r], second = v[r];
-                        u[r] = c * first - s * second;
-                        v[r] = s * first + c * second;
-                    });
-                };
-                turn(x[pair.first], x[pair.second], x.ld);
-                if (basis) turn((*basis)[pair.first], (*basis)[pair.second], basis->ld);
-            }
-            team.barrier();
-        }
-        if (!any(team, rotated)) return;
     }
-    for (int64_t c = group.index(); c < count; c += group.count()) {
-        const Real s = squares(group, x[c], 0, x.ld);
-        if (group.part() == 0) square[c] = s;
-    }
-    team.barrier();
 }
 
 }  // namespace d2k
+
+#include "d2kernels/jacobi_block.h"

@@ -28,7 +28,9 @@ struct SvdWork {
     // Null in `right` where the scratch is too small.
     D2K_DEVICE static SvdWork in(Scratch& scratch, const Plan& plan) {
         const int64_t p = padded(plan.p), q = padded(plan.q), n = plan.q;
-        const auto take = [&](int64_t count) { return scratch.take<Real>(count); };
+        Real* next = scratch.take<Real>(size(plan));
+        if (!kFits && !next) return {};
+        const auto take = [&](int64_t count) { return (next += count) - count; };
         const Triangle<Real> g{{take(n * p), p}, plan.p, n, take(n), take(n)};
         Real *const order = take(n), *const square = take(n), *const place = take(n), *const angles = take(n + 1);
         const Triangle<Real> w{{take(n * q), q}, n, n, take(n), take(n)};
@@ -48,11 +50,18 @@ D2K_DEVICE void decompose_whole(Team& team, const Plan& plan, const SvdWork<Real
     const Group<Team> group(team);
     const int64_t q = plan.q;
     team.barrier();
-    const int64_t k = factorize_pivoted(team, work.g, Cutoff<Real>{Real(0.0), 0, 0}, work.order, work.square);
+    const Cutoff<Real> cutoff{Real(0.0), 0, 0};
+    int64_t k;
+    if constexpr (Group<Team>::width > 1) {
+        k = precondition_block(team, work, work.g, false, static_cast<int>(q), [&] { return cutoff; });
+    } else {
+        k = factorize_pivoted(team, work.g, cutoff, work.order, work.square);
+        const Triangle<Real> turned{work.w.columns, q, k, work.w.diagonal, work.w.tau};
+        turn_triangle(team, work.g, k, turned.columns, q);
+        turned.factorize(team);
+        turn_triangle(team, turned, k, work.x, k);
+    }
     const Triangle<Real> w{work.w.columns, q, k, work.w.diagonal, work.w.tau};
-    turn_triangle(team, work.g, k, w.columns, q);
-    w.factorize(team);
-    turn_triangle(team, w, k, work.x, k);
     for (int64_t c = group.index(); c < k; c += group.count())
         own_rows(group, 0, work.basis.ld, [&](int64_t i) { work.basis[c][i] = Real(i == c ? 1.0 : 0.0); });
     team.barrier();
@@ -62,19 +71,29 @@ D2K_DEVICE void decompose_whole(Team& team, const Plan& plan, const SvdWork<Real
         work.square[c] = c < k ? root(work.square[c]) : Real(0.0);
     });
     team.barrier();
-    for (int64_t c = group.index(); c < q; c += group.count()) {
-        // A column that is 0 is as good as the axis that it stands for: it never turned.
-        const auto none = work.square[c] == Real(0.0);
-        const Real over = Real(1.0) / select(none, Real(1.0), work.square[c]);
-        own_rows(group, 0, work.left.ld, [&](int64_t i) {
-            const Real axis(i == c ? 1.0 : 0.0);
-            work.left[c][i] = c < k && i < k ? select(none, axis, work.x[c][i] * over) : axis;
-        });
-        own_rows(group, 0, work.right.ld, [&](int64_t i) {
-            work.right[c][i] = c < k && i < k ? work.basis[c][i] : Real(i == c ? 1.0 : 0.0);
-        });
-        work.g.rotate(group, k, work.left[c]);
-        w.rotate(group, k, work.right[c]);
+    for_columns(group, int64_t{0}, q, [&](int64_t c, bool here) {
+        if (here) {
+            // A column that is 0 is as good as the axis that it stands for: it never turned.
+            const auto none = work.square[c] == Real(0.0);
+            const Real over = Real(1.0) / select(none, Real(1.0), work.square[c]);
+            own_rows(group, 0, work.left.ld, [&](int64_t i) {
+                const Real axis(i == c ? 1.0 : 0.0);
+                work.left[c][i] = c < k && i < k ? select(none, axis, work.x[c][i] * over) : axis;
+            });
+            own_rows(group, 0, work.right.ld, [&](int64_t i) {
+                work.right[c][i] = c < k && i < k ? work.basis[c][i] : Real(i == c ? 1.0 : 0.0);
+            });
+        }
+        if constexpr (Group<Team>::width > 1) {
+            D2K_ROLLED
+            for (int side = 0; side < 2; ++side)
+                rotate_block(group, either(side == 0, work.g, w), static_cast<int>(k),
+                             side == 0 ? work.left[c] : work.right[c], here);
+        } else {
+            work.g.rotate(group, k, work.left[c]);
+            w.rotate(group, k, work.right[c]);
+        }
+        if (!here || group.part() != 0) return;
         Real before(0.0);
         D2K_ROLLED
         for (int64_t other = 0; other < q; ++other) {
@@ -83,9 +102,8 @@ D2K_DEVICE void decompose_whole(Team& team, const Plan& plan, const SvdWork<Real
                                                                          Real(static_cast<double>(c)));
             before = before + select(larger | first, Real(1.0), Real(0.0));
         }
-        group.sync();
-        if (group.part() == 0) work.place[c] = before;
-    }
+        work.place[c] = before;
+    });
     team.barrier();
 }
 
