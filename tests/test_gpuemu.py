@@ -31,7 +31,7 @@ def test_planted_defects_are_reported():
         env=environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "35 cases, 0 wrong" in done.stdout and "2 xfailed" in done.stdout, done.stdout
+    assert "40 cases, 0 wrong" in done.stdout and "2 xfailed" in done.stdout, done.stdout
 
 
 @pytest.fixture

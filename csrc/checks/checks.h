@@ -21,7 +21,40 @@
         }                                                                                         \
     } while (0)
 
+// A launcher's call, captured as a graph and then run: none may wait for the device, allocate its memory, copy to the host or
+// launch anything on another stream than the one that it is given.
+#define CAPTURED(expression)                  \
+    do {                                      \
+        CHECK(checks::begin_capture());       \
+        CHECK(expression);                    \
+        CHECK(checks::end_capture_and_run()); \
+    } while (0)
+
 namespace checks {
+
+// The stream that is captured.
+inline cudaStream_t stream() {
+    static cudaStream_t made = nullptr;
+    if (!made) CHECK(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking));
+    return made;
+}
+
+inline cudaError_t begin_capture() {
+    const cudaError_t before = cudaDeviceSynchronize();
+    return before == cudaSuccess ? cudaStreamBeginCapture(stream(), cudaStreamCaptureModeGlobal) : before;
+}
+
+inline cudaError_t end_capture_and_run() {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t made = nullptr;
+    cudaError_t error = cudaStreamEndCapture(stream(), &graph);
+    if (error == cudaSuccess) error = cudaGraphInstantiate(&made, graph, 0);
+    if (error == cudaSuccess) error = cudaGraphLaunch(made, stream());
+    if (error == cudaSuccess) error = cudaStreamSynchronize(stream());
+    if (made) cudaGraphExecDestroy(made);
+    if (graph) cudaGraphDestroy(graph);
+    return error;
+}
 
 // An allocation of its own, so that memcheck sees each step past its end. Results are compared where nothing was written,
 // too: what they hold before is no result of any kernel. A workspace is left as it is, for initcheck.

@@ -33,7 +33,7 @@ void compare(checks::Tally& tally, const Shape& shape, Matrices kind) {
     size_t bytes = 0;
     CHECK(d2k::cuda::condition_number_workspace(there, 0, &bytes));
     const Device<char> workspace(bytes, checks::Holds::kNothing);
-    CHECK(d2k::cuda::condition_number(there, workspace.get(), bytes, 0, nullptr));
+    CAPTURED(d2k::cuda::condition_number(there, workspace.get(), bytes, 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     // In another order of sums a value near 1 differs by its rounding.
     const bool number = checks::same(values.host(), value, sizeof(T) == 8 ? 1e-8 : 10 * checks::kRounding<T>);
@@ -51,7 +51,7 @@ void scale(checks::Tally& tally) {
     CHECK(d2k::cpu::scale_slopes(grad.data(), slope.data(), 7, 33, gradient.data(), 1));
     const Device<T> there(grad), scaled(slope.size());
     const Device<double> slopes(slope);
-    CHECK(d2k::cuda::scale_slopes(there.get(), slopes.get(), 7, 33, scaled.get(), 0, nullptr));
+    CAPTURED(d2k::cuda::scale_slopes(there.get(), slopes.get(), 7, 33, scaled.get(), 0, checks::stream()));
     tally.add(checks::same(scaled.host(), gradient), checks::kDtypeNames[checks::kDtype<T>], "scaled slopes");
 }
 

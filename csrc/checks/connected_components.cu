@@ -56,10 +56,10 @@ void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Valu
     const size_t bytes = d2k::cuda::connected_components_workspace(there, &places);
     const Device<char> workspace(bytes, checks::Holds::kNothing);
     const Device<int64_t> there_positions(places + 1);
-    CHECK(d2k::cuda::connected_components_count(there, there_positions.get(), workspace.get(), 0, nullptr));
+    CAPTURED(d2k::cuda::connected_components_count(there, there_positions.get(), workspace.get(), 0, checks::stream()));
     const int64_t counted = there_positions.host()[places];
-    CHECK(d2k::cuda::connected_components_fill(there, there_positions.get(), workspace.get(),
-                                               d2k::Segments::in(found.get(), size), size, 0, nullptr));
+    CAPTURED(d2k::cuda::connected_components_fill(there, there_positions.get(), workspace.get(),
+                                               d2k::Segments::in(found.get(), size), size, 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     rows.resize(5 * size);
     tally.add(counted == size && found.host() == rows, checks::kDtypeNames[checks::kDtype<T>], name(kind),

@@ -23,7 +23,7 @@ void compare(checks::Tally& tally, const checks::Batch& b, int64_t width, Values
     const Device<int64_t> firsts(first), offsets(b.offsets), lengths(b.lengths);
     const Device<To> to(out.size());
     problem = {there.get(), rows, width, firsts.get(), {offsets.get(), lengths.get(), b.count(), b.total}, to.get()};
-    CHECK(d2k::cuda::gather_rows(problem, 0, nullptr));
+    CAPTURED(d2k::cuda::gather_rows(problem, 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     const auto found = to.host();
     tally.add(out.empty() || std::memcmp(found.data(), out.data(), out.size() * sizeof(To)) == 0,

@@ -53,7 +53,7 @@ int run(const checks::Batch& b, int64_t streams, int64_t width, int64_t classes,
     const d2k::HeadOut<T> to{to_activations.get(), to_attention.get(), by_labels ? to_own.get() : nullptr,
                              to_embedding.get(), to_mass.get(), to_lowest.get()};
     const Device<char> workspace(d2k::cuda::head_workspace(there), checks::Holds::kNothing);
-    CHECK(d2k::cuda::head(there, to, workspace.get(), 0, nullptr));
+    CAPTURED(d2k::cuda::head(there, to, workspace.get(), 0, checks::stream()));
     d2k::ReferenceScore<T> there_scored = scored;
     there_scored.sequences = there.sequences;
     there_scored.z = there_z.get();
@@ -61,7 +61,7 @@ int run(const checks::Batch& b, int64_t streams, int64_t width, int64_t classes,
     there_scored.candidate = to_lowest.get();
     there_scored.mass = to_mass.get();
     there_scored.labels = as_bool(there_labels.get());
-    CHECK(d2k::cuda::reference_score(there_scored, to_updated.get(), to_score.get(), 0, nullptr));
+    CAPTURED(d2k::cuda::reference_score(there_scored, to_updated.get(), to_score.get(), 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     constexpr double tolerance = 1e-5;
     bool fine = true;
@@ -86,9 +86,9 @@ int run(const checks::Batch& b, int64_t streams, int64_t width, int64_t classes,
     const d2k::HeadOut<T> saved{kept_activations.get(), kept_attention.get(), kept_own.get(), kept_embedding.get(),
                                 kept_mass.get(), nullptr};
     const Device<char> again(d2k::cuda::head_workspace(there), checks::Holds::kNothing);
-    CHECK(d2k::cuda::head_backward(there, saved, {g_activations.get(), g_attention.get(),
+    CAPTURED(d2k::cuda::head_backward(there, saved, {g_activations.get(), g_attention.get(),
                                                   by_labels ? g_own.get() : nullptr, g_embedding.get(), to_z.get(),
-                                                  to_logits.get()}, again.get(), 0, nullptr));
+                                                  to_logits.get()}, again.get(), 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     if (b.apart())
         fine &= checks::same(wide(to_z), wide(grad_z), rounding) && checks::same(wide(to_logits), wide(grad_logits), rounding);

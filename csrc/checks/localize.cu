@@ -82,10 +82,10 @@ void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Valu
     const Device<char> workspace(bytes, variant & 1 ? checks::Holds::kJunk : checks::Holds::kNothing);
     const Device<int64_t> sequences(most), labels(most);  // full of junk
     const Device<double> starts(most), ends(most), scores(most);
-    CHECK(d2k::cuda::localize_find(there, room, found.get(), first.get(), workspace.get(), 0, nullptr));
-    CHECK(d2k::cuda::localize_write(there, room, found.get(), first.get(), most,
+    CAPTURED(d2k::cuda::localize_find(there, room, found.get(), first.get(), workspace.get(), 0, checks::stream()));
+    CAPTURED(d2k::cuda::localize_write(there, room, found.get(), first.get(), most,
                                     {sequences.get(), labels.get(), starts.get(), ends.get(), scores.get()},
-                                    workspace.get(), 0, nullptr));
+                                    workspace.get(), 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     int64_t sum = 0;
     for (const int64_t count : counts) sum += count;
@@ -118,10 +118,10 @@ void two_runs_without_a_score(checks::Tally& tally) {
     problem.rules.relative = d2k::Relative::kNone;
     problem.rules.has_min_score = false;
     const Device<char> workspace(d2k::cuda::localize_workspace<float>({400}, 400, 2, 1, 1), checks::Holds::kNothing);
-    CHECK(d2k::cuda::localize_find(problem, {400}, found.get(), first.get(), workspace.get(), 0, nullptr));
-    CHECK(d2k::cuda::localize_write(problem, {400}, found.get(), first.get(), 400,
+    CAPTURED(d2k::cuda::localize_find(problem, {400}, found.get(), first.get(), workspace.get(), 0, checks::stream()));
+    CAPTURED(d2k::cuda::localize_write(problem, {400}, found.get(), first.get(), 400,
                                     {sequence.get(), label.get(), start.get(), end.get(), score.get()},
-                                    workspace.get(), 0, nullptr));
+                                    workspace.get(), 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     const bool fine = found.host() == std::vector<int64_t>{1, d2k::kNotANumber} && first.host()[2] == d2k::kNotANumber &&
                       start.host()[0] == 20 && end.host()[0] == 30;

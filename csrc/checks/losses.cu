@@ -96,9 +96,9 @@ int run(const char* what, const std::vector<int64_t>& lengths, int64_t classes, 
     size_t bytes = 0;
     CHECK(d2k::cuda::losses_workspace(there, 0, &bytes));
     const Device<char> workspace(bytes, checks::Holds::kNothing);
-    CHECK(d2k::cuda::losses(there, {total_of.get(), classification.get(), ds.get(), dv.get(), factors_of.get(),
+    CAPTURED(d2k::cuda::losses(there, {total_of.get(), classification.get(), ds.get(), dv.get(), factors_of.get(),
                                     slopes.get(), video_slopes.get(), embedding_slopes.get(), row_slopes.get()},
-                            workspace.get(), bytes, 0, nullptr));
+                            workspace.get(), bytes, 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     const std::vector<float> found{total_of.host()[0], classification.host()[0], ds.host()[0], dv.host()[0]};
     bool fine = checks::same(found, terms, kTolerance) && checks::same(factors_of.host(), factors, 1e-14) &&
@@ -120,8 +120,8 @@ int run(const char* what, const std::vector<int64_t>& lengths, int64_t classes, 
     const d2k::LossesSaved<float> there_saved{there_one.get(), nullptr, there_half.get(), nullptr, kept_factors.get(),
                                               kept_p.get(), kept_video.get(), kept_embedding.get(), kept_rows.get(),
                                               rows ? there_score.get() : nullptr, 0.5, 0.5};
-    CHECK(d2k::cuda::losses_backward(there.sequences, there_saved, classes, width,
-                                     {to_p.get(), to_embedding.get(), to_on.get(), to_off.get()}, 0, nullptr));
+    CAPTURED(d2k::cuda::losses_backward(there.sequences, there_saved, classes, width,
+                                     {to_p.get(), to_embedding.get(), to_on.get(), to_off.get()}, 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     fine &= checks::same(to_p.host(), grad_p, kTolerance) && checks::same(to_embedding.host(), grad_embedding, kTolerance);
     if (rows) fine &= checks::same(to_on.host(), grad_on, 1e-6) && checks::same(to_off.host(), grad_off, 1e-6);

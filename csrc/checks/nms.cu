@@ -40,8 +40,8 @@ void compare(checks::Tally& tally, int64_t count, const std::vector<int64_t>& fi
     const Device<uint8_t> lefts(before), takens(before);
     const d2k::NmsClustersOf<T> there{there_segments.get(), there_first.get(), there_number.get(), count};
     const Device<uint8_t> workspace(d2k::cuda::nms_workspace(count), checks::Holds::kNothing);
-    CHECK(d2k::cuda::nms(there, rules, lefts.get(), workspace.get(), 0, nullptr));
-    if (soft) CHECK(d2k::cuda::soft_nms(there, 0.5, 0.1, decayed.get(), takens.get(), 0, nullptr));
+    CAPTURED(d2k::cuda::nms(there, rules, lefts.get(), workspace.get(), 0, checks::stream()));
+    if (soft) CAPTURED(d2k::cuda::soft_nms(there, 0.5, 0.1, decayed.get(), takens.get(), 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     tally.add(lefts.host() == left && takens.host() == taken && checks::same(decayed.host(), score, 1e-12), name(kind),
               count, "segments");

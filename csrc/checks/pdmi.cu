@@ -33,10 +33,10 @@ void snippet(checks::Tally& tally, const checks::Batch& b, Values kind, bool joi
     there.attention = there_attention.get();
     there.background = there_background.get();
     there.foreground = there_foreground.get();
-    CHECK(d2k::cuda::pdmi_snippet(there, {values.get(), counts_f.get(), counts_b.get(), means_f.get(), means_b.get(),
-                                          slopes_f.get(), slopes_b.get()}, 0, nullptr));
-    CHECK(d2k::cuda::pdmi_snippet_backward(there, {there_grad.get(), there_slope_f.get(), there_slope_b.get()},
-                                           ons.get(), offs.get(), 0, nullptr));
+    CAPTURED(d2k::cuda::pdmi_snippet(there, {values.get(), counts_f.get(), counts_b.get(), means_f.get(), means_b.get(),
+                                          slopes_f.get(), slopes_b.get()}, 0, checks::stream()));
+    CAPTURED(d2k::cuda::pdmi_snippet_backward(there, {there_grad.get(), there_slope_f.get(), there_slope_b.get()},
+                                           ons.get(), offs.get(), 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     const double tolerance = 100 * checks::kRounding<T>;
     const bool joints = checks::same(values.host(), value, tolerance);
@@ -91,7 +91,7 @@ void video(checks::Tally& tally, int64_t videos, int64_t classes, Labels labels,
     size_t bytes = 0;
     CHECK(d2k::cuda::pdmi_video_workspace(there, 0, &bytes));
     const Device<char> workspace(bytes, checks::Holds::kNothing);
-    CHECK(d2k::cuda::pdmi_video(there, workspace.get(), bytes, 0, nullptr));
+    CAPTURED(d2k::cuda::pdmi_video(there, workspace.get(), bytes, 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     const bool joint = checks::same(values.host(), value, 1e4 * (sizeof(T) == 8 ? 1e-12 : checks::kRounding<T> / 1e3));
     const bool ranked = ranks.host() == rank, sloped = checks::same(slopes.host(), slope, 1e-5);

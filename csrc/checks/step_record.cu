@@ -21,8 +21,8 @@ int run(int64_t width, float total, float norm, float bad) {
     };
     CHECK(d2k::cpu::step_record(
         record(given.data(), left_out.data(), reference.data(), kept.data(), sums.data(), found.data())));
-    CHECK(d2k::cuda::step_record(record(there_given.get(), there_left_out.get(), there_reference.get(),
-                                        there_kept.get(), there_sums.get(), to.get()), 0, nullptr));
+    CAPTURED(d2k::cuda::step_record(record(there_given.get(), there_left_out.get(), there_reference.get(),
+                                        there_kept.get(), there_sums.get(), to.get()), 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     return checks::report("step_record", checks::same(there_kept.host(), kept) && checks::same(there_sums.host(), sums) &&
                                              checks::same(to.host(), found));

@@ -35,7 +35,7 @@ void compare(checks::Tally& tally, int64_t batch, int64_t rows, int64_t columns,
     size_t bytes = 0;
     CHECK(d2k::cuda::svd_workspace(problem, 0, &bytes));
     const Device<char> workspace(bytes, checks::Holds::kNothing);
-    CHECK(d2k::cuda::svd(problem, workspace.get(), bytes, 0, nullptr));
+    CAPTURED(d2k::cuda::svd(problem, workspace.get(), bytes, 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     const auto got_u = us.host(), got_s = values.host(), got_vh = vhs.host();
     const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-10;

@@ -31,9 +31,9 @@ void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Valu
     CHECK(d2k::cuda::topk_pool_workspace(there, 0, &bytes));
     const Device<unsigned char> workspace(bytes, checks::Holds::kNothing);
     const d2k::TopkPoolOut<T> out{means.get(), thresholds.get(), aboves.get(), ties.get()};
-    CHECK(d2k::cuda::topk_pool(there, out, workspace.get(), 0, nullptr));
+    CAPTURED(d2k::cuda::topk_pool(there, out, workspace.get(), 0, checks::stream()));
     const d2k::TopkPoolSaved<T> kept{there_grad.get(), thresholds.get(), aboves.get(), ties.get()};
-    CHECK(d2k::cuda::topk_pool_backward(there, kept, grads.get(), 0, nullptr));
+    CAPTURED(d2k::cuda::topk_pool_backward(there, kept, grads.get(), 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     if (overlapping) {  // what finds no room in the workspace is NaN, and the others are right
         const auto found = thresholds.host();

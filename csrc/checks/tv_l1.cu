@@ -36,7 +36,7 @@ void compare(checks::Tally& tally, TvL1 problem, float value = 0) {
     problem.previous = there_previous.get();
     problem.next = there_next.get();
     problem.flow = there_flow.get();
-    CHECK(d2k::cuda::tv_l1(problem, workspace.get(), 0, nullptr));
+    CAPTURED(d2k::cuda::tv_l1(problem, workspace.get(), 0, checks::stream()));
     CHECK(cudaDeviceSynchronize());
     auto got = there_flow.host();
     if (value != 0) {  // what the last pair holds is not said, as long as the others are right
