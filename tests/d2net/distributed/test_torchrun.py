@@ -90,9 +90,8 @@ def test_what_one_process_does_is_refused(monkeypatch, command, tmp_path):
     monkeypatch.setenv("RANK", "0")
     features, annotations = write_synthetic(tmp_path, make_synthetic(videos=6, classes=2, width=8))
     given = ("--features", features, "--annotations", annotations, "--out", tmp_path / "out")
-    scored = ("evaluate", "--predictions", annotations, "--ground-truth", annotations)
     trained = ("ablate", *given, "--set", "train.subsets=train")
-    for name, *options in (trained, scored, ("inspect", features, annotations)):
+    for name, *options in (trained, ("inspect", features, annotations)):
         status, _, err = command(name, *options)
         assert status == 2 and f"{name} is done by one process, and 2 were started; start it without torchrun" in err
     monkeypatch.setenv("RANK", "1")
