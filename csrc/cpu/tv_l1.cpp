@@ -137,14 +137,14 @@ D2K_CLONES D2K_FLATTEN void filter(const Plane& plane, const Plane& to, const Tv
             Lanes found;
             if (size == 5) {
                 Lanes v[5][5];
-                D2K_UNROLLED
+                D2K_UNROLLED_EVERYWHERE
                 for (int i = 0; i < 5; ++i)
-                    D2K_UNROLLED
+                    D2K_UNROLLED_EVERYWHERE
                     for (int k = 0; k < 5; ++k) v[i][k] = at(k, x + i);
                 tv_l1_median_of_25(v, found);
             } else {
                 Lanes v[9];
-                D2K_UNROLLED
+                D2K_UNROLLED_EVERYWHERE
                 for (int i = 0; i < 9; ++i) v[i] = at(i / 3, x + i % 3);
                 tv_l1_median_of_9(v, found);
             }

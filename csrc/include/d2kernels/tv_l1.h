@@ -9,13 +9,13 @@
 #include "d2kernels/status.h"
 #include "d2kernels/team.h"
 
-// Before a loop over what registers hold.
+// Before a loop over what registers hold, on the host as well, whose vectors are what it is for.
 #if defined(__CUDACC__) || defined(__clang__)
-#define D2K_UNROLLED _Pragma("unroll")
+#define D2K_UNROLLED_EVERYWHERE _Pragma("unroll")
 #elif defined(__GNUC__)
-#define D2K_UNROLLED _Pragma("GCC unroll 32")
+#define D2K_UNROLLED_EVERYWHERE _Pragma("GCC unroll 32")
 #else
-#define D2K_UNROLLED
+#define D2K_UNROLLED_EVERYWHERE
 #endif
 
 namespace d2k {
@@ -152,11 +152,11 @@ D2K_DEVICE void tv_l1_sort(T& a, T& b, T& c, T& d, T& e) {
 // Of the first n values the least to the front and the largest to the end.
 template <int n, class T>
 D2K_DEVICE void tv_l1_extremes(T* v) {
-    D2K_UNROLLED
+    D2K_UNROLLED_EVERYWHERE
     for (int i = 0; i < n / 2; ++i) tv_l1_exchange(v[i], v[n - 1 - i]);
-    D2K_UNROLLED
+    D2K_UNROLLED_EVERYWHERE
     for (int i = 1; i < (n + 1) / 2; ++i) tv_l1_exchange(v[0], v[i]);
-    D2K_UNROLLED
+    D2K_UNROLLED_EVERYWHERE
     for (int i = n / 2; i < n - 1; ++i) tv_l1_exchange(v[i], v[n - 1]);
 }
 
@@ -179,7 +179,7 @@ D2K_DEVICE void tv_l1_median_of_9(T* v, T& found) { tv_l1_median<6>(v, v + 6, fo
 // Of five columns of five, v[column][row], each of them sorted: with the rows sorted too, 13 may be the median.
 template <class T>
 D2K_DEVICE void tv_l1_median_of_25(T (*v)[5], T& found) {
-    D2K_UNROLLED
+    D2K_UNROLLED_EVERYWHERE
     for (int row = 0; row < 5; ++row) tv_l1_sort(v[0][row], v[1][row], v[2][row], v[3][row], v[4][row]);
     T left[13] = {v[3][0], v[4][0], v[2][1], v[3][1], v[4][1], v[1][2], v[2][2],
                   v[3][2], v[0][3], v[1][3], v[2][3], v[0][4], v[1][4]};
