@@ -212,6 +212,7 @@ class Unstepped(torch.optim.SGD):
 def test_nothing_of_a_step_lies_on_the_host(recipe, iteration, monkeypatch):
     """All tensors on a device without memory: one that is made on the host, or copied, shows by its device."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no such device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     _, config = prepared(recipe)
     (batch,) = batches(1, config)
     network = D2Net(64, CLASSES, 2, config.model).to("meta")

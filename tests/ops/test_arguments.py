@@ -136,6 +136,7 @@ def refused(name, argument, value):
 
 def plain(result):
     parts = result if isinstance(result, tuple) else (result,)
+    parts = [y for x in parts for y in (x if isinstance(x, tuple) else (x,))]
     parts = [x.values if isinstance(x, d2k.Ragged) else x for x in parts]
     return parts if isinstance(parts[0], Tensor) else None  # a module has no result yet
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 from typing import Any
 
 from d2net.terminal import Bar
@@ -27,6 +28,8 @@ _START = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from d2net.training.beside_process import main; "
     "main()"
 )
+# Where this d2net lies comes first: a folder of that name without an __init__.py would go before an editable install.
+_HERE = str(Path(__file__).resolve().parents[2])
 
 
 def cores() -> int:
@@ -80,7 +83,7 @@ def start(seed: int, work: bytes, descriptors: Sequence[int]) -> _Training:
         assert process.stdin is not None
         try:
             with process.stdin as stdin, suppress(BrokenPipeError):  # how it ended is seen by its silence
-                stdin.write(pickle.dumps(sys.path) + pickle.dumps(spoken.fileno()) + work)
+                stdin.write(pickle.dumps([_HERE, *sys.path]) + pickle.dumps(spoken.fileno()) + work)
         except BaseException:
             process.kill()
             process.wait()
