@@ -54,6 +54,7 @@ void convert_row(const Half* x, int64_t width, float* to) {
 template <class From, class To>
 Status gather_rows(const GatherRows<From, To>& problem, int threads) {
     const int64_t total = problem.sequences.total, width = problem.width;
+    if (width == 0) return kOk;  // rows without a number may lie at no address
     const double bytes = static_cast<double>(total) * static_cast<double>(width) * (sizeof(From) + sizeof(To));
     const int64_t chunk = std::max(kGatherRows, total / 64);
     return parallel_for(total, chunk, kSteps * bytes, threads, [&](int64_t begin, int64_t end) {
