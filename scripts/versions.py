@@ -108,6 +108,8 @@ def page(record: dict[str, dict[str, str]]) -> str:
         row = record[name]
         cells = [name, row["python"], *(row[n] for n in SHOWN), row["kernels"], row["result"], row["date"]]
         lines.append("| " + " | ".join(cells) + " |")
+    if missing := [name for name in SETS if name not in record]:
+        lines += ["", f"Not yet run to their end: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
