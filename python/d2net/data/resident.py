@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from d2kernels.ops.gather_rows import gather_rows
 from d2net.data.cache import CachedFeatures
-from d2net.data.dataset import Batch, Whole, offsets_of
+from d2net.data.dataset import Batch, offsets_of
 
 if TYPE_CHECKING:
     from d2net.config import TrainConfig
@@ -24,28 +24,17 @@ FREE_SHARE = 0.5  # of a device's free memory, which features may take of themse
 class Drawn(NamedTuple):
     """A batch whose features are still to be gathered: sequence i is rows first[i] and on of what stays in memory.
 
-    rows: of the batch, zero rows included; the others as of `Batch`.
+    batch: without features, (0, d); rows: that they will have, zero rows included.
     """
 
     first: Tensor
-    offsets: Tensor
-    lengths: Tensor
-    labels: Tensor
     rows: int
-    gap: int = 0
-    whole: Whole | None = None
-    counts: Tensor | None = None
+    batch: Batch
 
     @property
     def snippets(self) -> Tensor:
         """As of `Batch`."""
-        return self.lengths if self.whole is None else self.whole.lengths
-
-    def to(self, device: torch.device) -> Drawn:
-        first, offsets, lengths, labels = (t.to(device, non_blocking=True) for t in self[:4])
-        counts = None if self.counts is None else self.counts.to(device, non_blocking=True)
-        whole = self.whole and self.whole.to(device)
-        return Drawn(first, offsets, lengths, labels, self.rows, self.gap, whole, counts)
+        return self.batch.snippets
 
 
 class Drawing(Dataset):
@@ -60,8 +49,10 @@ class Drawing(Dataset):
         start, end = np.array(crops, np.int64).reshape(-1, 2).T
         offsets = offsets_of(end - start, batches.gap)
         parts = self.first[videos] + start, offsets, end - start, batches.labels[videos].astype(bool)
+        first, *known = map(torch.from_numpy, parts)
+        none = torch.empty(0, batches.features.store.width)
         rows = batches.rows((end - start).tolist())
-        return Drawn(*map(torch.from_numpy, parts), rows, batches.gap, whole, counts)
+        return Drawn(first, rows, Batch(none, *known, gap=batches.gap, whole=whole, counts=counts))
 
 
 def bytes_of(features: CachedFeatures, names: list[str]) -> int:
@@ -140,8 +131,9 @@ class Resident:
 
     def batch(self, drawn: Drawn, dtype: torch.dtype = torch.float32, out: Tensor | None = None) -> Batch:
         """The batch in `dtype`, from its indices on the host; out: (rows, d) of it, where its features are to lie."""
-        drawn = drawn.to(self.rows.device)
+        batch = drawn.batch.to(self.rows.device)
         if out is None:
             out = self.rows.new_empty(drawn.rows, self.rows.shape[1], dtype=dtype)
-        gather_rows(self.rows, drawn.first, drawn.offsets, drawn.lengths, out)
-        return Batch(out, drawn.offsets, drawn.lengths, drawn.labels, drawn.gap, drawn.whole, drawn.counts)
+        first = drawn.first.to(self.rows.device, non_blocking=True)
+        gather_rows(self.rows, first, batch.offsets, batch.lengths, out)
+        return batch._replace(features=out)
