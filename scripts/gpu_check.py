@@ -89,12 +89,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(10)
 
 
+def _size(path: Path | None) -> int:
+    return path.stat().st_size if path is not None and path.exists() else 0
+
+
 def command(
     log: Path, *arguments: str | os.PathLike, limit: float, env: dict[str, str] | None = None, watch: Path | None = None
 ) -> Found:
     """Runs a command, its output at the end of `log`; status passed, failed, timed out or hangs, and the output's end.
 
-    watch: a file that grows while all is well; the command hangs where it has not for QUIET seconds.
+    watch: a file that grows while all is well; once it has begun to, the command hangs where it has not for QUIET
+    seconds. How long it takes to start is for `limit`.
     """
     with open(log, "ab") as output:
         output.write(f"\n$ {' '.join(map(str, arguments))}\n".encode())
@@ -113,16 +118,16 @@ def command(
         except OSError as error:
             return {"status": "failed", "why": str(error), "tail": "", "exit": 127}
         status, why = "passed", ""
-        size, grew = -1, start
+        size, grew = _size(watch), None
         try:
             while process.poll() is None:
                 now = time.monotonic()
-                if watch is not None and watch.exists() and watch.stat().st_size != size:
-                    size, grew = watch.stat().st_size, now
+                if (bytes_now := _size(watch)) != size:
+                    size, grew = bytes_now, now
                 if now - start > limit:
                     status, why = "timed out", f"over {limit:.0f} s"
                     break
-                if watch is not None and now - grew > QUIET:
+                if grew is not None and now - grew > QUIET:
                     status, why = "hangs", f"no test ended in {QUIET:.0f} s"
                     break
                 time.sleep(0.1)
