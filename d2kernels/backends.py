@@ -138,6 +138,20 @@ def module(op: str, backend: str) -> ModuleType:
     return importlib.import_module(f"d2kernels.ops.{op}.{backend}")
 
 
+@cache
+def _interpreter_fault() -> str | None:
+    """Triton's interpreter before 3.7 makes numbers of arrays of one element, which NumPy 2.4 no longer does."""
+    triton, numpy = (importlib.import_module(name).__version__ for name in ("triton", "numpy"))
+    if _numbers(triton) < (3, 7) and _numbers(numpy) >= (2, 4):
+        return f"the interpreter of Triton {triton} needs numpy<2.4, this is {numpy}; Triton 3.7 takes it"
+    return None
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
+
+
 def _why_not(op: str, backend: str, device: str, dtype: object = None) -> str | None:
     if not _has(op, backend):
         return f"{op} has no {backend} kernel"
@@ -151,6 +165,8 @@ def _why_not(op: str, backend: str, device: str, dtype: object = None) -> str | 
             return f"Triton kernels need a GPU, this is {device}"
         if importlib.util.find_spec("triton") is None:
             return "the package triton is not installed"
+        if device != "cuda" and (reason := _interpreter_fault()):
+            return reason
     check = getattr(module(op, backend), "why_not", None)
     return check(device, dtype) if check else None
 

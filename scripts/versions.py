@@ -100,6 +100,7 @@ def page(record: dict[str, dict[str, str]]) -> str:
         "said there: ops on every backend that a CPU has (Triton's kernels interpreted), configuration, formats,",
         "checkpoints, evaluation and the command line, against the wheel that `make wheel` built. The lower bounds in",
         f'`pyproject.toml` are those of the row "oldest". {platform.system()} {platform.machine()}, no GPU.',
+        "Triton's interpreter runs with NumPy 2.4 from Triton 3.7 on; where it does not its tests are skipped.",
         "",
         "| " + " | ".join(["set", "Python", *SHOWN, "kernels", "tests", "date"]) + " |",
         "| " + " | ".join(["---"] * (len(SHOWN) + 5)) + " |",

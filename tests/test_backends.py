@@ -253,6 +253,23 @@ def test_triton_needs_a_gpu_or_its_interpreter(kernels, monkeypatch):
     assert explain("topk_pool")["triton"] == "the package triton is not installed"
 
 
+def test_an_interpreter_that_numpy_breaks_says_so(kernels, monkeypatch):
+    pytest.importorskip("triton")
+    import numpy
+    import triton
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    for versions, fault in ((("3.6.0", "2.4.0"), True), (("3.7.1", "2.5.0"), False), (("3.6.0", "2.3.5"), False)):
+        monkeypatch.setattr(triton, "__version__", versions[0])
+        monkeypatch.setattr(numpy, "__version__", versions[1])
+        backends._interpreter_fault.cache_clear()
+        assert can_run("topk_pool", "triton") is not fault
+        if fault:
+            assert "the interpreter of Triton 3.6.0 needs numpy<2.4, this is 2.4.0" in explain("topk_pool")["triton"]
+        assert can_run("topk_pool", "triton", "cuda")
+    backends._interpreter_fault.cache_clear()
+
+
 def test_explain_gives_used_available_or_the_reason(kernels):
     assert explain("topk_pool") == {
         "reference": "available",
