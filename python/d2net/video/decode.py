@@ -140,14 +140,16 @@ class VideoReader:
 
     def _open(self) -> Any:
         # `file:` keeps libav from reading a protocol or an option into the name.
-        name = os.fspath(self.path)
+        file: Any = f"file:{os.fspath(self.path)}"
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
         try:
-            name.encode()
+            file.encode()
         except UnicodeEncodeError:  # bytes that are no UTF-8: Python opens what libav cannot be told
-            return self._av.open(open(self.path, "rb"), options={"format_whitelist": CONTAINERS})
+            file, options = self.path.open("rb"), {"format_whitelist": CONTAINERS}
+        # What a file says in no UTF-8 is no reason not to read it; PyAV 19 keeps such bytes by itself.
+        kept = {"metadata_errors": "replace"} if int(self._av.__version__.partition(".")[0]) < 19 else {}
         try:
-            return self._av.open(f"file:{name}", options=options, metadata_errors="replace")
+            return self._av.open(file, options=options, **kept)
         except self._av.FFmpegError as error:
             reason = error.strerror or type(error).__name__
             raise VideoError(f"{self.path} is no video file that can be read: {reason}") from error

@@ -173,6 +173,24 @@ def test_names_are_only_names(clip, tmp_path, name):
     assert len(read(path)[0]) == 125
 
 
+@pytest.mark.parametrize("name", ["plain", "café".encode("latin1")])
+def test_what_a_file_says_in_no_utf8_is_no_reason_not_to_read_it(tmp_path, name):
+    av = importlib.import_module("av")
+    path = Path(
+        os.fsdecode(os.fsencode(tmp_path) + b"/" + (name if isinstance(name, bytes) else name.encode()) + b".avi")
+    )
+    with av.open(str(tmp_path / "made.avi"), "w") as file:
+        file.metadata["title"] = "Q" * 8
+        stream = file.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 32
+        for picture in (*[av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))] * 5, None):
+            file.mux(stream.encode(picture))
+    raw = (tmp_path / "made.avi").read_bytes()
+    assert raw.count(b"Q" * 8) == 1
+    path.write_bytes(raw.replace(b"Q" * 8, b"caf\xe9 QQQ"))
+    assert len(read(path)[0]) == 5
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".npy", ".avi", "", ".jpg"])
 def test_the_content_counts_and_not_the_extension(clip, tmp_path, suffix):
     shutil.copy(clip, tmp_path / f"v{suffix}")
