@@ -48,11 +48,11 @@ def programs(c: dict[str, Any], total: int) -> tuple[int, int]:
     if "BACKWARD" in c:
         tiles = math.ceil(total / m) * math.ceil(c["C_OUT"] / n) * groups
         return tiles, taps * math.ceil(c["C_IN"] / k)
-    from d2kernels.ops.temporal_conv.triton import _split
+    from d2kernels.ops.temporal_conv.triton_weight_gradient import split
 
     together = c.get("TOGETHER", 1)
     tiles = math.ceil(c["C_OUT"] / m) * math.ceil(c["C_IN"] / n) * groups * taps // together
-    rows, parts = _split(total, tiles, k)
+    rows, parts = split(total, tiles, k)
     return tiles * parts, rows // k
 
 

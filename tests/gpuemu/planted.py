@@ -46,7 +46,7 @@ PLANTED = {
         r"gpuemu: note.*triton_kernels\.py",
     ),
     "weights at odd addresses": Defect(
-        [(f"{CONV}/triton.py", r"by_tap\.data_ptr\(\) % 16 == 0", "True")],
+        [(f"{CONV}/triton_product.py", r"by_tap\.data_ptr\(\) % 16 == 0", "True")],
         ["--gpuemu-launches", "--gpuemu-arch=90", "tests/gpuemu/launch_tests", "-k", "odd_addresses and bf16"],
         r"base must be 16-byte aligned|refused by the driver.*base",
     ),

@@ -18,6 +18,9 @@ from d2kernels.ops.temporal_conv.dropout import keep, placed
 
 kernels = importlib.import_module("d2kernels.ops.temporal_conv.triton")
 configs = importlib.import_module("d2kernels.ops.temporal_conv.triton_configs")
+launch = importlib.import_module("d2kernels.ops.temporal_conv.triton_launch")
+product = importlib.import_module("d2kernels.ops.temporal_conv.triton_product")
+weights = importlib.import_module("d2kernels.ops.temporal_conv.triton_weight_gradient")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(
@@ -27,6 +30,12 @@ NAN = float("nan")
 SEED = torch.tensor([7 - 2**63], device=DEVICE)
 FIRST = torch.tensor([2**33 + 5], device=DEVICE)
 SMALL = configs.Config(16, 16, 16, 4, 2, group_m=2)  # many tiles of few rows
+
+
+def ship(monkeypatch, chosen):
+    """One shape of tiles for every product."""
+    for module in (product, weights):
+        monkeypatch.setattr(module, "config", lambda *_: chosen)
 
 
 def normal(*shape, seed):
@@ -161,10 +170,10 @@ def test_any_layer(lengths, gap, kernel, dilation, groups, slope, residual, drop
 @pytest.mark.parametrize("chosen", [SMALL, SMALL._replace(waves=1), SMALL._replace(block_n=256)])
 @pytest.mark.parametrize(("arch", "dropout"), [(80, 0.0), (90, 0.0), (90, 0.5)])
 def test_tiles_and_tensor_descriptors(monkeypatch, chosen, arch, dropout):
-    monkeypatch.setattr(kernels, "config", lambda *_: chosen)
-    monkeypatch.setattr(kernels, "_device", lambda _: (arch, 3))
-    described, make = [], kernels.TensorDescriptor
-    monkeypatch.setattr(kernels, "TensorDescriptor", lambda *a: described.append(a) or make(*a))
+    ship(monkeypatch, chosen)
+    monkeypatch.setattr(launch, "_device", lambda _: (arch, 3))
+    described, make = [], product.TensorDescriptor
+    monkeypatch.setattr(product, "TensorDescriptor", lambda *a: described.append(a) or make(*a))
     # float32 sums of whole numbers are exact whatever their order.
     layer = Layer([20, 0, 11], 64, 64, 3, negative_slope=0.25, residual=True, groups=2, dropout=dropout, seed=SEED)
     for got, want in zip(layer.run(), layer.exact(), strict=True):
@@ -186,8 +195,8 @@ PLAIN = {  # layers whose gap rows are wide enough, and how many of the three pr
 def plain(monkeypatch):
     """Small tiles on an sm_90 of three multiprocessors; the kernels of plain tiles that are launched."""
     # Two warps: four would share 16 × 16 sums, and store each twice.
-    monkeypatch.setattr(kernels, "config", lambda *_: SMALL._replace(warps=2))
-    monkeypatch.setattr(kernels, "_device", lambda _: (90, 3))
+    ship(monkeypatch, SMALL._replace(warps=2))
+    monkeypatch.setattr(launch, "_device", lambda _: (90, 3))
     launched = []
 
     call = Launch.__call__
@@ -237,7 +246,7 @@ def test_infinite_rows_beside_plain_tiles(plain, monkeypatch, special):
 
 
 def test_tiles_of_gap_rows_alone(monkeypatch):
-    monkeypatch.setattr(kernels, "config", lambda *_: SMALL)
+    ship(monkeypatch, SMALL)
     layer = Layer([20, 0, 11], 16, 16, 5, negative_slope=0.25, dilation=9, gap=50)
     got = layer.run()
     for mine, want in zip(got, layer.exact(), strict=True):
@@ -248,7 +257,7 @@ def test_tiles_of_gap_rows_alone(monkeypatch):
 def test_rows_of_the_weight_gradient_are_split_in_a_fixed_order(monkeypatch):
     layer = Layer([300, 0, 280], 16, 16, 3, negative_slope=0.2, groups=1)
     first, second = layer.run(), layer.run()
-    assert kernels._split(580, 1, 16)[1] == 3
+    assert weights.split(580, 1, 16)[1] == 3
     for got, again, want in zip(first, second, layer.exact(), strict=True):
         assert torch.equal(got, again)
         assert (got.double() - want).norm() <= 1e-6 * want.norm()
@@ -363,16 +372,16 @@ def test_float32_products(monkeypatch):
     for setting in ("ieee", "tf32"):
         torch.backends.cuda.matmul.fp32_precision = setting
         try:
-            assert kernels.precision(torch.float32) == setting and kernels.precision(torch.float16) == "ieee"
+            assert launch.precision(torch.float32) == setting and launch.precision(torch.float16) == "ieee"
         finally:
             torch.backends.cuda.matmul.fp32_precision = before
     monkeypatch.setenv("D2K_FLOAT32", "tf32x3")
-    assert kernels.precision(torch.float32) == "tf32x3"
+    assert launch.precision(torch.float32) == "tf32x3"
     monkeypatch.setenv("D2K_FLOAT32", "winograd")
-    assert kernels.precision(torch.float32) in ("ieee", "tf32")
+    assert launch.precision(torch.float32) in ("ieee", "tf32")
     monkeypatch.setenv("D2K_FLOAT32", "fp8")
     with pytest.raises(ValueError, match="got 'fp8'"):
-        kernels.precision(torch.float32)
+        launch.precision(torch.float32)
 
 
 def test_float64_is_left_to_the_reference():
@@ -410,7 +419,7 @@ def test_tuning_passes_over_what_does_not_compile(monkeypatch):
     fails = iter([None, *errors])
     timed = []
 
-    def bench(launch, return_mode):
+    def bench(run, return_mode):
         error = next(fails, None)
         if error:
             raise error
@@ -422,10 +431,10 @@ def test_tuning_passes_over_what_does_not_compile(monkeypatch):
 
     x = torch.ones(4, 16, device=DEVICE)
     monkeypatch.setenv("D2K_AUTOTUNE", "1")
-    monkeypatch.setattr(kernels, "choose", choose)
-    monkeypatch.setattr(kernels.triton.testing, "do_bench", bench)
+    monkeypatch.setattr(launch, "choose", choose)
+    monkeypatch.setattr(launch.triton.testing, "do_bench", bench)
     inf = float("inf")
-    assert kernels._tuned("forward", x, SMALL, (16,), None) == SMALL and timed == [1, inf, inf, inf, 1]
+    assert launch.tuned("forward", x, SMALL, (16,), None) == SMALL and timed == [1, inf, inf, inf, 1]
     fails = iter([RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")])
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        kernels._tuned("forward", x, SMALL, (16,), None)
+        launch.tuned("forward", x, SMALL, (16,), None)

@@ -12,7 +12,7 @@ import torch
 
 import d2kernels as d2k
 
-kernels = importlib.import_module("d2kernels.ops.temporal_conv.triton")
+kernels = importlib.import_module("d2kernels.ops.temporal_conv.triton_launch")
 configs = importlib.import_module("d2kernels.ops.temporal_conv.triton_configs")
 
 LAYERS = {  # channels in and out, taps, options
