@@ -76,6 +76,7 @@ void bind_localize(Module& m);
 void bind_losses(Module& m);
 void bind_lowest_attention(Module& m);
 void bind_nms(Module& m);
+void bind_objective(Module& m);
 void bind_pdmi(Module& m);
 void bind_step_record(Module& m);
 void bind_svd(Module& m);

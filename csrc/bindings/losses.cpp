@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "bindings/bindings.h"
+#include "bindings/losses.h"
 
 namespace d2k {
 namespace {
@@ -13,12 +14,8 @@ Losses<T> problem_of(Reader r) {
     Losses<T> x{};
     x.sequences = r.sequences();
     r.read(x.p, x.embedding, x.mass, x.on, x.off, x.score, x.labels, x.keys, x.permutations, x.iteration, x.classes,
-           x.width, x.min_snippets, x.clamp);
-    x.pairs = static_cast<Pairs>(r.next<int>());
-    r.rest(x.torch_cosine, x.per_entry, x.gamma, x.beta, x.pair_warmup, x.denoising_start, x.denoising_warmup,
-           x.snippet, x.video, x.snippet_weight, x.video_weight, x.foreground_threshold, x.background_threshold,
-           x.joint, x.floor, x.rtol, x.skip_one_sided, x.forward_only, x.floored, x.relative_floor, x.normalize_rows,
-           x.per_class, x.video_atol, x.video_rtol);
+           x.width);
+    read_options(r, x);
     return x;
 }
 

@@ -70,14 +70,19 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
     return found
 
 
+def watched() -> bool:
+    """Whether a compiler, a mode, a transform or a tracer sees every operation."""
+    if is_dynamo_compiling() or _C._len_torch_dispatch_stack() or _C._are_functorch_transforms_active():
+        return True
+    return _C._is_torch_function_mode_enabled() or bool(_C._get_tracing_state())
+
+
 def _unseen(tensors: list[int], args: tuple[Any, ...]) -> bool:
     """Whether nothing in torch's dispatcher would see a call: no mode, transform, profiler or tracer; plain tensors.
 
     The dispatcher takes 3 to 15 µs, most of it to make its values of the arguments and back.
     """
-    if is_dynamo_compiling() or _C._len_torch_dispatch_stack() or _C._are_functorch_transforms_active():
-        return False
-    if _C._is_torch_function_mode_enabled() or _profiler_enabled() or _C._get_tracing_state():
+    if watched() or _profiler_enabled():
         return False
     for i in tensors:
         x = args[i]
@@ -156,7 +161,7 @@ def _names(function: Any) -> tuple[str, str]:
     """An op's public name, and its differentiable form in plain PyTorch, of its Function."""
     folder = function.__module__
     op = getattr(function, "op", folder.rpartition(".")[2])
-    return op, f"{folder}.reference.{op}"
+    return op, getattr(function, "oracle", f"{folder}.reference.{op}")
 
 
 class _Once(torch.autograd.Function):

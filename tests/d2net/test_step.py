@@ -11,8 +11,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import d2kernels as d2k
+from d2kernels.ops.temporal_conv import products
 from d2net.config import make_config
 from d2net.data.dataset import pack
+from d2net.methods.d2net import method
 from d2net.training.state import new_state
 from d2net.training.step import train_step
 
@@ -68,8 +70,13 @@ def test_a_step_is_few_operations(preset, recipe, iteration):
 
 
 @native_only
-def test_a_step_is_few_calls_of_python():
+@pytest.mark.parametrize(("at_once", "most"), [(True, 600), (False, 1500)])
+def test_a_step_is_few_calls_of_python(at_once, most, monkeypatch):
     """What a call costs apart, the small kernels of narrow features wait for them all: 2 158 of them in 0.2.0."""
+    if not at_once:
+        monkeypatch.setattr(method, "objective_at_once", lambda *_: None)
+    elif not products.available():
+        pytest.skip("no products of our own here")
     state, batch, config = prepared("hapt")
     state.iteration = 1997
     for _ in range(2):
@@ -80,7 +87,7 @@ def test_a_step_is_few_calls_of_python():
         train_step(state, batch, config)
     finally:
         sys.setprofile(None)
-    assert calls["call"] + calls["c_call"] <= 1500, calls
+    assert calls["call"] + calls["c_call"] <= most, calls
 
 
 @native_only

@@ -9,12 +9,15 @@ from d2kernels.ops.temporal_conv.dropout import rows_from
 from d2net.config import Config
 from d2net.data.dataset import Batch
 from d2net.methods.base import Method, Objective, Step, autocast
+from d2net.methods.d2net.at_once import objective_at_once
 from d2net.methods.d2net.losses import denoising_scale, head_losses
 from d2net.methods.d2net.network import D2Net
 
 
 def objective(network: D2Net, batch: Batch, config: Config, step: Step) -> Objective:
     """Eq. 1 of a batch, and x_ref after it."""
+    if found := objective_at_once(network, batch, config, step):
+        return found
     features = batch.ragged()
     with autocast(features.device.type, config.train.precision), rows_from(batch.whole and batch.whole.first_row):
         z = network.hidden(features)

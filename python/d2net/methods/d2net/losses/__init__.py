@@ -120,7 +120,7 @@ def compute_losses(
     """
     attention = activations.values.amax(1)
     embedding, mass = pooled_embeddings(x, attention, config)
-    own = foreground_attention(activations, labels) if _by_labels(config, iteration) else attention
+    own = foreground_attention(activations, labels) if by_labels(config, iteration) else attention
     updated = updated_reference(reference, x, attention, AttentionPool(embedding, mass), labels, config)
     score = None
     if scores_snippets(config, iteration):
@@ -151,7 +151,7 @@ def head_losses(
         z,
         logits,
         streams=streams,
-        labels=labels if _by_labels(config, iteration) else None,
+        labels=labels if by_labels(config, iteration) else None,
         foreground_threshold=config.foreground_threshold,
         background_threshold=config.background_threshold,
         inclusive=config.inclusive,
@@ -184,7 +184,7 @@ def scores_snippets(config: LossConfig, iteration: int) -> bool:
     return denoising_scale(config, iteration) > 0 and config.denoising in ("snippet", "both")
 
 
-def _by_labels(config: LossConfig, iteration: int) -> bool:
+def by_labels(config: LossConfig, iteration: int) -> bool:
     return config.ds_attention == "labels" and scores_snippets(config, iteration)
 
 
