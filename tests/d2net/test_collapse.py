@@ -13,9 +13,7 @@ import torch
 import d2kernels as d2k
 from d2net import api
 from d2net.config import make_config
-from d2net.data.dataset import pack
 from d2net.distributed.together import Together
-from d2net.methods.d2net.network import Output
 from d2net.training.collapse import ENOUGH, Collapse
 from d2net.training.health import TrainingWarning
 
@@ -30,9 +28,7 @@ def batches(t_of, labels, streams=lambda t: (t, t), foreground=lambda t: t.max(1
     logits = [np.stack([np.log(x / (1 - x)) for x in streams(t)], 1) for t in ts]
     pieces = [torch.from_numpy(np.concatenate(x)).float() for x in (ts, logits, [foreground(t) for t in ts])]
     offsets = torch.arange(n + 1) * s
-    out = Output(d2k.Ragged(pieces[0], offsets), None, d2k.Ragged(pieces[1], offsets))
-    batch = pack([np.zeros((s, 1), np.float32)] * n, own)
-    return out, pieces[2], batch
+    return d2k.Ragged(pieces[0], offsets), d2k.Ragged(pieces[1], offsets), pieces[2], torch.from_numpy(own)
 
 
 def good(rng, own, s):

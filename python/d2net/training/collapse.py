@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2kernels import Ragged
 from d2net.config import Config
-from d2net.data.dataset import Batch
-from d2net.methods.base import Output
 
 ENOUGH = 20  # videos that a finding is made of
 VIDEOS = 64  # of a batch that are looked at
@@ -35,13 +34,11 @@ class Collapse:
         self.told: set[str] = set()
 
     @torch.no_grad()
-    def add(self, out: Output, foreground: Tensor, batch: Batch) -> None:
-        """A batch's activations; foreground: λ' (total,)."""
-        activations = [t.double().cpu() for t in out.activations.unpack()[:VIDEOS]]
-        logits = [z.double().cpu() for z in out.logits.unpack()[:VIDEOS]]
-        scores = [f[:, 0].double().cpu() for f in out.activations.with_values(foreground[:, None]).unpack()[:VIDEOS]]
-        labels = batch.labels[:VIDEOS].cpu()
-        for t, z, f, own in zip(activations, logits, scores, labels, strict=True):
+    def add(self, activations: Ragged, logits: Ragged, foreground: Tensor, labels: Tensor) -> None:
+        """A batch's T and logits of streams, λ' (total,) and labels (n, C), all on the host."""
+        rows = activations, logits, activations.with_values(foreground)
+        of_videos = ([x.double() for x in each.unpack()[:VIDEOS]] for each in rows)
+        for t, z, f, own in zip(*of_videos, labels[:VIDEOS], strict=True):
             if len(t) < self.config.loss.min_snippets or not own.any():
                 continue
             k = -(-len(t) // self.config.loss.pool_divisor)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+import d2kernels as d2k
 from d2net.config import Config
 from d2net.data.dataset import Batch
 from d2net.methods.base import Output, foreground_of
 from d2net.training.collapse import Collapse
+from d2net.training.later import Later
 from d2net.training.state import State
 
 FEW = 1 / 8  # of a window's steps: what is left of a run that went wrong in it
@@ -40,20 +44,35 @@ def _evaluated(state: State, batch: Batch) -> Output:
     return out
 
 
-def _runaway(out: Output, limit: float) -> bool:
-    """Whether the logits of nearly all snippets and classes are beyond the limit, or not numbers."""
-    logits = torch.cat([z.flatten() for z in out.logits.unpack()]).to(torch.float32)
-    return bool((logits.abs() <= limit).sum() <= FEW * logits.numel()) and logits.numel() > 0
+def _within(out: Output, limit: float) -> Tensor:
+    """(2,): how many logits of snippets and classes are within the limit, and how many there are; NaN is not."""
+    z = out.logits.values.to(torch.float32)
+    inside = out.logits.row_mask().view(-1, *[1] * (z.dim() - 1))
+    return torch.stack([((z.abs() <= limit) & inside).sum(), inside.sum() * z[:1].numel()])
+
+
+def _runaway(within: Tensor) -> bool:
+    """Whether the logits of nearly all snippets and classes are beyond a limit, or not numbers."""
+    few, all_of_them = within.tolist()
+    return few <= FEW * all_of_them and all_of_them > 0
 
 
 def check_start(state: State, batch: Batch, config: Config) -> None:
     """Raises TrainingError where the fresh network's activations are all saturated, so that no gradient passes."""
-    if _runaway(_evaluated(state, batch), SATURATED):
+    if _runaway(_within(_evaluated(state, batch), SATURATED)):
         raise TrainingError(
             "nothing could be trained: before the first step activations are saturated, at exactly 0 or 1 in float32; "
-            f"scale the features to about unit size ({_largest(batch)}), or lower model.init_std "
+            f"scale the features to about unit size ({_said(_largest(batch))}), or lower model.init_std "
             f"({config.model.init_std:g})"
         )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a window of steps, ended by a batch, is judged by."""
+
+    iteration: int
+    values: Later
 
 
 class Health:
@@ -64,8 +83,26 @@ class Health:
         self.before = [] if self.learned else _sample(state)
         self.collapse = Collapse(config, classes, state.network.streams)
 
-    def check(self, state: State, sums: Mapping[str, float], steps: int, batch: Batch, kept: str) -> list[str]:
-        """Looks at a window of `steps` steps with these sums of the log's terms, ended by `batch`.
+    @torch.no_grad()
+    def look(self, state: State, batch: Batch) -> Reading:
+        """Takes the readings after a window that `batch` ends; waits for nothing."""
+        out = _evaluated(state, batch)
+        values = {
+            "weights": _finite(_kept_tensors(state)),
+            "gradients": _finite(p.grad for p in state.network.parameters()),
+            "within": _within(out, RUNAWAY),
+            "largest": _largest(batch),
+        }
+        if not self.learned:
+            values |= {"sizes": _sizes(self.before, _sample(state)), "norm": _norm(state)}
+        if state.iteration > self.config.train.iterations // 2:
+            values |= {"T": out.activations.values, "z": out.logits.values, "labels": batch.labels}
+            values |= {"foreground": foreground_of(state.network, out), "offsets": batch.offsets}
+            values |= {"lengths": batch.lengths}
+        return Reading(state.iteration, Later(values))
+
+    def judge(self, reading: Reading, sums: Mapping[str, float], steps: int, kept: str) -> list[str]:
+        """Judges a window of `steps` steps with these sums of the log's terms.
 
         Args:
             kept: what of the run is saved, for the message.
@@ -76,53 +113,53 @@ class Health:
         Raises:
             TrainingError: nothing is being learned, or a weight is not finite.
         """
-        skipped = int(sums["skipped_steps"])
-        self.check_weights(state, kept)
+        values, at = reading.values.read(), reading.iteration
+        skipped, largest = int(sums["skipped_steps"]), _said(values["largest"])
+        self._check_finite(values["weights"], at, kept)
         train = self.config.train
-        if steps - skipped <= FEW * steps and not _finite(p.grad for p in state.network.parameters()):
+        if steps - skipped <= FEW * steps and not bool(values["gradients"]):
             raise TrainingError(
                 f"{skipped} of the last {steps} steps were skipped because the loss or its gradient was not finite, up "
-                f"to iteration {state.iteration}: lower train.learning_rate ({train.learning_rate:g}) or set "
-                f"train.gradient_clip, and see that features are near unit size ({_largest(batch)}); {kept}"
+                f"to iteration {at}: lower train.learning_rate ({train.learning_rate:g}) or set "
+                f"train.gradient_clip, and see that features are near unit size ({largest}); {kept}"
             )
-        out = _evaluated(state, batch)
-        if _runaway(out, RUNAWAY):
+        if _runaway(values["within"]):
             raise TrainingError(
-                f"activations are saturated far beyond what labels ask for, by iteration {state.iteration}: lower "
+                f"activations are saturated far beyond what labels ask for, by iteration {at}: lower "
                 f"train.learning_rate ({train.learning_rate:g}) or train.weight_decay ({train.weight_decay:g}); {kept}"
             )
         if not self.learned:
-            self._check_first(state, sums["gradient_norm"], steps, steps - skipped, batch, kept)
+            self._check_first(values, sums["gradient_norm"], steps, steps - skipped, kept)
             self.learned, self.before = True, []
         if skipped >= NOTABLE * steps:
             self._warn(
-                f"{skipped} of the last {steps} steps were skipped, up to iteration {state.iteration}: their loss was "
+                f"{skipped} of the last {steps} steps were skipped, up to iteration {at}: their loss was "
                 "0 or not finite; the log counts them as skipped_steps"
             )
         elif sums["gradient_norm"] == 0:
             self._warn(
-                f"the gradient was 0 in each of the last {steps} steps, up to iteration {state.iteration}: the labels "
+                f"the gradient was 0 in each of the last {steps} steps, up to iteration {at}: the labels "
                 "are fitted exactly, or a learning rate that is too large has saturated the activations"
             )
-        return self._collapsed(state, out, batch)
+        return self._collapsed(values, at)
 
-    def _collapsed(self, state: State, out: Output, batch: Batch) -> list[str]:
-        last = self.config.train.iterations
-        if state.iteration <= last // 2:
+    def _collapsed(self, values: Mapping[str, Tensor], at: int) -> list[str]:
+        if "T" not in values:
             return []
-        self.collapse.add(out, foreground_of(state.network, out), batch)
-        found = self.collapse.findings() if state.iteration > last * 3 // 4 else []
+        activations = d2k.Ragged._trusted(values["T"], values["offsets"], values["lengths"])
+        self.collapse.add(activations, activations.with_values(values["z"]), values["foreground"], values["labels"])
+        found = self.collapse.findings() if at > self.config.train.iterations * 3 // 4 else []
         for text in found:
-            warnings.warn(f"iteration {state.iteration}: {text}", TrainingWarning, stacklevel=3)
+            warnings.warn(f"iteration {at}: {text}", TrainingWarning, stacklevel=3)
         return found
 
-    def _check_first(self, state: State, norms: float, steps: int, made: int, batch: Batch, kept: str) -> None:
+    def _check_first(self, values: Mapping[str, Tensor], norms: float, steps: int, made: int, kept: str) -> None:
         """Raises, or warns, where the first `steps`, of which `made` were not skipped, have taught nothing."""
         train, loss, norm = self.config.train, self.config.loss, norms / max(1, made)
         clipped = train.gradient_clip is not None and train.gradient_clip < norm
         applied = train.gradient_clip if clipped and train.gradient_clip is not None else norm
         if applied < EPSILON:
-            todo = f"see that features are near unit size ({_largest(batch)}), and that model.init_std "
+            todo = f"see that features are near unit size ({_said(values['largest'])}), and that model.init_std "
             todo += f"({self.config.model.init_std:g}) is not too large"
             if loss.classification != "CE" and loss.beta > 10:
                 todo = f"lower loss.beta ({loss.beta:g}), a power of 1 - p, or else {todo}"
@@ -132,7 +169,7 @@ class Health:
             raise TrainingError(
                 f"the gradient was {was} the first {steps} steps, so that nothing was learned: {todo}; {kept}"
             )
-        size, change = _sizes(self.before, _sample(state))
+        size, change = values["sizes"].tolist()
         share = change * train.iterations / max(1, made) / max(size, 1e-30)
         if share < SMALL:
             text = (
@@ -142,7 +179,7 @@ class Health:
             if share < HOPELESS:
                 raise TrainingError(f"nothing was learned: {text}; {kept}")
             self._warn(text)
-        decay = train.weight_decay * _norm(state)
+        decay = train.weight_decay * float(values["norm"])
         if applied < decay / 1000:
             how = f"raise train.gradient_clip ({train.gradient_clip:g}) or " if clipped else ""
             self._warn(
@@ -157,40 +194,53 @@ class Health:
 
     def check_weights(self, state: State, kept: str) -> None:
         """Raises TrainingError where a weight, a buffer or one of the optimiser's moments is not finite."""
-        moments = [t for s in state.optimizer.state.values() for t in s.values() if torch.is_tensor(t)]
-        if not _finite([*state.network.state_dict().values(), *moments]):
+        self._check_finite(_finite(_kept_tensors(state)), state.iteration, kept)
+
+    def _check_finite(self, finite: Tensor, at: int, kept: str) -> None:
+        if not bool(finite):
             train = self.config.train
             raise TrainingError(
-                f"weights or Adam's moments are not finite at iteration {state.iteration}: lower train.learning_rate "
+                f"weights or Adam's moments are not finite at iteration {at}: lower train.learning_rate "
                 f"({train.learning_rate:g}) or train.weight_decay ({train.weight_decay:g}); {kept}"
             )
 
 
-def _weights(state: State) -> list[torch.Tensor]:
+def _kept_tensors(state: State) -> list[Tensor]:
+    """Weights, buffers and the optimiser's moments, on one device."""
+    moments = [t for s in state.optimizer.state.values() for t in s.values() if torch.is_tensor(t)]
+    return [*state.network.state_dict().values(), *moments]
+
+
+def _weights(state: State) -> list[Tensor]:
     """Without biases, which begin at 0."""
     return [w.detach() for w in state.network.parameters() if w.dim() > 1]
 
 
-def _sample(state: State) -> list[torch.Tensor]:
+def _sample(state: State) -> list[Tensor]:
     return [w.reshape(-1)[:: max(1, w.numel() // SAMPLE)].to(torch.float64, copy=True) for w in _weights(state)]
 
 
-def _sizes(before: list[torch.Tensor], after: list[torch.Tensor]) -> tuple[float, float]:
-    """Norms of the weights and of their change."""
+def _sizes(before: list[Tensor], after: list[Tensor]) -> Tensor:
+    """(2,): norms of the weights and of their change."""
     a, b = torch.cat(before), torch.cat(after)
-    size, change = torch.stack([a.norm(), (b - a).norm()]).tolist()
-    return size, change
+    return torch.stack([a.norm(), (b - a).norm()])
 
 
-def _norm(state: State) -> float:
-    return float(torch.stack([w.norm() for w in _weights(state)]).norm())
+def _norm(state: State) -> Tensor:
+    return torch.stack([w.norm() for w in _weights(state)]).norm()
 
 
-def _finite(tensors: Iterable[torch.Tensor | None]) -> bool:
-    # One answer for all, so that the device is waited for once.
+def _finite(tensors: Iterable[Tensor | None]) -> Tensor:
+    """One answer for all, 0-d bool; True of none."""
     flags = [t.isfinite().all() for t in tensors if t is not None]
-    return bool(torch.stack(flags).all()) if flags else True
+    return torch.stack(flags).all() if flags else torch.ones((), dtype=torch.bool)
 
 
-def _largest(batch: Batch) -> str:
-    return f"the largest here is {float(batch.features.abs().max()):.3g}" if batch.features.numel() else "none here"
+def _largest(batch: Batch) -> Tensor:
+    """The features' smallest and largest value (2,), or none of either."""
+    x = batch.features
+    return torch.stack(torch.aminmax(x)) if x.numel() else x.new_empty(0)
+
+
+def _said(extremes: Tensor) -> str:
+    return f"the largest here is {float(extremes.abs().max()):.3g}" if extremes.numel() else "none here"

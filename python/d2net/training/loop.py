@@ -28,7 +28,8 @@ from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, us
 from d2net.training.folder import check_folder, clear_folder, clear_temporaries, remove_empty, trim_log, write_holdout
 from d2net.training.graph import GraphedSteps, cuda_steps
 from d2net.training.graph import why_not as why_no_graph
-from d2net.training.health import Health, TrainingWarning, check_start
+from d2net.training.health import Health, Reading, TrainingWarning, check_start
+from d2net.training.later import Later, deferred
 from d2net.training.lock import FolderLock
 from d2net.training.logs import Log
 from d2net.training.resume import check_same_run, data_digest, environment, features_fingerprint
@@ -37,6 +38,19 @@ from d2net.training.state import State, content, log_terms, new_state, restore
 from d2net.training.step import train_step
 from d2net.training.survey import check_videos
 from d2net.training.threads import threads, training_threads
+
+
+@dataclass
+class _Window:
+    """Steps since the last line of the log, that is not told yet."""
+
+    iteration: int
+    counted: int
+    logged: bool
+    snippets: int
+    seconds: float
+    sums: Later
+    reading: Reading | None = None
 
 
 @dataclass
@@ -212,9 +226,7 @@ class Run:
         """
         verify.ready(self.device)
         settings = self.config.train
-        bar = Bar(
-            "train", settings.iterations, unit="it", done=state.iteration, show=self.progress and self.ranks.main
-        )
+        bar = Bar("train", settings.iterations, unit="it", done=state.iteration, show=self.progress and self.ranks.main)
         with (
             self.lock or nullcontext(), threads(self.threads), StopOnSignal(self.ranks.size > 1) as stop,
             closing(self.log) if self.log else nullcontext(), bar, self.ranks.watched(self._kept_so_far),
@@ -249,9 +261,21 @@ class Run:
                 batches._shutdown_workers()
 
     def _iterate(self, state: State, batches: Iterator[Batch | Drawn], stop: StopOnSignal, bar: Bar) -> bool:
+        together = Together(batches, stop, self.ranks)
+        self._window: _Window | None = None
+        # A line of a device is told with the next one, before anything is saved or selected, or at the end.
+        self.deferred = deferred(self.device) and self.ranks.size == 1
+        try:
+            return self._steps(state, together, bar)
+        except BaseException:
+            if self.ranks.size == 1:
+                with suppress(Exception):  # what has ended the run is said, not what comes of it
+                    self._settle(bar)
+            raise
+
+    def _steps(self, state: State, together: Together, bar: Bar) -> bool:
         settings = self.config.train
         snippets, clock = 0, time.perf_counter()
-        together = Together(batches, stop, self.ranks)
         for read in together:
             snippets += int(read.snippets.sum())
             batch = self._placed(read)
@@ -263,23 +287,25 @@ class Run:
             bar.update()
             logged = state.iteration % settings.log_every == 0
             if logged or state.iteration == settings.iterations:
-                sums, since = self._sums(state), state.counted
+                self._settle(bar)
+                self._window = self._seen(state, logged, snippets, time.perf_counter() - clock)
                 if logged:
-                    entry = self._entry(state, sums, snippets, time.perf_counter() - clock)
-                    self._tell(entry)
-                    bar.note = _shown(entry, self.config.method)
                     state.sums.zero_()
                     state.counted = 0
-                if found := self._check(state, sums, since, batch):
-                    self._tell({"iteration": state.iteration, "collapsed": found})
+                self._look(state, batch)
+                if not self.deferred:
+                    self._settle(bar)
                 snippets, clock = 0, time.perf_counter()
             if self.score and state.iteration % settings.evaluate_every == 0:
+                self._settle(bar)
                 self._select(state)
             stopped = together.stopped()
             if state.iteration % settings.checkpoint_every == 0 or stopped:
+                self._settle(bar)
                 self.save(state)
             if stopped:
                 return False
+        self._settle(bar)
         self.save(state)
         return True
 
@@ -298,14 +324,40 @@ class Run:
     def _tell(self, entry: Mapping[str, Any]) -> None:
         self.ranks.on_main(lambda: self.log.write(entry))  # type: ignore[union-attr]
 
-    def _check(self, state: State, sums: dict[str, float], steps: int, batch: Batch) -> list[str]:
-        """What has collapsed, by the whole batch."""
+    def _seen(self, state: State, logged: bool, snippets: int, seconds: float) -> _Window:
+        sums = Later({"sums": state.sums})
+        return _Window(state.iteration, state.counted, logged, snippets, seconds, sums)
 
-        def check() -> list[str]:
+    def _look(self, state: State, batch: Batch) -> None:
+        """Takes what the window is judged by, of the whole batch."""
+        window = self._window
+        assert window is not None
+
+        def look() -> None:
             whole = batch if batch.whole is None else self.batches.whole(state.iteration - 1).to(self.device)
-            return self.health.check(state, sums, steps, whole, self._kept_so_far())
+            window.reading = self.health.look(state, whole)
 
-        return self.ranks.on_main(check)
+        self.ranks.on_main(look)
+
+    def _settle(self, bar: Bar) -> None:
+        """Tells the log what is due, and judges it."""
+        window, self._window = self._window, None
+        if window is None:
+            return
+        named = zip(log_terms(self.config), window.sums.read()["sums"].tolist(), strict=True)
+        sums = {name: value for name, value in named if name}
+        if window.logged:
+            entry = self._entry(window, sums)
+            self._tell(entry)
+            bar.note = _shown(entry, self.config.method)
+
+        def judge() -> list[str]:
+            if window.reading is None:
+                return []
+            return self.health.judge(window.reading, sums, window.counted, self._kept_so_far())
+
+        if found := self.ranks.on_main(judge):
+            self._tell({"iteration": window.iteration, "collapsed": found})
 
     @contextmanager
     def _kept(self, state: State) -> Iterator[None]:
@@ -329,20 +381,16 @@ class Run:
         if 0 < state.iteration == self.steps:
             self.save(state)
 
-    def _sums(self, state: State) -> dict[str, float]:
-        """The log's sums by name."""
-        named = zip(log_terms(self.config), state.sums.tolist(), strict=True)
-        return {name: value for name, value in named if name}
-
-    def _entry(self, state: State, sums: dict[str, float], snippets: int, seconds: float) -> dict[str, Any]:
+    def _entry(self, window: _Window, sums: dict[str, float]) -> dict[str, Any]:
         method = method_named(self.config.method)
-        window = range(state.iteration - state.counted + 1, state.iteration + 1)
-        count = dict.fromkeys(sums, state.counted)
+        count = dict.fromkeys(sums, window.counted)
         if method.entered is not None:  # a term is averaged over the iterations that it enters
-            active = [method.entered(self.config, i) for i in window]
+            steps = range(window.iteration - window.counted + 1, window.iteration + 1)
+            active = [method.entered(self.config, i) for i in steps]
             count |= {name: max(1, sum(name in terms for terms in active)) for name in method.terms}
         means = {k: v if k.startswith("skipped") else v / count[k] for k, v in sums.items()}
-        return {"iteration": state.iteration, **means, "snippets_per_second": snippets / max(seconds, 1e-9)}
+        rate = window.snippets / max(window.seconds, 1e-9)
+        return {"iteration": window.iteration, **means, "snippets_per_second": rate}
 
     def _select(self, state: State) -> None:
         def scored() -> float:
