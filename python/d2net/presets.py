@@ -91,7 +91,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "train.subsets": ["train"],
             "localize.subsets": ["test"],
             # Chosen on held-out training subjects; docs/features.md says how.
-            "model.classifier_kernel_size": 3,
+            "model.classifier_kernel_size": 5,
+            "model.classifier_dilation": 3,
             "loss.pool_divisor": 4,
             "loss.ds_weight": 0.003,
             "loss.dv_weight": 0.003,

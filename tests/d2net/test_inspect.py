@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from d2net.data.annotations import load_annotations
 from d2net.data.features import open_features
 from d2net.data.inspect import inspect_data
+from d2net.data.inspect.facts import Facts
+from d2net.data.inspect.recommend import recommend
 from d2net.data.inspect.rows import LAGS, RowFacts
 from d2net.data.inspect.steps import fit_steps
 from d2net.data.synth import make_synthetic, write_synthetic
@@ -344,6 +346,21 @@ def test_preset_auto_is_near_what_was_chosen_by_hand(shared_dir):
             assert ours.model_dump() | {"streams": None} == theirs.model_dump() | {"streams": None}, section
         assert 4 <= auto.loss.pool_divisor <= 8
         assert auto.loss.model_dump() | {"pool_divisor": 4} == by_hand.loss.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("step", "persistence", "size", "dilation", "smoothing"),
+    [(0.04, None, 5, 5, 5), (0.32, None, 5, 3, 3), (0.5, None, 5, 2, 3), (0.64, 9.0, 1, 1, 3), (None, 4.0, 3, 1, 3),
+     (None, None, 1, 1, 3)],
+)  # fmt: skip
+def test_the_classifier_sees_seconds_where_snippets_are_short(step, persistence, size, dilation, smoothing):
+    facts = Facts("train", "test", 20, 64, None, (100,) * 20, 1.5, step, 1.0, persistence)
+    chosen = {c.field: c for c in recommend(facts)}
+    assert (chosen["model.classifier_kernel_size"].value, chosen["model.classifier_dilation"].value) == (size, dilation)
+    assert chosen["localize.smoothing"].value == smoothing
+    if step is not None:
+        reach = dilation * (size - 1) // 2
+        assert reach * step <= 2 and f"{(2 * reach + 1) * step:.3g} s" in chosen["model.classifier_kernel_size"].reason
 
 
 @settings(max_examples=40)

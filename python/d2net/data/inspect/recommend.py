@@ -43,8 +43,9 @@ def _subsets(facts: Facts) -> Iterator[Choice]:
 
 
 def _network(facts: Facts) -> Iterator[Choice]:
-    size, why = _window(facts)
+    size, dilation, why = _classifier(facts)
     yield Choice("model.classifier_kernel_size", size, f"the classifier sees {why}")
+    yield Choice("model.classifier_dilation", dilation, f"its taps are {dilation} snippets apart")
     lengths = np.array(facts.lengths or (1,))
     shortest = int(np.percentile(lengths, 5))
     least = max(1, min(5, shortest))
@@ -56,16 +57,25 @@ def _network(facts: Facts) -> Iterator[Choice]:
         yield Choice("train.max_snippets", cut, why)
 
 
-def _window(facts: Facts) -> tuple[int, str]:
-    """Odd number of snippets, up to 5, that make about a second, and what they are in words."""
+def _classifier(facts: Facts) -> tuple[int, int, str]:
+    """Taps of the classifier, how many snippets they are apart, and in words how much of a sequence that is."""
+    if facts.step is not None and facts.step > 0.5:
+        return 1, 1, f"one snippet, which is {facts.step:.3g} s and says enough"
     if facts.step is not None:
-        size = min(5, 2 * int(0.5 / facts.step) + 1)
-        if size == 1:
-            return 1, f"one snippet, which is {facts.step:.3g} s and says enough"
-        return size, f"{size} snippets, {size * facts.step:.3g} s: a second says what a moment does not"
+        dilation = min(int(2 / facts.step) // 2, 5)  # layers 1 and 2 fill gaps of up to 5
+        reach = 4 * dilation + 1
+        why = f"{reach} snippets, {reach * facts.step:.3g} s: what comes before and after tells classes apart"
+        return 5, dilation, why
     if facts.persistence is not None and facts.persistence >= 4:
-        return 3, f"3 snippets: rows stay alike for {facts.persistence:.3g}"
-    return 1, "one snippet: nothing says how long it is"
+        return 3, 1, f"3 snippets: rows stay alike for {facts.persistence:.3g}"
+    return 1, 1, "one snippet: nothing says how long it is"
+
+
+def _second(facts: Facts) -> int:
+    """Odd number of snippets, up to 5, that make about a second; 1 where nothing says how long they are."""
+    if facts.step is not None:
+        return min(5, 2 * int(0.5 / facts.step) + 1)
+    return 3 if facts.persistence is not None and facts.persistence >= 4 else 1
 
 
 def _pooling(facts: Facts) -> Iterator[Choice]:
@@ -99,7 +109,7 @@ def _optimisation(facts: Facts) -> Iterator[Choice]:
 def _decoding(facts: Facts) -> Iterator[Choice]:
     yield Choice("localize.reweight", False, "the foreground score needs a background that looks alike everywhere")
     yield Choice("localize.thresholds", "0.025:0.975:0.025", "activations that are not reweighted reach 1")
-    size = max(3, _window(facts)[0])
+    size = max(3, _second(facts))
     why = f"activations flicker from snippet to snippet: they are averaged over {size}"
     if facts.shortest is not None and facts.step is not None:
         most = _odd(facts.shortest / facts.step / 2)
