@@ -15,6 +15,8 @@ from d2kernels._arguments import whole
 from d2kernels._elementwise import Arithmetic
 from d2kernels.ops._rows import rows
 
+_FEW = 24  # sequences that are checked one by one
+
 
 def _values_can_be_checked(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
@@ -34,7 +36,17 @@ def _index_vector(op: str, name: str, value: Any, device: torch.device) -> Tenso
     return value.long().contiguous()
 
 
+def _fits(total: int, offsets: Tensor, lengths: Tensor) -> bool:
+    """Whether a few sequences lie one after the other within the rows; NumPy's first call takes longer than that."""
+    at = offsets.tolist()
+    if at[0] < 0 or at[-1] > total:
+        return False
+    return all(0 <= size <= end - first for first, size, end in zip(at, lengths.tolist(), at[1:], strict=False))
+
+
 def _check_layout(op: str, total: int, offsets: Tensor, lengths: Tensor) -> None:
+    if len(lengths) <= _FEW and _fits(total, offsets, lengths):
+        return
     # NumPy: each of these costs a tenth of the torch op, and every batch comes through here.
     at, size = offsets.numpy(force=True), lengths.numpy(force=True)
     # Compared before they are subtracted: differences of numbers from anywhere wrap.
@@ -429,10 +441,15 @@ def take(
         lengths = _index_vector(op, "lengths", lengths, x.device)
         if lengths.numel() != n:
             raise ValueError(f"{op}: {n} dense sequences need {n} lengths, got {lengths.numel()}")
-    offsets = torch.arange(n + 1, device=x.device) * s
-    if _values_can_be_checked(lengths):
-        size = lengths.numpy(force=True)
+    at_once = s != 0 and not torch.compiler.is_compiling()  # one operation in place of two
+    offsets = torch.arange(0, n * s + 1, s, device=x.device) if at_once else torch.arange(n + 1, device=x.device) * s
+    if n and _values_can_be_checked(lengths):
+        if n <= _FEW:
+            size = lengths.tolist()
+            shortest, longest = min(size), max(size)
+        else:
+            shortest, longest = (int(x) for x in torch.aminmax(lengths))
         # Only what is wrong is looked at again, to say what.
-        if n and (size.min() < 0 or size.max() > s):
+        if shortest < 0 or longest > s:
             _check_layout(op, n * s, offsets, lengths)
     return Form(op, x.reshape(n * s, *x.shape[2:]), offsets, lengths, s, None, (n, s))
