@@ -15,6 +15,8 @@ namespace d2k::cpu {
 namespace {
 
 constexpr int64_t kBlockRows = 126;           // of the result at a time: their taps stay in the second cache
+constexpr int64_t kLongBlockRows = 252;       // where weights come from the last cache, for each block anew
+constexpr int64_t kLongBlockWeights = 1 << 18;  // floats, from which on that is so
 constexpr int64_t kMostWidth = 512;           // columns at a time, likewise
 constexpr int64_t kPackedWeights = 3 << 20;   // floats: what all threads read stays in the last cache
 constexpr int64_t kChunk = 2048;              // rows of the weight gradient that are packed at a time
@@ -260,7 +262,8 @@ Status convolve(const Convolution& shape, const Rows& without, const Input& x, c
     const Rows rows(without, shifts ? reach : 0);
     const int64_t depth = way.taps * way.from, count = rows.count(), chunk = channels_at_a_time(way.taps, way.from);
     std::vector<Panel> all = panels(shape.groups, way.to, by.lanes);
-    const int64_t tiles = pieces(count, by.rows), blocks = std::min(tiles, 2 * pieces(count, 2 * kBlockRows));
+    const int64_t block_rows = depth * way.to > kLongBlockWeights ? kLongBlockRows : kBlockRows;
+    const int64_t tiles = pieces(count, by.rows), blocks = std::min(tiles, 2 * pieces(count, 2 * block_rows));
     const int64_t most_rows = pieces(tiles, blocks) * by.rows;
 
     // As many panels at a time as the caches hold.
