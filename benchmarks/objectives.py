@@ -14,7 +14,6 @@ differences and its standard error. Changes, of which several may be given:
     pool=labels  k of class c is s / 2 times the mean of 1 / (labels + 1) over the videos that have c
     pool=learned from iteration 500 on, k of c is s / 2 times the running share of snippets with T > 0.5 in its videos
     pool=segments  k of c is s / 2 times the median share that c fills: what is not known; to see what k could bring
-    decay=R      the learning rate falls linearly to 0 over the last share R of the iterations
     score=segments  λ' of L_DS is 1 in a segment, else 0: what is not known; to see what L_DS could bring
     score=clean  λ' of L_DS is of the network without dropout
 """
@@ -41,11 +40,10 @@ from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.features import FeatureStore, open_features
 from d2net.methods.d2net import losses, method
 from d2net.terminal import Bar
-from d2net.training import loop
 
 LAST = 0.3  # of the iterations, in which T is refined
 WARM = 500  # iterations before k is learned
-TIMES = {"smooth", "sparse", "refine", "decay"}
+TIMES = {"smooth", "sparse", "refine"}
 KINDS = {"pool": {"labels", "learned", "segments"}, "score": {"segments", "clean"}}
 
 
@@ -67,8 +65,8 @@ class Change:
 
     @contextmanager
     def within(self) -> Iterator[None]:
-        kept = method.METHOD, losses._objective, losses.video_scores, loop.train_step, method.objective_at_once
-        objective, inner, step = method.objective, kept[1], kept[3]
+        kept = method.METHOD, losses._objective, losses.video_scores, method.objective_at_once
+        objective, inner = method.objective, kept[1]
 
         def noted(network: Any, batch: Any, config: Config, at: Any) -> Any:
             self.network, self.features, self.labels, self.iteration = (
@@ -85,25 +83,17 @@ class Change:
             found = inner(pooled, score, *given)
             return found._replace(total=found.total + self._terms(pooled))
 
-        def stepped(state: Any, *given: Any) -> None:
-            last, n = float(self.asked["decay"]) * self.config.train.iterations, self.config.train.iterations
-            for group in state.optimizer.param_groups:
-                group["lr"] = self.config.train.learning_rate * min(1.0, (n - state.iteration) / last)
-            step(state, *given)
-
         if self.asked:
             method.objective_at_once = lambda *given: None  # has no room for what is between the operations
         method.METHOD = dataclasses.replace(kept[0], objective=noted)
         losses._objective = extended
         if "pool" in self.asked:
             losses.video_scores = self._pooled
-        if "decay" in self.asked:
-            loop.train_step = stepped
         d2net.methods.method_named.cache_clear()
         try:
             yield
         finally:
-            method.METHOD, losses._objective, losses.video_scores, loop.train_step, method.objective_at_once = kept
+            method.METHOD, losses._objective, losses.video_scores, method.objective_at_once = kept
             d2net.methods.method_named.cache_clear()
 
     def _terms(self, pooled: Any) -> Tensor:

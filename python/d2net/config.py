@@ -134,6 +134,9 @@ class TrainConfig(Section):
     max_snippets: int | None = Field(750, ge=1, description="longer videos are cropped at random; null: never")
     min_rows: int = Field(1, ge=1, description="shorter videos are dropped by the loader")
     learning_rate: float = Field(1e-4, gt=0, description="of Adam")
+    decay_share: float = Field(
+        0.0, ge=0, le=1, description="of the iterations, the last ones: the learning rate falls linearly over them to 0"
+    )
     weight_decay: float = Field(5e-4, ge=0, description="L2, inside Adam's gradient")
     gradient_clip: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the convolutions; losses stay in float32")

@@ -34,12 +34,12 @@ def test_few_numbers_of_rows_occur_and_little_is_added():
 
 
 @native_only
-@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize(("clip", "decay"), [(None, 0.0), (0.1, 1.0)])
 @pytest.mark.parametrize("iterations", [(2, 5), (4, 6)], ids=["without L_D", "with L_D"])
 @pytest.mark.parametrize("recipe", ["release", "paper"])
-def test_what_is_captured_is_the_same_in_every_iteration(recipe, iterations, clip, monkeypatch):
+def test_what_is_captured_is_the_same_in_every_iteration(recipe, iterations, clip, decay, monkeypatch):
     """No value read back, no constant of the host, and no number that another iteration would have otherwise."""
-    state, config = prepared(recipe, **{"train.gradient_clip": clip})
+    state, config = prepared(recipe, **{"train.gradient_clip": clip, "train.decay_share": decay})
     # The layout's check reads the host's copy, which a batch on a device has none of.
     monkeypatch.setattr(d2k.ragged, "_values_can_be_checked", lambda *tensors: False)
     (batch,) = batches(1, config)
@@ -72,11 +72,15 @@ def test_a_number_of_the_host_is_found(monkeypatch):
 
 
 @native_only
-@pytest.mark.parametrize(("recipe", "precision"), [("release", "fp32"), ("paper", "fp32"), ("release", "bf16")])
-def test_replays_give_the_bits_of_steps_as_they_come(recipe, precision):
+@pytest.mark.parametrize(
+    ("recipe", "precision", "decay"),
+    [("release", "fp32", 0.0), ("paper", "fp32", 0.0), ("release", "bf16", 0.0), ("release", "fp32", 1.0)],
+)
+def test_replays_give_the_bits_of_steps_as_they_come(recipe, precision, decay):
     count = 14
-    state, config = prepared(recipe, **{"train.precision": precision})
-    eager, _ = prepared(recipe, **{"train.precision": precision})
+    settings = {"train.precision": precision, "train.decay_share": decay, "train.iterations": 20}
+    state, config = prepared(recipe, **settings)
+    eager, _ = prepared(recipe, **settings)
     recorder = CpuRecorder(state)
     steps = GraphedSteps(state, config, recorder)
     given = batches(count, config)
@@ -217,7 +221,7 @@ def test_on_a_cpu_it_is_an_error_in_one_line(tmp_path):
 class Unstepped(torch.optim.SGD):
     """In Adam's place where there is no device for a fused one."""
 
-    def update(self, leave):
+    def update(self, leave, rate):
         pass
 
 

@@ -345,7 +345,7 @@ def test_preset_auto_is_near_what_was_chosen_by_hand(shared_dir):
             ours, theirs = getattr(auto, section), getattr(by_hand, section)
             assert ours.model_dump() | {"streams": None} == theirs.model_dump() | {"streams": None}, section
         assert 4 <= auto.loss.pool_divisor <= 8
-        assert auto.loss.model_dump() | {"pool_divisor": 4} == by_hand.loss.model_dump()
+        assert auto.loss.model_dump() | {"pool_divisor": 7} == by_hand.loss.model_dump()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from d2net.training.checkpoint import CheckpointError, read_checkpoint
 from d2net.training.folder import RunExists
 from d2net.training.loop import Run
 from d2net.training.state import log_terms, new_state
-from d2net.training.step import train_step
+from d2net.training.step import learning_rate, train_step
 
 CPU = torch.device("cpu")
 
@@ -145,6 +145,45 @@ def test_gradient_clip_bounds_the_step(tmp_path):
     train_step(state, run.batches[0], run.config)
     norm = torch.stack([p.grad.norm() for p in state.network.parameters()]).norm()
     assert norm <= 1.001e-3 < state.sums[log_terms(run.config).index("gradient_norm")]
+
+
+def test_the_learning_rate_falls_over_the_last_share(tmp_path):
+    falling = make_run(tmp_path, **{"train.decay_share": 0.5})
+    config, rates = falling.config, [1e-2] * 5 + [0.75e-2, 0.5e-2, 0.25e-2]
+    found = [learning_rate(config.train, torch.tensor(i)) for i in range(1, 9)]
+    assert all(r.dtype == torch.float32 for r in found)
+    np.testing.assert_allclose(found, rates, rtol=1e-6)
+    assert learning_rate(make_run(tmp_path).config.train, torch.tensor(8)) is None
+    state, by_hand = (new_state(c, 8, 2, 3, CPU) for c in (config, make_run(tmp_path).config))
+    for i, rate in enumerate(found):
+        by_hand.optimizer.param_groups[0]["lr"] = float(rate)
+        for one, settings in ((state, config), (by_hand, make_run(tmp_path).config)):
+            torch.manual_seed(i)
+            train_step(one, falling.batches[i], settings)
+    assert same(state.network.state_dict(), by_hand.network.state_dict())
+
+
+def test_a_run_whose_rate_falls_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    settings = {"train.decay_share": 0.5}
+    whole = make_run(tmp_path / "whole", **settings)
+    whole.finish(whole.start())
+    cut = make_run(tmp_path / "cut", **settings)
+    state, step = cut.start(), loop.train_step
+
+    def interrupted(state, *given):
+        if state.iteration == 7:
+            raise RuntimeError("cut off")
+        step(state, *given)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    with pytest.raises(RuntimeError, match="cut off"):
+        cut.finish(state)
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(CheckpointError, match=r"train\.iterations is 9 but the checkpoint was trained with 8"):
+        make_run(tmp_path / "cut", **settings, **{"train.iterations": 9}).start(resume=True)
+    again = make_run(tmp_path / "cut", **settings)
+    again.finish(again.start(resume=True))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
 def test_folders_that_hold_a_run_are_refused(tmp_path):

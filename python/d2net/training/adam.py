@@ -34,8 +34,13 @@ class FusedAdam(torch.optim.Adam):
         self._known = []  # tensors of the state before
 
     @torch.no_grad()
-    def update(self, leave: Tensor) -> None:
-        """One step from the parameters' gradients; leave: 0-d float32, 1 where weights and moments must stay."""
+    def update(self, leave: Tensor, rate: Tensor | None = None) -> None:
+        """One step from the parameters' gradients.
+
+        Args:
+            leave: 0-d float32 on the parameters' device, 1 where weights and moments must stay.
+            rate: the learning rate likewise, by default the groups' own.
+        """
         known = self._known or self._look_up()
         for at, settings in enumerate(self.param_groups):
             group = known[at] if known else None
@@ -60,7 +65,7 @@ class FusedAdam(torch.optim.Adam):
                 [],
                 group.steps,
                 amsgrad=False,
-                lr=settings["lr"],
+                lr=settings["lr"] if rate is None else rate,
                 beta1=settings["betas"][0],
                 beta2=settings["betas"][1],
                 weight_decay=settings["weight_decay"],

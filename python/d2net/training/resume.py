@@ -152,6 +152,8 @@ def _same_fields(before: Config, now: Config) -> None:
     if before.method != now.method:
         raise CheckpointError(f"resume: method is {now.method!r} but the checkpoint was trained with {before.method!r}")
     free = {("localize", "subsets"), *(("train", name) for name in FREE)}
+    if now.train.decay_share:
+        free.remove(("train", "iterations"))  # the learning rate would have fallen otherwise
     if now.train.selection == "last":
         free.add(("train", "evaluate_every"))
     scored = ("localize",) if now.train.selection == "loc_mAP" else ()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from d2kernels.ops.step_record import step_record
-from d2net.config import Config
+from d2net.config import Config, TrainConfig
 from d2net.data.dataset import Batch
 from d2net.distributed.others import others_of
 from d2net.distributed.ranks import ALONE, Ranks
@@ -37,7 +37,15 @@ def compute_step(state: State, batch: Batch, config: Config, ranks: Ranks = ALON
     found.total.backward()
     norm = _gradient_norm(state.parameters, config.train.gradient_clip)
     # The fused optimiser reads this on the device: it leaves weights and moments alone, without a synchronisation.
-    state.optimizer.update(_recorded(found, norm, state.sums))
+    state.optimizer.update(_recorded(found, norm, state.sums), learning_rate(config.train, state.clock))
+
+
+def learning_rate(config: TrainConfig, clock: Tensor) -> Tensor | None:
+    """Of iteration `clock`, 0-d float32 on its device; None where it is the same in all."""
+    if not config.decay_share:
+        return None
+    left = (config.iterations + 1 - clock).to(torch.float32)
+    return (left / (config.decay_share * config.iterations)).clamp(max=1) * config.learning_rate
 
 
 def _recorded(found: Objective, norm: Tensor, sums: Tensor) -> Tensor:

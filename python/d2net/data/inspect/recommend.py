@@ -94,6 +94,7 @@ def _optimisation(facts: Facts) -> Iterator[Choice]:
     rate = _two_digits(float(np.clip(0.4 / (facts.width * rms), 1e-4, 3e-3)))
     why = f"{facts.width} features of size {rms:.2g}: a step moves an activation by their product"
     yield Choice("train.learning_rate", rate, why)
+    yield Choice("train.decay_share", 0.5, "it falls over half of the run, which could end in a spike of the loss")
     batch = int(np.clip(facts.videos, 1, 20))
     passes = 100 * facts.videos / batch
     iterations = int(np.clip(500 * round(max(passes, 3 / rate) / 500), 2000, 20_000))

@@ -50,5 +50,7 @@ PRESETS: dict[str | None, dict[str, Any]] = {
     "hapt": {
         "model.classifier_kernel_size": 3,
         "train.batch_size": 20,
+        "train.decay_share": 0.0,
+        "loss.pool_divisor": 4,
     }
 }

@@ -46,6 +46,8 @@ PRESETS: dict[str | None, dict[str, Any]] = {
         "wtalc.activation": "softmax",
         "model.classifier_kernel_size": 3,
         "train.batch_size": 20,
+        "train.decay_share": 0.0,
+        "loss.pool_divisor": 4,
         "localize.thresholds": "0.025:0.975:0.025",
         "localize.relative": None,
         "localize.min_score": -0.4,
