@@ -158,13 +158,26 @@ def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
         raise NotImplementedError(f"{op} has no forward-mode derivative; use backward, or {oracle}, which has one")
     if not (torch.is_grad_enabled() and _C._any_requires_grad(*args)):
         return function.forward(*args)
-    # Function.apply binds its arguments to forward's signature first, which takes ten times as long as the rest.
-    out = super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
-    if asked := backends.asked():
-        # The node is the backward's ctx; autograd runs it on threads that know nothing of this one's choice.
-        node = next(x.grad_fn for x in (out if isinstance(out, tuple) else (out,)) if x.grad_fn is not None)
-        node.asked = asked
-    return out
+    return super(torch.autograd.Function, _joined(function)).apply(*args)  # type: ignore[misc]
+
+
+@functools.cache
+def _joined(op: Any) -> Any:
+    """An op's Function with setup_context inside forward.
+
+    torch binds the arguments of one with a setup_context of its own to forward's signature at every call, which takes
+    ten times as long as the rest.
+    """
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        out = op.forward(*args)
+        op.setup_context(ctx, args, out)
+        if asked := backends.asked():
+            ctx.asked = asked  # autograd runs the backward on threads that know nothing of this one's choice
+        return out
+
+    parts = {"forward": staticmethod(forward), "setup_context": torch.autograd.Function.setup_context}
+    return type(op.__name__, (op,), parts | {"__module__": op.__module__})
 
 
 def constant(*args: Any) -> tuple[Any, ...]:
