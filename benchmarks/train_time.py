@@ -53,6 +53,7 @@ def train(tree: Path, folder: Path, iterations: int, threads: int) -> tuple[floa
     """
     paths = os.pathsep.join([str(tree), str(tree / "python")])
     command = [sys.executable, "-m", "d2net", "train", "--preset", "hapt", "--set", f"train.iterations={iterations}"]
+    command += ["--set", "model.classifier_kernel_size=3", "--set", "model.classifier_dilation=1"]  # as BASE has it
     command += ["--features", str(folder / "features.npz"), "--annotations", str(folder / "annotations.json")]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder) as out:

@@ -41,7 +41,8 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _pick(permutation: Tensor | None, n: int) -> Tensor:
-    return torch.randperm(n) if permutation is None else permutation[:n]
+    # One of all videos serves no shorter list, which training comes to.
+    return torch.randperm(n) if permutation is None or len(permutation) != n else permutation
 
 
 def losses(
