@@ -12,8 +12,10 @@ from d2kernels.ops.temporal_conv.triton_tiles import product, reach
 def _tap(x, x_at, rows, before, after, tap, at, columns, TAPS, DILATION, X_STRIDE, C_IN):
     """(rows, columns) of x at one tap, zero outside each row's sequence."""
     shift = (tap - TAPS // 2) * DILATION
-    inside = (before + shift >= 0) & (after >= shift) & (before >= 0) & (tap < TAPS)
-    mask = inside[:, None] & (columns < C_IN)[None, :]
+    inside = (before + shift >= 0) & (after >= shift) & (before >= 0)
+    # Triton 3.9's interpreter makes whole numbers of a condition without a shape that meets one of rows.
+    known = columns < tl.where(tap < TAPS, C_IN, 0)
+    mask = inside[:, None] & known[None, :]
     return tl.load(x_at + ((at + shift) * X_STRIDE), mask=mask, other=0)
 
 
