@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from d2kernels import _native, backends
-from d2kernels.ops._library import once, watched
+from d2kernels.ops._library import apply, once, watched
 from d2kernels.ops.condition_number.native import LARGEST
 from d2kernels.ops.losses import Options
 from d2kernels.ops.temporal_conv import products, winograd
@@ -180,4 +180,4 @@ def objective(
     workspace = torch.empty(native.objective_workspace_cpu(problem), dtype=torch.uint8)
     native.objective_cpu(problem, terms.data_ptr(), updated.data_ptr(), workspace.data_ptr(), torch.get_num_threads())
     total, *rest = terms.unbind()
-    return _Known.apply(total, len(gradients), *gradients, *weights), rest, updated
+    return apply(_Known, total, len(gradients), *gradients, *weights), rest, updated
