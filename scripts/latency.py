@@ -1,9 +1,9 @@
 """What one warp alone needs for loops whose instructions wait for one another, by their machine code; no GPU.
 
-cuobjdump -sass FILE | python scripts/latency.py KERNEL OPCODE [OPCODE ...]
+cuobjdump -sass FILE | python scripts/latency.py KERNEL [OPCODE ...]
 
-Takes the smallest loop of the kernel whose span, inner loops included, has all of the opcodes, and prints the cycles of
-one pass: instructions issue in order, each when its operands are there. Inner loops run once; no branch is taken but
+Takes the smallest loop of the kernel whose span, inner loops included, has all of the opcodes, or every loop where none is
+given, and prints the cycles of one pass: instructions issue in order, each when its operands are there. Inner loops run once; no branch is taken but
 past the slow path of a division or a root. The latencies are those published for earlier
 architectures; nothing else of the machine is known here, so that a time is an estimate and no measurement.
 """
@@ -83,7 +83,7 @@ def cycles(code: list[sass.Instruction], passes: int = 3) -> float:
 
 
 def main() -> int:
-    if len(sys.argv) < 3:
+    if len(sys.argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
     kernel, *opcodes = sys.argv[1:]
@@ -91,13 +91,20 @@ def main() -> int:
     for code, name in zip(found.values(), readable(list(found)), strict=True):
         if name != kernel:
             continue
-        spans = [code[loop.first : loop.last + 1] for loop in sass.loops(code)]
+        loops = sass.loops(code)
+        spans = [code[loop.first : loop.last + 1] for loop in loops]
+        if spans and not opcodes:
+            for loop, whole in zip(loops, spans, strict=True):
+                span = path(whole)
+                place = f"{whole[0].address:#x}-{whole[-1].address:#x}"
+                print(f"{'  ' * (loop.depth - 1)}{place}: {len(span)} instructions, {cycles(span):.0f} cycles a pass")
+            return 0
         fit = [span for span in spans if all(any(i.opcode.startswith(o) for i in span) for o in opcodes)]
         if fit:
             span = path(min(fit, key=len))
             print(f"{kernel}: {len(span)} instructions, {cycles(span):.0f} cycles a pass")
             return 0
-    print(f"latency: no loop of {kernel} has {', '.join(opcodes)}", file=sys.stderr)
+    print(f"latency: no loop of {kernel} has {', '.join(opcodes) or 'instructions'}", file=sys.stderr)
     return 1
 
 

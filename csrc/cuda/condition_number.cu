@@ -9,8 +9,9 @@ constexpr int kScaleThreads = 256, kClosedThreads = 64;
 
 using Problem = ConditionNumber<AnyFloat>;
 
+// The factors, the value, and what one matrix in double works in.
 int64_t bytes_of(const Problem& problem) {
-    return 8 * (ExtremesWork<double>::size(problem.plan()) + problem.doubles());
+    return 8 * (problem.size_a() + problem.size_b() + 1 + ExtremesWork<double>::size(problem.plan()) + problem.doubles());
 }
 
 __global__ void __launch_bounds__(kMatrixThreads, 1) kernel(Problem problem, Room room) {
@@ -21,12 +22,22 @@ __global__ void __launch_bounds__(kMatrixThreads, 1) kernel(Problem problem, Roo
     Scratch scratch = room.scratch(shared);
     const auto work = ExtremesWork<double>::in(scratch, plan);
     double* const doubles = scratch.take<double>(problem.doubles());
-    for (int64_t i = blockIdx.x; i < problem.batch; i += gridDim.x) {
-        Range range;
-        prepare_all(team, problem, i, work, doubles, &range);
-        const Extremes<double> e = extremes(team, plan, work, problem.atol, problem.rtol, &range);
-        finish_all(team, problem, i, e, doubles, &range);
-    }
+    const int64_t size_a = problem.size_a(), size_b = problem.size_b();
+    double* const a = scratch.take<double>(size_a + size_b + 1);
+    // One reading's code for both factors; no other touches their type.
+    D2K_ROLLED
+    for (int f = 0; f < (problem.b ? 2 : 1); ++f)
+        copy(team, Floats::either(f == 1, problem.b + room.item() * size_b, problem.a + room.item() * size_a),
+             f ? size_b : size_a, a + (f ? size_a : 0));
+    double* const value = a + size_a + size_b;
+    const ConditionNumber<double> one{a, problem.b ? a + size_a : nullptr, 1, problem.rows, problem.inner, problem.columns,
+                                      problem.atol, problem.rtol, problem.log, value,
+                                      problem.slope_a + room.item() * size_a, problem.slope_b + room.item() * size_b};
+    Range range;
+    prepare_all(team, one, 0, work, doubles, &range);
+    const Extremes<double> e = extremes(team, plan, work, one.atol, one.rtol, &range);
+    finish_all(team, one, 0, e, doubles, &range);
+    if (team.rank() == 0) put(problem.value + room.item(), *value);
 }
 
 __global__ void __launch_bounds__(kClosedThreads) closed_kernel(Problem problem) {

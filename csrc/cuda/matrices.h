@@ -5,11 +5,11 @@
 
 #include "d2kernels/extremes.h"
 #include "launch.h"
-#include "matrix_team.h"
+#include "matrix_warp.h"
 
 namespace d2k::cuda {
 
-constexpr int64_t kMostBlocks = 1 << 20;     // blocks stride over more items than this
+constexpr int64_t kMostBlocks = 1 << 20;      // of a launch
 constexpr int64_t kMostWorkspaces = 1 << 10;  // the same where they work in device memory
 
 constexpr int kBesideMatrix = sizeof(MatrixTeam::Storage) + 256;
@@ -19,11 +19,28 @@ constexpr int kMatrixThreads = 256;  // of a block for more columns than a warp 
 struct Room {
     size_t bytes;
     unsigned char* workspace;  // null for shared memory
+    int64_t first;             // item of the launch's first block
 
     __device__ Scratch scratch(unsigned char* shared) const {
         return workspace ? Scratch(workspace + blockIdx.x * bytes, bytes) : Scratch(shared, bytes);
     }
+    __device__ int64_t item() const { return first + blockIdx.x; }
 };
+
+// to[i] = from[i], its reads under way together.
+template <class Team>
+__device__ void copy(Team& team, const Floats& from, int64_t count, double* to) {
+    const int step = team.size(), end = static_cast<int>(count);
+    D2K_ROLLED
+    for (int i = team.rank(); i < end; i += kRead * step) {
+        double values[kRead];
+        read(from, i, step, end, values);
+        D2K_UNROLLED
+        for (int j = 0; j < kRead; ++j)
+            if (i + j * step < end) to[i + j * step] = values[j];
+    }
+    team.barrier();
+}
 
 // How many bytes of workspace `items` blocks with `bytes` each need: 0 where shared memory has them.
 inline Status workspace_of(int64_t items, int64_t bytes, int64_t beside, int device, size_t* total) {
@@ -33,7 +50,8 @@ inline Status workspace_of(int64_t items, int64_t bytes, int64_t beside, int dev
     return kOk;
 }
 
-// Launches kernel(arguments..., room), a block an item, on the current device.
+// Launches kernel(arguments..., room), a block an item, on the current device; again and again where the workspace is for
+// fewer: a loop over items in the kernel would keep what it hoists in registers.
 template <class... Parameters, class... Arguments>
 Status launch_items(void (*kernel)(Parameters...), int threads, int64_t items, int64_t bytes, void* workspace,
                     size_t available, int device, void* stream, const Arguments&... arguments) {
@@ -43,8 +61,10 @@ Status launch_items(void (*kernel)(Parameters...), int threads, int64_t items, i
     int most = 0;
     D2K_TRY(raise_shared_limit(kernel, device, &most));
     if (shared && bytes > most) return kOutOfMemory;
-    const Room room{static_cast<size_t>(bytes), shared ? nullptr : static_cast<unsigned char*>(workspace)};
-    D2K_TRY(launch(kernel, std::min(items, fit), threads, shared ? bytes : 0, stream, arguments..., room));
+    for (int64_t first = 0; first < items; first += fit) {
+        const Room room{static_cast<size_t>(bytes), shared ? nullptr : static_cast<unsigned char*>(workspace), first};
+        D2K_TRY(launch(kernel, std::min(items - first, fit), threads, shared ? bytes : 0, stream, arguments..., room));
+    }
     return kOk;
 }
 

@@ -14,6 +14,7 @@ public:
         struct alignas(16) Value {
             unsigned char bytes[16];
         } of_warp[2][kMostWarps];
+        alignas(16) double stages[2][kWarp];
     };
 
     __device__ explicit MatrixTeam(Storage& storage) : storage_(storage) {}
@@ -66,6 +67,9 @@ public:
         for (int w = 0; w < size() / kWarp; ++w) found |= parts[w] != 0;
         return found;
     }
+
+    // One of two places for a column of at most 32 rows that all lanes of a warp alone read.
+    __device__ double* stage(int which) const { return storage_.stages[which]; }
 
 private:
     __device__ int lane() const { return rank() % kWarp; }

@@ -16,12 +16,13 @@ __global__ void __launch_bounds__(kMatrixThreads, 1) kernel(Problem problem, Roo
     const Plan plan = problem.plan();
     Scratch scratch = room.scratch(shared);
     const auto work = SvdWork<double>::in(scratch, plan);
-    for (int64_t i = blockIdx.x; i < problem.batch; i += gridDim.x) {
-        Range range;
-        load_all(team, problem, i, work, &range);
-        decompose_whole(team, plan, work);
-        write_all(team, problem, i, work, &range);
-    }
+    const int64_t size = problem.rows * problem.columns;
+    double* const a = work.left.first;  // which has room for it, and is written last
+    copy(team, problem.a + room.item() * size, size, a);
+    Range range = range_of(team, a, size);
+    load(team, a, problem.rows, problem.columns, plan.turned, range, work.g.columns, 0);
+    decompose_whole(team, plan, work);
+    write_all(team, problem, room.item(), work, &range);
 }
 
 }  // namespace

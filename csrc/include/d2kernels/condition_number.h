@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "d2kernels/extremes.h"
 #include "d2kernels/status.h"
@@ -134,19 +135,22 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
     // slope_a is the slope of the product times bᵀ, slope_b is aᵀ times it.
     double *const by_b = right + 2 * n, *const by_a = by_b + 2 * k;
     const auto outer = [&] {
-        constexpr int64_t tile = Group<Team>::width == 1 ? int64_t{1} << 30 : 1;
+        // A block counts in 32 bits, which divide in a fifth of the instructions.
+        using Index = std::conditional_t<Group<Team>::width == 1, int64_t, int>;
+        constexpr Index tile = Group<Team>::width == 1 ? 1 << 30 : 1;
         // One product's code for both slopes.
         D2K_ROLLED
         for (int f = 0; f < (problem.b ? 2 : 1); ++f) {
             double* const to = f ? slope_b : slope_a;
-            const int64_t rows = f ? k : m, columns = problem.b && !f ? k : n, tiles = (columns + tile - 1) / tile;
+            const auto rows = static_cast<Index>(f ? k : m), columns = static_cast<Index>(problem.b && !f ? k : n);
+            const Index tiles = (columns + tile - 1) / tile;
             const double *const l = f ? by_a : left, *const r = problem.b && !f ? by_b : right;
-            for_each(team, rows * tiles, [&](int64_t at) {
-                const int64_t i = at / tiles, first = at % tiles * tile;
-                const int64_t end = columns - first < tile ? columns : first + tile;
+            for_each(team, rows * tiles, [&](Index at) {
+                const Index i = at / tiles, first = at % tiles * tile;
+                const Index end = columns - first < tile ? columns : first + tile;
                 const double x = l[i], y = l[rows + i];
                 D2K_ROLLED
-                for (int64_t j = first; j < end; ++j) to[i * columns + j] = x * r[j] + y * r[columns + j];
+                for (Index j = first; j < end; ++j) to[i * columns + j] = x * r[j] + y * r[columns + j];
             });
         }
     };
@@ -154,28 +158,42 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
     const auto a = problem.a + item * problem.size_a();
     const auto b = problem.b + item * problem.size_b();
     const Group<Team> group(team);
-    for_columns(group, int64_t{0}, k, [&](int64_t l, bool here) {
+    if constexpr (Group<Team>::width == 1) {
+        for_columns(group, int64_t{0}, k, [&](int64_t l, bool) {
+            for (int x = 0; x < 2; ++x) {
+                const auto row = b + l * n;
+                const double* const r = right + x * n;
+                const int64_t whole = n / kParts * kParts;
+                double parts[kParts] = {};
+                for (int64_t j = 0; j < whole; j += kParts)
+                    for (int h = 0; h < kParts; ++h) parts[h] += static_cast<double>(row[j + h]) * r[j + h];
+                double sum = group.sum(parts);
+                for (int64_t j = whole; j < n; ++j) sum += static_cast<double>(row[j]) * r[j];
+                by_b[x * k + l] = sum;
+            }
+        });
+        for (int x = 0; x < 2; ++x) multiply(team, left + x * m, a, 1, m, k, Power(0), Power(0), by_a + x * k);
+    } else {
+        // One sum's code for b's rows and for a's columns, of both vectors.
         D2K_ROLLED
-        for (int x = 0; x < 2; ++x) {
-            constexpr int own = kParts / Group<Team>::width;
-            const auto row = b + l * n;
-            const double* const r = right + x * n;
-            const int64_t whole = n / kParts * kParts;
-            double parts[own] = {};
-            D2K_ROLLED
-            for (int64_t j = 0; here && j < whole; j += kParts)
-                for (int h = 0; h < own; ++h) {
-                    const int64_t at = j + h + group.part();
-                    parts[h] += static_cast<double>(row[at]) * r[at];
+        for (int f = 0; f < 2; ++f)
+            for_columns(group, 0, static_cast<int>(k), [&](int l, bool here) {
+                const int count = static_cast<int>(here ? f ? m : n : 0), step = static_cast<int>(f ? k : 1);
+                const T* const from = f ? a + l : b + l * n;
+                const double *const one = f ? left : right, *const other = one + (f ? m : n);
+                double first[1] = {}, second[1] = {};
+                D2K_ROLLED
+                for (int i = group.part(); i < count; i += kParts) {
+                    const auto value = static_cast<double>(from[i * step]);
+                    first[0] += value * one[i];
+                    second[0] += value * other[i];
                 }
-            double sum = group.sum(parts);
-            D2K_ROLLED
-            for (int64_t j = whole; here && j < n; ++j) sum += static_cast<double>(row[j]) * r[j];
-            if (here && group.part() == 0) by_b[x * k + l] = sum;
-        }
-    });
-    D2K_ROLLED
-    for (int x = 0; x < 2; ++x) multiply(team, left + x * m, a, 1, m, k, Power(0), Power(0), by_a + x * k);
+                const double sums[2] = {group.sum(first), group.sum(second)};
+                double* const to = f ? by_a : by_b;
+                if (here && group.part() == 0) to[l] = sums[0];
+                if (here && group.part() == 0) to[k + l] = sums[1];
+            });
+    }
     team.barrier();
     outer();
 }

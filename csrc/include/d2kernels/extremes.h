@@ -165,7 +165,7 @@ D2K_DEVICE int64_t precondition(Team& team, const Plan& plan, const ExtremesWork
     if constexpr (Group<Team>::width > 1) {
         return precondition_block(team, work, work.a, plan.reduced, static_cast<int>(q), [&] {
             if (plan.reduced) {
-                const int e = exponent(multiply_block(team, work.a, work.b, work.g.columns));
+                const int e = exponent(multiply_block(team, work.w.columns, static_cast<int>(q), work.b, work.g.columns));
                 const Power scale(-e);
                 ranges->exponent += e;
                 for_each(team, q * work.b.ld, [&](int64_t i) { work.g.columns.first[i] = scale * work.g.columns.first[i]; });
@@ -309,11 +309,8 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
         // One rotation's code for the three triangles.
         D2K_ROLLED
         for (int stage = 0; stage < (plan.reduced ? 2 : 1); ++stage) {
-            for_columns(group, 0, stage ? 2 : 4, [&](int i, bool here) {
-                rotate_block(group, either(stage == 1, work.a, either(i < 2, work.g, w)),
-                             static_cast<int>(stage ? q : k), (stage ? out : u) + i * longest, here);
-            });
-            team.barrier();
+            rotate_few(team, either(stage == 1, work.a, work.g), w, 2, stage ? 2 : 4, static_cast<int>(stage ? q : k),
+                       Columns<double>{stage ? out : u, longest});
             if (stage == 0) replace();
         }
     } else {

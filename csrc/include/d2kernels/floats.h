@@ -8,7 +8,7 @@
 namespace d2k {
 
 // Numbers that are read together, so that their reads are under way at the same time.
-constexpr int kRead = 4;
+constexpr int kRead = 8;
 
 // from[i], from[i + step], …; 0 at `end` and beyond.
 template <class T>

@@ -215,7 +215,16 @@ D2K_DEVICE Triangle<double> either(bool which, const Triangle<double>& a, const 
             which ? a.diagonal : b.diagonal, which ? a.tau : b.tau};
 }
 
-// Of the matrix in work.g, or of what prepare() makes of `before`, once that is a triangle: pivoted QR, QR of the transposed
+// The same, and then its first rows in `to`, as columns of `rows` rows.
+template <class Team>
+D2K_DEVICE int factorize_turned(Team& team, const Triangle<double>& qr, bool pivoted, const Cutoff<double>& cutoff,
+                                double* order, double* square, const Columns<double>& to, int rows) {
+    const int left = factorize_block(team, qr, pivoted, cutoff, order, square);
+    turn_triangle(team, qr, left, to, rows);
+    return left;
+}
+
+// Of the matrix in work.g, or of what prepare() makes of `before` and its triangle's rows in work.w: pivoted QR, QR of the transposed
 // triangle, and its triangle, transposed, in work.x. Returns how many columns are left. prepare() gives the cutoff.
 template <class Team, class Work, class Prepare>
 D2K_DEVICE int precondition_block(Team& team, const Work& work, const Triangle<double>& before, bool product,
@@ -228,22 +237,19 @@ D2K_DEVICE int precondition_block(Team& team, const Work& work, const Triangle<d
         if (stage == 1) cutoff = prepare();
         const Triangle<double> w{work.w.columns, q, k, work.w.diagonal, work.w.tau};
         const Triangle<double> triangle = either(stage == 0, before, either(stage == 1, work.g, w));
-        const int left =
-            factorize_block(team, triangle, stage == 1, cutoff, work.order, stage == 1 ? work.square : triangle.tau);
-        if (stage == 1) turn_triangle(team, triangle, left, w.columns, q);
-        if (stage == 2) turn_triangle(team, triangle, k, work.x, k);
-        k = left;
+        const Columns<double> to{stage == 2 ? work.x.first : w.columns.first, work.x.ld};
+        k = factorize_turned(team, triangle, stage == 1, cutoff, work.order,
+                             stage == 1 ? work.square : triangle.tau, to, stage == 2 ? k : q);
     }
     return k;
 }
 
-// to[c] = Σ_{l >= c} R[c, l] b[l], for the triangle's rows c; the largest magnitude in it.
+// to[c] = Σ_{l >= c} R[c, l] b[l] for the `count` rows of R, which are the columns of `r`; the largest magnitude in it.
 template <class Team>
-D2K_DEVICE double multiply_block(Team& team, const Triangle<double>& r, const Columns<double>& b,
+D2K_DEVICE double multiply_block(Team& team, const Columns<double>& r, int count, const Columns<double>& b,
                                  const Columns<double>& to) {
     const Group<Team> group(team);
-    const int part = group.part();
-    const int count = static_cast<int>(r.count), ld = static_cast<int>(b.ld);
+    const int part = group.part(), ld = static_cast<int>(b.ld);
     double most = 0;
     D2K_ROLLED
     for (int c = group.index(); c < count; c += group.count()) {
@@ -251,12 +257,10 @@ D2K_DEVICE double multiply_block(Team& team, const Triangle<double>& r, const Co
         for (int at = 0; at < ld; at += kChunk) {
             Held sum{}, held;
             const int end = within(ld, at);
-            double factor = r.diagonal[c];
             D2K_ROLLED
             for (int l = c; l < count; ++l) {
                 held.load(column(b, l) + at, part, 0, end);
-                sum.add(factor, held);
-                if (l + 1 < count) factor = column(r.columns, l + 1)[c];
+                sum.add(column(r, c)[l], held);
             }
             sum.store(column(to, c) + at, part, 0, end);
             D2K_UNROLLED
@@ -304,6 +308,24 @@ D2K_DEVICE void rotate_block(const Group<Team>& group, const Triangle<double>& q
     }
     if (once) held.store(y, part, 0, here ? within(ld, 0) : 0);
     group.sync();
+}
+
+// y[c] = Q y[c] for the columns [0, count) of y, by the reflectors of `first` up to `split`, else of `second`.
+template <class Team>
+D2K_DEVICE void rotate_columns(Team& team, const Triangle<double>& first, const Triangle<double>& second, int split,
+                               int count, int reflectors, const Columns<double>& y) {
+    const Group<Team> group(team);
+    for_columns(group, 0, count, [&](int c, bool here) {
+        rotate_block(group, either(c < split, first, second), reflectors, column(y, c), here);
+    });
+    team.barrier();
+}
+
+// The same for at most four columns.
+template <class Team>
+D2K_DEVICE void rotate_few(Team& team, const Triangle<double>& first, const Triangle<double>& second, int split,
+                           int count, int reflectors, const Columns<double>& y) {
+    rotate_columns<Team>(team, first, second, split, count, reflectors, y);
 }
 
 // As orthogonalize does; the rounds follow `count`.

@@ -84,12 +84,7 @@ D2K_DEVICE void decompose_whole(Team& team, const Plan& plan, const SvdWork<Real
                 work.right[c][i] = c < k && i < k ? work.basis[c][i] : Real(i == c ? 1.0 : 0.0);
             });
         }
-        if constexpr (Group<Team>::width > 1) {
-            D2K_ROLLED
-            for (int side = 0; side < 2; ++side)
-                rotate_block(group, either(side == 0, work.g, w), static_cast<int>(k),
-                             side == 0 ? work.left[c] : work.right[c], here);
-        } else {
+        if constexpr (Group<Team>::width == 1) {
             work.g.rotate(group, k, work.left[c]);
             w.rotate(group, k, work.right[c]);
         }
@@ -105,6 +100,16 @@ D2K_DEVICE void decompose_whole(Team& team, const Plan& plan, const SvdWork<Real
         work.place[c] = before;
     });
     team.barrier();
+    if constexpr (Group<Team>::width > 1) {
+        // One rotation's code for both sides.
+        D2K_ROLLED
+        for (int side = 0; side < 2; ++side) {
+            const Triangle<double> triangle = either(side == 0, work.g, w);
+            const Columns<double> to{side == 0 ? work.left.first : work.right.first,
+                                     side == 0 ? work.left.ld : work.right.ld};
+            rotate_columns(team, triangle, triangle, 0, static_cast<int>(q), static_cast<int>(k), to);
+        }
+    }
 }
 
 // The items [first, first + kPacked), as far as there are any; ranges has kPacked elements.
