@@ -1,6 +1,6 @@
 """Compiles every Triton kernel ahead of time, with no GPU; exit 1 on a spill, a limit passed or a form a batch size.
 
-python scripts/aot.py [--arch 80 90 100 120] [--op temporal_conv] [--form bf16] [--sass FOLDER]
+python scripts/aot.py [--arch 80 90 100 120] [--op temporal_conv] [--form bf16] [--count] [--sass FOLDER]
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ LABEL = re.compile(r"^(\.L\w+):")
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(.*;)")
 JUMP = re.compile(r"\bBRA\S* .*`\((\.L\w+)\)")
 PRODUCT = re.compile(r"\b(HGMMA|HMMA|UTCHMMA)\b")
+# What ptxas makes of each of Triton's products: one instruction, so that PTX says which without a disassembly.
+PTX_OF = {"HMMA": "mma.sync", "HGMMA": "wgmma.mma_async", "UTCHMMA": "tcgen05.mma"}
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
@@ -33,7 +35,7 @@ class Built(NamedTuple):
     shared: int  # bytes a block
     spilled: int  # bytes a thread, on the stack
     wrong: str  # what is not as it must be, or ""
-    instructions: int = 0
+    instructions: int = 0  # this and the next only where it was disassembled
     loop: int = 0  # instructions of the innermost loop that multiplies matrices, 0 where none does
     form: Any = None
 
@@ -87,8 +89,11 @@ def signature(form: Any, size: int) -> tuple[dict[str, str], dict[str, Any], dic
     return types, constants, attributes
 
 
-def build(op: str, arch: int, sass: Path | None, form_of: str = "") -> Iterator[Built]:
-    """Every specialization of one op in whose name the pattern `form_of` is, compiled for one architecture."""
+def build(op: str, arch: int, sass: Path | None, form_of: str = "", count: bool = True) -> Iterator[Built]:
+    """Every specialization of one op in whose name the pattern `form_of` is, compiled for one architecture.
+
+    Disassembled for `sass`, a folder, or to count instructions: as long as everything else on average.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -121,7 +126,10 @@ def build(op: str, arch: int, sass: Path | None, form_of: str = "") -> Iterator[
             cubin.write_bytes(done.asm["cubin"])
             report = subprocess.run([tools / "cuobjdump", "-res-usage", cubin], capture_output=True, text=True)
             registers, stack, static, local = map(int, USAGE.findall(report.stdout)[-1])
-            code = subprocess.run([tools / "nvdisasm", cubin], capture_output=True, text=True, check=True).stdout
+            code = ""
+            if sass or count:
+                disassemble = [tools / "nvdisasm", "-ndf", cubin]
+                code = subprocess.run(disassemble, capture_output=True, text=True, check=True).stdout
         if sass:
             sass.mkdir(parents=True, exist_ok=True)
             (sass / f"{op}-{form.name.replace(' ', '-')}-sm_{arch}.sass").write_text(code)
@@ -130,8 +138,8 @@ def build(op: str, arch: int, sass: Path | None, form_of: str = "") -> Iterator[
             wrong.append(f"shared memory past {SHARED[arch]} KiB")
         if spilled:
             wrong.append("spills")
-        if (wanted := form.instructions.get(arch)) and wanted not in code:
-            wrong.append(f"no {wanted} in its SASS")
+        if (wanted := form.instructions.get(arch)) and PTX_OF[wanted] not in done.asm["ptx"]:
+            wrong.append(f"no {PTX_OF[wanted]}, which becomes {wanted}")
         name = f"{op} {form.name}"
         yield Built(name, arch, registers, shared, spilled, ", ".join(wrong), *counted(code), form)
 
@@ -141,17 +149,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100, 120], choices=sorted(SHARED))
     parser.add_argument("--op", nargs="+", default=ops(), choices=ops())
     parser.add_argument("--form", default="", help="only forms in whose name this pattern is")
-    parser.add_argument("--sass", type=Path, help="folder for each kernel's disassembly")
+    parser.add_argument("--sass", type=Path, help="folder for each kernel's disassembly; counts instructions")
+    parser.add_argument("--count", action="store_true", help="instructions, and those of the loop of products")
     options = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("TRITON_INTERPRET=1 is set: interpreted kernels are not compiled; unset it")
     sys.path.insert(0, str(ROOT))
-    print("registers  shared  spilled  instructions  loop  arch  kernel")
+    count = options.count or options.sass is not None
+    print(f"registers  shared  spilled{'  instructions  loop' if count else ''}  arch  kernel")
     wrong = 0
     for op in options.op:
         for arch in options.arch:
-            for one in build(op, arch, options.sass, options.form):
-                line = f"{one.registers:9} {one.shared:7} {one.spilled:8}  {one.instructions:12}  {one.loop:4}"
+            for one in build(op, arch, options.sass, options.form, count):
+                line = f"{one.registers:9} {one.shared:7} {one.spilled:8}"
+                line += f"  {one.instructions:12}  {one.loop:4}" if count else ""
                 line += f"  {one.arch:4}  {one.name}"
                 print(line + (f"  WRONG: {one.wrong}" if one.wrong else ""), flush=True)
                 wrong += bool(one.wrong)

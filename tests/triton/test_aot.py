@@ -61,7 +61,7 @@ def test_what_is_wrong_with_a_form_is_found(tmp_path):
     lines = done.stdout.splitlines()
     assert done.returncode == 1 and len(lines) == 6, done.stderr
     assert re.search(r"fake fine$", lines[1]), done.stdout
-    assert lines[2].endswith("fake lacks  WRONG: no HGMMA in its SASS")
+    assert lines[2].endswith("fake lacks  WRONG: no wgmma.mma_async, which becomes HGMMA")
     assert "spills" in lines[3].partition("WRONG: ")[2]
     wrong = lines[4].partition("WRONG: ")[2]
     assert "anew for sizes of 1, does not compile for sizes of 1: " in wrong and "anew for sizes of 16" in wrong
@@ -75,9 +75,13 @@ def test_interpreted_kernels_are_refused():
     assert done.returncode == 2 and "unset it" in done.stderr
 
 
-def test_temporal_conv_compiles_for_hopper():
-    done = python(AOT, "--op", "temporal_conv", "--arch", "90", "--form", "^(plain )?(forward|wgrad) conv bf16")
+def test_temporal_conv_compiles_for_hopper(tmp_path):
+    form = "^(plain )?(forward|wgrad) conv bf16"
+    done = python(AOT, "--op", "temporal_conv", "--arch", "90", "--form", form, "--sass", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    found = list(tmp_path.glob("*.sass"))
+    assert len(found) == 4 and all("HGMMA" in file.read_text() for file in found)
+    assert all(int(line.split()[4]) > 0 for line in done.stdout.splitlines()[1:]), done.stdout
     assert done.stdout.count("  temporal_conv ") == 4
 
 
