@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,16 @@ def test_checks_are_laid_at_an_op():
     assert csrc.of_op("nms", [fine, wrong]) is True and csrc.of_op("svd", [fine, wrong]) is False
     assert csrc.of_op("nms", [fine, csrc.Run(False, fine.equal, [])]) is False
     assert csrc.of_op("pdmi", [csrc.Run(False, [], ["pdmi, 8 cases: WRONG"])]) is False
+
+
+def test_every_launcher_of_csrc_is_captured_by_the_checks():
+    launchers = set()
+    for header in (ROOT / "csrc/include/d2kernels").glob("*.h"):
+        for device in re.findall(r"namespace cuda \{(.*?)\n\}  // namespace cuda", header.read_text(), re.S):
+            found = re.findall(r"\bStatus (\w+)\(([^;]*)\);", device)
+            launchers |= {name for name, parameters in found if "stream" in parameters}
+    checks = "".join(file.read_text() for file in (ROOT / "csrc/checks").glob("*.cu"))
+    assert {"tv_l1", "svd"} <= launchers == set(re.findall(r"CAPTURED\(d2k::cuda::(\w+)[(<]", checks))
 
 
 def test_tools_that_are_missing_are_named(monkeypatch):
