@@ -4,8 +4,8 @@ cuobjdump -sass FILE | python scripts/latency.py KERNEL [OPCODE ...]
 
 Takes the smallest loop of the kernel whose span, inner loops included, has all of the opcodes, or every loop where none
 is given, and prints the cycles of one pass: instructions issue in order, each when its operands are there. Inner loops
-run once; no branch is taken but past the slow path of a division or a root. The latencies are those published for earlier
-architectures; nothing else of the machine is known here, so that a time is an estimate and no measurement.
+run once; no branch is taken but past the slow path of a division or a root. The latencies are those published for
+earlier architectures; nothing else of the machine is known here, so that a time is an estimate and no measurement.
 """
 
 from __future__ import annotations

@@ -65,6 +65,8 @@ int check_topk_pool() {
     compare<float>(tally, checks::batches()[2], 37, Values::kUniform);
     compare<float>(tally, checks::batches()[2], 40, Values::kUniform);
     compare<double>(tally, checks::batches()[2], 4, Values::kNearTies);
+    compare<d2k::BFloat16>(tally, checks::batches()[2], 5, Values::kNearTies);
+    compare<d2k::Half>(tally, checks::batches()[2], 8, Values::kNearTies);
     // Longer than what a block keeps of a sequence, alone and beside short ones.
     const checks::Batch longest{{0, 40000}, {40000}, 40000};
     const checks::Batch mixed{{0, 10, 14010, 14010, 14400, 30800}, {9, 14000, 0, 300, 16385}, 30800};
