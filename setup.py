@@ -41,7 +41,8 @@ def compiled(seconds: float) -> dict[str, Any]:
 
     And the CPU seconds that compiling took: less than all of it where an earlier build, or ccache, had parts.
     """
-    facts = {"cxx": PLAN.versions["cxx"], "cpu_seconds": round(seconds, 1)}
+    interface = module("d2kernels/_interface.py").interface(ROOT)
+    facts = {"cxx": PLAN.versions["cxx"], "cpu_seconds": round(seconds, 1), "interface": interface}
     if "cuda" not in PLAN.parts:
         return facts
     return {

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from d2kernels import _interface
 
 if TYPE_CHECKING:
     import torch
@@ -13,11 +17,15 @@ if TYPE_CHECKING:
 
 @cache
 def extension() -> tuple[ModuleType | None, str | None]:
-    """The module `_C`, or None with the reason why it cannot be loaded."""
+    """The module `_C`, or None with the reason why it cannot be loaded; one of other sources warns."""
     try:
-        return importlib.import_module("d2kernels._C"), None
+        found = importlib.import_module("d2kernels._C")
     except ImportError as error:
         return None, f"the compiled extension is not available ({error}); reinstall with D2K_BUILD=auto"
+    if reason := _interface.stale(Path(__file__).parent):
+        warnings.warn(reason, RuntimeWarning, stacklevel=2)
+        return None, reason
+    return found, None
 
 
 def why_not(device: str) -> str | None:
