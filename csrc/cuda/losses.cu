@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kThreads, 1) losses_kernel(Losses<T> problem, 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) backward_kernel(Sequences sequences, LossesSaved<T> saved, int64_t scores,
+__global__ void __launch_bounds__(kThreads, 4) backward_kernel(Sequences sequences, LossesSaved<T> saved, int64_t scores,
                                                             int64_t dense, LossesGradients<T> to) {
     const auto g = saved.of();
     const T above = static_cast<T>(saved.foreground_threshold), below = static_cast<T>(saved.background_threshold);
