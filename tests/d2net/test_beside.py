@@ -55,7 +55,7 @@ def test_the_same_as_one_after_another(files, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(beside, "start", start)
     config = make_config(overrides=SETTINGS)
     for jobs in (1, 2):
-        api.train(*files, tmp_path / str(jobs), config, restarts=2, jobs=jobs, progress=jobs == 2)
+        api.train(*files, tmp_path / str(jobs), config, restarts=2, criterion="entropy", jobs=jobs, progress=jobs == 2)
     for seed in ("seed-0", "seed-1"):
         one, two = (api.load(tmp_path / str(jobs) / seed).network.state_dict() for jobs in (1, 2))
         assert all(one[k].equal(two[k]) for k in one)
@@ -143,8 +143,8 @@ def test_features_that_do_not_fit_share_the_room(files):
 
 def test_what_fails_before_a_step_leaves_nothing(files, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
-        api.train(*files, tmp_path / "new" / "run", make_config(overrides=SETTINGS), restarts=2, jobs=0)
+        api.train(*files, tmp_path / "new" / "run", make_config(overrides=SETTINGS), restarts=3, jobs=0)
     monkeypatch.setattr(beside, "_START", "raise SystemExit(3)")
     with pytest.raises(TrainingError, match="ended with 3"):
-        api.train(*files, tmp_path / "new" / "run", make_config(overrides=SETTINGS), restarts=2, jobs=2, progress=False)
+        api.train(*files, tmp_path / "new" / "run", make_config(overrides=SETTINGS), restarts=3, jobs=2, progress=False)
     assert not (tmp_path / "new").exists()

@@ -140,7 +140,7 @@ def test_an_overwritten_run_is_another_one_there(data, fake, tmp_path):
 
 
 def test_restarts_are_runs_of_their_own(data, fake, tmp_path):
-    train(data, tmp_path, trackers=["fake"], restarts=2)
+    train(data, tmp_path, trackers=["fake"], restarts=2, average=True)
     for seed, name in enumerate(("run1", "run2")):
         assert fake.told[name] == written(tmp_path / f"seed-{seed}")
 

@@ -65,8 +65,8 @@ def test_the_run_that_disagrees_stands_out():
 def test_one_run_is_kept_as_any_other(run, files):
     record = json.loads((run / "restarts.json").read_text())
     assert record["seeds"] == [5, 6, 7] and set(record["values"]) == set(CRITERIA)
-    values = record["values"]["entropy"]
-    assert len(set(values)) == 3 and record["chosen"] == 5 + int(np.argmin(values))
+    values = record["values"]["agreement"]
+    assert len(set(values)) == 3 and record["chosen"] == 5 + int(np.argmax(values))
     chosen = run / f"seed-{record['chosen']}"
     for name in ("checkpoint.pt", "config.yaml", "log.jsonl"):
         assert (run / name).read_bytes() == (chosen / name).read_bytes()
@@ -135,6 +135,7 @@ def test_bad_arguments_and_records(run, files, tmp_path, capsys, monkeypatch):
     for says, changed in {
         "restarts must be at least 1, got 0": {"restarts": 0},
         "criterion must be one of separation, contrast": {"criterion": "loss"},
+        "two runs agree alike": {"restarts": 2, "criterion": "agreement"},
         "average is of several restarts": {"restarts": 1, "average": True},
     }.items():
         with pytest.raises(ValueError, match=says):

@@ -55,7 +55,7 @@ def train(
     skip_missing: bool = False,
     restarts: int = 1,
     average: bool = False,
-    criterion: str = "entropy",
+    criterion: str = "agreement",
     jobs: int | None = None,
     trackers: Sequence[str] = (),
 ) -> Model:

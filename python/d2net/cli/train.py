@@ -61,8 +61,8 @@ def train(
         bool, typer.Option("--average", help="Of --restarts: use the mean of all runs' activations.")
     ] = False,
     criterion: Annotated[
-        str, typer.Option(help="Of --restarts: entropy, contrast, separation, agreement or total_variation.")
-    ] = "entropy",
+        str, typer.Option(help="Of --restarts: agreement, contrast, entropy, separation or total_variation.")
+    ] = "agreement",
     jobs: Annotated[
         int | None, typer.Option(help="Of --restarts: trainings at a time; as many as cores allow by default.", min=1)
     ] = None,

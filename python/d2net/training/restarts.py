@@ -97,7 +97,7 @@ def keep(out: Path, found: Restarts) -> None:
 
 
 def check_arguments(restarts: int, average: bool, criterion: str, jobs: int | None) -> None:
-    """Raises ValueError for restarts or jobs below 1, an average of one, or an unknown criterion."""
+    """Raises ValueError: restarts or jobs below 1, an average of one, or an unknown or useless criterion."""
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     if restarts < 1:
@@ -106,6 +106,8 @@ def check_arguments(restarts: int, average: bool, criterion: str, jobs: int | No
         raise ValueError("average is of several restarts; give restarts of 2 or more")
     if criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+    if restarts == 2 and criterion == "agreement" and not average:
+        raise ValueError("criterion: two runs agree alike; give restarts of 3 or more, average, or another criterion")
 
 
 def check_begun(out: Path, seeds: Sequence[int], resume: bool, overwrite: bool) -> None:

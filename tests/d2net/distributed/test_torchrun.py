@@ -100,4 +100,4 @@ def test_what_one_process_does_is_refused(monkeypatch, command, tmp_path):
     from d2net import api
 
     with pytest.raises(ValueError, match="train with restarts is done by one process"):
-        api.train(features, annotations, tmp_path / "out", restarts=2)
+        api.train(features, annotations, tmp_path / "out", restarts=3)
