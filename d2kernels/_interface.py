@@ -6,13 +6,14 @@ import hashlib
 import json
 from pathlib import Path
 
-FOLDERS = ("csrc/bindings", "csrc/include")
+FOLDERS, KINDS = ("csrc/bindings", "csrc/include"), (".h", ".cuh", ".cpp", ".cu")
 
 
 def interface(root: Path) -> str:
     """A digest of what the extension's functions and their arguments are declared in."""
     found = hashlib.sha256()
-    for path in sorted(p for folder in FOLDERS for p in (root / folder).rglob("*") if p.is_file()):
+    every = (path for folder in FOLDERS for path in (root / folder).rglob("*"))
+    for path in sorted(path for path in every if path.suffix in KINDS and path.name[0] != "."):
         found.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()
 

@@ -32,6 +32,8 @@ def test_the_digest_is_of_names_and_contents(checkout):
     assert "of other sources" in _interface.stale(checkout / "d2kernels")
     header.write_text(text)
     assert _interface.stale(checkout / "d2kernels") is None
+    (header.parent / ".team.h.swp").write_text("an editor's")
+    assert _interface.stale(checkout / "d2kernels") is None
     header.rename(header.with_name("crew.h"))
     assert "make install" in _interface.stale(checkout / "d2kernels")
 

@@ -6,12 +6,14 @@ books, the dispatcher and a tensor for every intermediate result.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.autograd import _profiler_enabled, forward_ad
 from torch.nn import Parameter
+from torch.profiler import record_function
 
 from d2kernels import _native, backends
 from d2kernels.ops._library import apply, once, watched
@@ -70,6 +72,7 @@ def serves(
     labels: Tensor,
     reference: Tensor,
     options: Options,
+    iteration: Tensor,
 ) -> bool:
     """Whether `objective` may take the place of the ops: on a CPU that has the products, where nothing watches them.
 
@@ -84,13 +87,16 @@ def serves(
         return False
     of_batch = _plain(features, torch.float32, total, width) and _plain(labels, torch.bool, n, classes)
     placed = _plain(offsets, torch.int64, n + 1) and _plain(lengths, torch.int64, n)
-    if not (of_batch and placed and _plain(reference, torch.float32, width // streams)):
+    of_run = _plain(iteration, torch.int64) and _plain(reference, torch.float32, width // streams)
+    if not (of_batch and placed and of_run):
         return False
     for op in _OPS:
         if not backends.select(op, "cpu", torch.float32).__name__.endswith(".native"):
             return False
     for (weight, bias, dilation), c_out in zip(network.layers, (width, width, streams * classes), strict=True):
-        if weight.dim() != 3 or not _plain(weight, torch.float32, c_out, width // streams, weight.shape[2]):
+        if weight.dim() != 3 or weight.shape[2] % 2 == 0:
+            return False
+        if not _plain(weight, torch.float32, c_out, width // streams, weight.shape[2]):
             return False
         if not _plain(bias, torch.float32, c_out) or not (weight.requires_grad and bias.requires_grad):
             return False
@@ -111,12 +117,12 @@ class _Known(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.count = inputs[1]
-        ctx.save_for_backward(*inputs[2 : 2 + ctx.count])
+        ctx.save_for_backward(*inputs[2:])  # the weights too: `once` looks there for what may be differentiated again
 
     @staticmethod
     @once
     def backward(ctx: Any, by_total: Tensor) -> tuple:
-        gradients = ctx.saved_tensors
+        gradients = ctx.saved_tensors[: ctx.count]
         if float(by_total) != 1:
             gradients = [g * by_total for g in gradients]
         return None, None, *(None,) * ctx.count, *gradients
@@ -178,6 +184,9 @@ def objective(
     )
     terms, updated = features.new_empty(4), torch.empty_like(reference)
     workspace = torch.empty(native.objective_workspace_cpu(problem), dtype=torch.uint8)
-    native.objective_cpu(problem, terms.data_ptr(), updated.data_ptr(), workspace.data_ptr(), torch.get_num_threads())
+    with record_function("d2k::objective") if _profiler_enabled() else nullcontext():
+        native.objective_cpu(
+            problem, terms.data_ptr(), updated.data_ptr(), workspace.data_ptr(), torch.get_num_threads()
+        )
     total, *rest = terms.unbind()
     return apply(_Known, total, len(gradients), *gradients, *weights), rest, updated

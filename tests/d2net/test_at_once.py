@@ -88,6 +88,13 @@ def test_the_operations_serve_where_something_asks_for_them(around):
         assert method.objective_at_once(*given) is None
 
 
+def test_a_profiler_sees_it():
+    given = asked()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        assert method.objective_at_once(*given) is not None
+    assert "d2k::objective" in {event.name for event in profile.events()}
+
+
 def test_winograd_is_left_to_the_convolution(monkeypatch):
     given = asked(width=128)
     assert method.objective_at_once(*given) is not None
@@ -106,6 +113,8 @@ def test_a_changed_network_goes_by_its_modules():
         lambda n: torch.nn.utils.parametrizations.weight_norm(n.conv1),
         lambda n: setattr(n, "conv1", torch.nn.Sequential(n.conv1)),
         lambda n: setattr(n.conv1, "residual", not n.conv1.residual),
+        lambda n: setattr(n, "hidden", n.hidden),
+        lambda n: setattr(n.conv1, "weight", torch.nn.Parameter(n.conv1.weight.data[..., :2].contiguous())),
     ]
     for change in changes:
         network, *given = asked()
@@ -114,6 +123,12 @@ def test_a_changed_network_goes_by_its_modules():
     with contextlib.closing(torch.nn.modules.module.register_module_forward_hook(hook)) as handle:
         handle.close = handle.remove
         assert method.objective_at_once(*asked()) is None
+
+
+@pytest.mark.parametrize("clock", [None, torch.ones((), dtype=torch.int32), torch.ones(())])
+def test_a_clock_that_counts_in_no_int64_is_left_to_the_checks_of_the_operations(clock):
+    network, batch, config, step = asked()
+    assert method.objective_at_once(network, batch, config, step._replace(clock=clock)) is None
 
 
 def test_wrong_batches_are_left_to_the_checks_of_the_operations():
@@ -146,6 +161,10 @@ def test_it_is_differentiated_once():
     total = method.objective_at_once(network, *given).total
     with pytest.raises(RuntimeError, match="objective has no second derivative"):
         torch.autograd.grad(torch.autograd.grad(total * total, weights, create_graph=True)[0].sum(), weights)
+    total = method.objective_at_once(network, *given).total
+    gradients = torch.autograd.grad(total, weights, create_graph=True)
+    with pytest.raises(RuntimeError, match="objective has no second derivative"):
+        (total + sum(g.square().sum() for g in gradients)).backward()
     total = method.objective_at_once(network, *given).total
     total.backward()
     with pytest.raises(RuntimeError, match="second time"):

@@ -15,7 +15,8 @@ from steps import batches as made
 from d2net.config import make_config
 from d2net.data.dataset import TrainingBatches
 from d2net.data.features.arrays import ArrayFeatures
-from d2net.training import health, loop
+from d2net.data.files import DataError
+from d2net.training import health, logs, loop
 from d2net.training.checkpoint import read_checkpoint
 from d2net.training.health import TrainingError, TrainingWarning
 from d2net.training.later import Later
@@ -136,6 +137,41 @@ def test_an_error_loses_no_line(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="broken"):
         trained(tmp_path / "run")
     assert [row["iteration"] for row in lines(tmp_path / "run")] == [4, 8]
+
+
+def test_a_run_that_a_due_line_ends_leaves_no_checkpoint_to_whatever_else_ends_it(tmp_path, monkeypatch):
+    Stream(monkeypatch)
+    step = loop.train_step
+
+    def failing(state, *args):
+        if state.iteration == 6:
+            raise DataError("v3 cannot be read")
+        step(state, *args)
+
+    monkeypatch.setattr(loop, "train_step", failing)
+    with pytest.raises(TrainingError, match="nothing was learned"):
+        trained(tmp_path / "run", **{"train.learning_rate": 1e-12})
+    assert not (tmp_path / "run/checkpoint.pt").exists()
+
+
+def test_what_no_line_could_be_written_of_is_in_the_checkpoint(tmp_path, monkeypatch):
+    trained(tmp_path / "whole")
+    write = logs.Log.write
+
+    def full(self, entry):
+        if entry.get("iteration") == 12:
+            raise OSError(28, "No space left on device")
+        write(self, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logs.Log, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            trained(tmp_path / "run")
+    assert read_checkpoint(tmp_path / "run")["iteration"] == 12
+    trained(tmp_path / "run", resume=True)
+    told, whole = ({row["iteration"]: row for row in lines(tmp_path / name)} for name in ("run", "whole"))
+    assert told.keys() == whole.keys() - {12}
+    assert told[16]["total"] == pytest.approx((whole[12]["total"] + whole[16]["total"]) / 2)
 
 
 def test_weights_that_are_not_finite_end_the_run_one_line_later(tmp_path, monkeypatch):

@@ -151,6 +151,7 @@ def test_the_learning_rate_falls_over_the_last_share(tmp_path):
     falling = make_run(tmp_path, **{"train.decay_share": 0.5})
     config, rates = falling.config, [1e-2] * 5 + [0.75e-2, 0.5e-2, 0.25e-2]
     found = [learning_rate(config.train, torch.tensor(i)) for i in range(1, 9)]
+    assert learning_rate(config.train, torch.tensor(config.train.iterations + 3)) == 0
     assert all(r.dtype == torch.float32 for r in found)
     np.testing.assert_allclose(found, rates, rtol=1e-6)
     assert learning_rate(make_run(tmp_path).config.train, torch.tensor(8)) is None

@@ -46,11 +46,11 @@ class _Head(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
-        wanted = ctx.needs_input_grad
-        own = grads[2] if ctx.saved_tensors[2] is not None else None
+        wanted, saved = ctx.needs_input_grad, ctx.saved_tensors
+        own = grads[2] if saved[2] is not None else None
         if all(g is None for g in (*grads[:2], own, grads[3])):
             return (None,) * len(wanted)
-        z, logits = schema.head_backward(*ctx.saved_tensors, *grads[:2], own, grads[3], *ctx.options)
+        z, logits = schema.head_backward(*saved, *grads[:2], own, grads[3], *ctx.options)
         return z if wanted[0] else None, logits if wanted[1] else None, *[None] * (len(wanted) - 2)
 
 

@@ -28,7 +28,7 @@ from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, us
 from d2net.training.folder import check_folder, clear_folder, clear_temporaries, remove_empty, trim_log, write_holdout
 from d2net.training.graph import GraphedSteps, cuda_steps
 from d2net.training.graph import why_not as why_no_graph
-from d2net.training.health import Health, Reading, TrainingWarning, check_start
+from d2net.training.health import Health, Reading, TrainingError, TrainingWarning, check_start
 from d2net.training.later import Later, deferred
 from d2net.training.lock import FolderLock
 from d2net.training.logs import Log
@@ -267,10 +267,14 @@ class Run:
         self.deferred = deferred(self.device) and self.ranks.size == 1
         try:
             return self._steps(state, together, bar)
-        except BaseException:
+        except BaseException as error:
             if self.ranks.size == 1:
-                with suppress(Exception):  # what has ended the run is said, not what comes of it
+                try:
                     self._settle(bar)
+                except TrainingError as found:  # a line that was due ends the run before what ended it now
+                    raise found from error
+                except Exception:  # what has ended the run is said, not what comes of it
+                    pass
             raise
 
     def _steps(self, state: State, together: Together, bar: Bar) -> bool:
@@ -289,12 +293,12 @@ class Run:
             if logged or state.iteration == settings.iterations:
                 self._settle(bar)
                 self._window = self._seen(state, logged, snippets, time.perf_counter() - clock)
-                if logged:
-                    state.sums.zero_()
-                    state.counted = 0
                 self._look(state, batch)
                 if not self.deferred:
                     self._settle(bar)
+                if logged:  # after its line: where that cannot be written, the checkpoint has the sums
+                    state.sums.zero_()
+                    state.counted = 0
                 snippets, clock = 0, time.perf_counter()
             if self.score and state.iteration % settings.evaluate_every == 0:
                 self._settle(bar)
@@ -341,7 +345,7 @@ class Run:
 
     def _settle(self, bar: Bar) -> None:
         """Tells the log what is due, and judges it."""
-        window, self._window = self._window, None
+        window = self._window
         if window is None:
             return
         named = zip(log_terms(self.config), window.sums.read()["sums"].tolist(), strict=True)
@@ -350,6 +354,7 @@ class Run:
             entry = self._entry(window, sums)
             self._tell(entry)
             bar.note = _shown(entry, self.config.method)
+        self._window = None
 
         def judge() -> list[str]:
             if window.reading is None:

@@ -107,7 +107,7 @@ def check_arguments(restarts: int, average: bool, criterion: str, jobs: int | No
     if criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
     if restarts == 2 and criterion == "agreement" and not average:
-        raise ValueError("criterion: two runs agree alike; give restarts of 3 or more, average, or another criterion")
+        raise ValueError("criterion: two runs agree alike; give restarts of 3 or more, average, or criterion entropy")
 
 
 def check_begun(out: Path, seeds: Sequence[int], resume: bool, overwrite: bool) -> None:

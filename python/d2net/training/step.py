@@ -45,7 +45,7 @@ def learning_rate(config: TrainConfig, clock: Tensor) -> Tensor | None:
     if not config.decay_share:
         return None
     left = (config.iterations + 1 - clock).to(torch.float32)
-    return (left / (config.decay_share * config.iterations)).clamp(max=1) * config.learning_rate
+    return (left / (config.decay_share * config.iterations)).clamp(0, 1) * config.learning_rate
 
 
 def _recorded(found: Objective, norm: Tensor, sums: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -119,18 +120,16 @@ class VideoReader:
         self.undecodable = 0
         self.missing = 0.0  # seconds that a truncated file states and lacks
         self._av = needed("av", "av")
-        with reading(self.path, "a video", VideoError):
+        with reading(self.path, "a video", VideoError), ExitStack() as opened:
             check_regular(self.path, VideoError)
-            self._container = self._open()
-            try:
-                self._stream = self._video_stream()
-                self.stated = self._stated()
-            except BaseException:
-                self._container.close()
-                raise
+            self._container = self._open(opened)
+            opened.callback(self._container.close)
+            self._stream = self._video_stream()
+            self.stated = self._stated()
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
-        self._container.close()
+        self._opened.close()
 
     def __enter__(self) -> VideoReader:
         return self
@@ -138,14 +137,15 @@ class VideoReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self) -> Any:
+    def _open(self, opened: ExitStack) -> Any:
         # `file:` keeps libav from reading a protocol or an option into the name.
         file: Any = f"file:{os.fspath(self.path)}"
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
         try:
             file.encode()
         except UnicodeEncodeError:  # bytes that are no UTF-8: Python opens what libav cannot be told
-            file, options = self.path.open("rb"), {"format_whitelist": CONTAINERS}
+            file = opened.enter_context(self.path.open("rb"))
+            options = {"format_whitelist": CONTAINERS}
         # What a file says in no UTF-8 is no reason not to read it; PyAV 19 keeps such bytes by itself.
         kept = {"metadata_errors": "replace"} if int(self._av.__version__.partition(".")[0]) < 19 else {}
         try:

@@ -188,7 +188,9 @@ def test_what_a_file_says_in_no_utf8_is_no_reason_not_to_read_it(tmp_path, name)
     raw = (tmp_path / "made.avi").read_bytes()
     assert raw.count(b"Q" * 8) == 1
     path.write_bytes(raw.replace(b"Q" * 8, b"caf\xe9 QQQ"))
+    before = len(os.listdir("/proc/self/fd"))
     assert len(read(path)[0]) == 5
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".npy", ".avi", "", ".jpg"])

@@ -31,6 +31,8 @@ def _plan(network: D2Net) -> Plan | None:
     convs = parts["conv1"], parts["conv2"], parts["classifier"]
     if type(network) is not D2Net or any(getattr(hooks, name) for name in _GLOBAL):
         return None
+    if any(callable(value) for name, value in network.__dict__.items() if name[0] != "_"):  # a method of this one's own
+        return None
     layers = []
     for conv in convs:
         if type(conv) is not TemporalConv1d or _hooked(conv):
@@ -61,7 +63,7 @@ def objective_at_once(network: D2Net, batch: Batch, config: Config, step: Step) 
         return None
     options = loss_options(loss, scale > 0, tuple(batch.labels.shape))
     given = batch.features, batch.offsets, batch.lengths, batch.labels, network.reference
-    if not serves(plan, *given, options):
+    if step.clock is None or not serves(plan, *given, options, step.clock):
         return None
     seed = torch.randint(-(1 << 63), (1 << 63) - 1, (1,)) if plan.dropout else None
     random = loss.classification == "Dis" and loss.pairs == "random"
