@@ -15,7 +15,7 @@ from d2net.training.memory import keep_freed
 if sys.argv[1] == "keep":
     assert keep_freed()
 def step():
-    held = [torch.empty(1 << 20).fill_(1) for _ in range(12)]
+    held = [torch.empty(10 << 20).fill_(1) for _ in range(3)]  # above what glibc ever keeps by itself
 for _ in range(3):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
