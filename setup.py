@@ -36,12 +36,11 @@ def module(path: str) -> Any:
     return found
 
 
-def compiled(seconds: float) -> dict[str, Any]:
+def compiled(seconds: float, interface: str) -> dict[str, Any]:
     """What the GPU kernels of this build are compiled from and by, and which of them a committed GPU record covers.
 
     And the CPU seconds that compiling took: less than all of it where an earlier build, or ccache, had parts.
     """
-    interface = module("d2kernels/_interface.py").interface(ROOT)
     facts = {"cxx": PLAN.versions["cxx"], "cpu_seconds": round(seconds, 1), "interface": interface}
     if "cuda" not in PLAN.parts:
         return facts
@@ -106,6 +105,7 @@ class BuildExt(build_ext):
             options["CMAKE_CUDA_COMPILER"] = tools["nvcc"]
             options["CMAKE_CUDA_ARCHITECTURES"] = ";".join(PLAN.cuda_archs)
         defines = [f"-D{name}={value}" for name, value in options.items()]
+        interface = module("d2kernels/_interface.py").interface(ROOT)  # as it is before anything is compiled from it
         before = os.times()
         jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         try:
@@ -118,12 +118,15 @@ class BuildExt(build_ext):
             ) from None
         target.parent.mkdir(parents=True, exist_ok=True)
         (built,) = (folder / "out").glob(f"_C*{target.suffix}")
+        target.unlink(missing_ok=True)  # what has it mapped keeps the old one; writing into that would end it
         shutil.copy2(built, target)
         after = os.times()
         spent = after.children_user - before.children_user + after.children_system - before.children_system
-        (target.parent / COMPILED).write_text(json.dumps(compiled(spent), indent=1) + "\n")
+        (target.parent / COMPILED).write_text(json.dumps(compiled(spent, interface), indent=1) + "\n")
 
     def copy_extensions_to_source(self) -> None:
+        for old in (ROOT / "d2kernels").glob("_C.*.so"):
+            old.unlink()
         super().copy_extensions_to_source()
         for extension in self.extensions:
             built = Path(self.build_lib, *self.get_ext_fullname(extension.name).split(".")[:-1], COMPILED)

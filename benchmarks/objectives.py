@@ -20,17 +20,16 @@ differences and its standard error. Changes, of which several may be given:
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from restarts import Scorer, trained, with_seed
+from studies import arguments
 from torch import Tensor
 
 import d2kernels as d2k
@@ -187,14 +186,9 @@ class Change:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", required=True)
-    parser.add_argument("--annotations", required=True)
-    parser.add_argument("--preset")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--change", nargs="*", default=[], help="NAME=VALUE, as above")
-    parser.add_argument("--set", nargs="*", default=[], help="as for d2net train")
     asked = parser.parse_args()
     change = dict(text.split("=", 1) for text in asked.change)
     if unknown := [f"{n}={v}" for n, v in change.items() if n not in TIMES and v not in KINDS.get(n, ())]:

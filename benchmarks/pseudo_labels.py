@@ -12,13 +12,12 @@ anything.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from restarts import Scorer
+from studies import arguments
 from torch import Tensor
 
 import d2kernels as d2k
@@ -42,12 +41,7 @@ def area(score: Tensor, inside: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", required=True)
-    parser.add_argument("--annotations", required=True)
-    parser.add_argument("--preset")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--set", nargs="*", default=[], help="as for d2net train")
+    parser = arguments(__doc__)
     asked = parser.parse_args()
     store, known = open_features(asked.features), load_annotations(asked.annotations)
     config = make_config(asked.preset, overrides=parse_assignments(asked.set))

@@ -12,7 +12,6 @@ and writes OUT/restarts.json.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from studies import arguments
 
 import d2kernels as d2k
 from d2net import api
@@ -117,15 +117,10 @@ def ranks_of(values: Sequence[float]) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", required=True)
-    parser.add_argument("--annotations", required=True)
-    parser.add_argument("--preset", help="as for d2net train, auto too")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--together", type=int, default=3)
     parser.add_argument("--held-out", action="store_true")
-    parser.add_argument("--set", nargs="*", default=[], help="as for d2net train")
     asked = parser.parse_args()
     if asked.seeds < 2 * asked.together:
         parser.error(f"--seeds must be at least twice --together ({asked.together}), got {asked.seeds}")

@@ -11,7 +11,6 @@ on `localize.subsets`.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from restarts import Scorer, with_seed
+from studies import arguments
 
 from d2net import api
 from d2net.config import Config, make_config, parse_assignments
@@ -75,14 +75,9 @@ def scored(store: FeatureStore, known: Annotations, folder: Path, config: Config
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", required=True)
-    parser.add_argument("--annotations", required=True)
-    parser.add_argument("--preset")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--split-by-seed", action="store_true", help="train.holdout_seed is the seed")
-    parser.add_argument("--set", nargs="*", default=[], help="as for d2net train")
     asked = parser.parse_args()
     store, known = open_features(asked.features), load_annotations(asked.annotations)
     given = parse_assignments(asked.set)
