@@ -235,6 +235,24 @@ def test_a_second_build_with_another_build_program(quick, tmp_path):
 
 @needs_tools
 @needs_compiler
+def test_a_rebuild_leaves_the_file_that_processes_have_mapped_as_it_was(quick):
+    def built():
+        build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+        done = subprocess.run(build, cwd=quick, env={**os.environ, "D2K_BUILD": "cpu"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (found,) = (quick / "d2kernels").glob("_C.*.so")
+        return found
+
+    with built().open("rb") as mapped:
+        contents, project = mapped.read(), quick / "CMakeLists.txt"
+        project.write_text(project.read_text().replace('"int a;"', '"int a, b;"'))
+        assert built().read_bytes() != contents
+        mapped.seek(0)
+        assert mapped.read() == contents
+
+
+@needs_tools
+@needs_compiler
 def test_what_building_takes_is_measured(quick):
     command = [sys.executable, quick / "scripts" / "build_time.py", "cpu"]
     done = subprocess.run([*command, "--most", "1000"], capture_output=True, text=True)

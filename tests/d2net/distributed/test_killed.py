@@ -43,7 +43,7 @@ def test_killed_at_random_moments_and_resumed_by_any_number(data, tmp_path):
             processes.processes[victim].kill()
             for rank in range(size):
                 if rank != victim:
-                    assert processes.pipes[rank].poll(600), "a rank goes on without another"
+                    assert processes.pipes[rank].poll(300), "a rank goes on without another"
                     error, _ = processes.pipes[rank].recv()
                     assert isinstance(error, LostPeer) and "go on with --resume" in str(error), error
         finally:
