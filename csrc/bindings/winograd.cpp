@@ -18,7 +18,7 @@ struct Products {
 
 void bind_winograd(Module& m) {
     m.def("winograd_input_cpu", [](Call& c) {
-        cpu::Rows x{};
+        cpu::BufferRows x{};
         int64_t tiles;
         float* v;
         int threads;
@@ -26,7 +26,7 @@ void bind_winograd(Module& m) {
         run([&] { return cpu::winograd_input(x, tiles, v, threads); });
     });
     m.def("winograd_gradient_cpu", [](Call& c) {
-        cpu::Rows grad{};
+        cpu::BufferRows grad{};
         int64_t tiles;
         float* z;
         int threads;
@@ -37,7 +37,7 @@ void bind_winograd(Module& m) {
         const Products products(c.next<Reader>());
         int64_t tiles;
         const float* bias;
-        cpu::Rows y{};
+        cpu::BufferRows y{};
         int threads;
         c.rest(tiles, bias, y.data, y.rows, y.channels, y.stride, threads);
         run([&] { return cpu::winograd_output(products.of_point, tiles, bias, y, threads); });

@@ -110,13 +110,13 @@ D2K_CLONES D2K_FLATTEN void weight_gradient_rows(const float* const* m, int64_t 
     }
 }
 
-const float* row_or(const float* zeros, const Rows& x, int64_t row) {
+const float* row_or(const float* zeros, const BufferRows& x, int64_t row) {
     return row >= 0 && row < x.rows ? x.data + row * x.stride : zeros;
 }
 
 }  // namespace
 
-Status winograd_input(const Rows& x, int64_t tiles, float* v, int threads) {
+Status winograd_input(const BufferRows& x, int64_t tiles, float* v, int threads) {
     const std::vector<float> zeros(static_cast<size_t>(std::max<int64_t>(x.channels, 0)));
     const double steps = kSteps * static_cast<double>(tiles) * static_cast<double>(x.channels);
     return parallel_for(tiles, 16, steps, threads, [&](int64_t begin, int64_t end) {
@@ -132,7 +132,7 @@ Status winograd_input(const Rows& x, int64_t tiles, float* v, int threads) {
     });
 }
 
-Status winograd_gradient(const Rows& grad, int64_t tiles, float* z, int threads) {
+Status winograd_gradient(const BufferRows& grad, int64_t tiles, float* z, int threads) {
     const std::vector<float> zeros(static_cast<size_t>(std::max<int64_t>(grad.channels, 0)));
     const double steps = kSteps * static_cast<double>(tiles) * static_cast<double>(grad.channels);
     return parallel_for((tiles + kTiles - 1) / kTiles, 1, steps, threads, [&](int64_t begin, int64_t end) {
@@ -146,7 +146,7 @@ Status winograd_gradient(const Rows& grad, int64_t tiles, float* z, int threads)
     });
 }
 
-Status winograd_output(const float* const* products, int64_t tiles, const float* bias, const Rows& y, int threads) {
+Status winograd_output(const float* const* products, int64_t tiles, const float* bias, const BufferRows& y, int threads) {
     const std::vector<float> zeros(static_cast<size_t>(std::max<int64_t>(y.channels, 0)));
     const double steps = kSteps * static_cast<double>(tiles) * static_cast<double>(y.channels);
     return parallel_for(tiles, 16, steps, threads, [&](int64_t begin, int64_t end) {

@@ -12,19 +12,19 @@ namespace d2k::cpu {
 constexpr int kWinogradPoints = 6, kWinogradRows = 4;
 
 // A buffer's rows: channels next to each other, rows `stride` floats apart.
-struct Rows {
+struct BufferRows {
     float* data;
     int64_t rows, channels, stride;
 };
 
 // v (6, tiles, channels) = Bᵀ of the buffer's rows 4t − 1 to 4t + 4; rows outside the buffer are zero.
-Status winograd_input(const Rows& x, int64_t tiles, float* v, int threads);
+Status winograd_input(const BufferRows& x, int64_t tiles, float* v, int threads);
 
 // z (6, channels, tiles) = A of the gradient's rows 4t to 4t + 3; rows outside the buffer are zero.
-Status winograd_gradient(const Rows& grad, int64_t tiles, float* z, int threads);
+Status winograd_gradient(const BufferRows& grad, int64_t tiles, float* z, int threads);
 
 // The buffer's rows = Aᵀ of `products` (6 of (tiles, channels)), + bias (channels) unless null.
-Status winograd_output(const float* const* products, int64_t tiles, const float* bias, const Rows& y, int threads);
+Status winograd_output(const float* const* products, int64_t tiles, const float* bias, const BufferRows& y, int threads);
 
 // u (6, size) = G w of weights w (size, 3).
 Status winograd_weight(const float* w, int64_t size, float* u, int threads);
