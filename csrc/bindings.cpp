@@ -31,8 +31,7 @@ PYBIND11_MODULE(_C, m) {
     for (const auto bind :
          {bind_attention_pool, bind_average_precision, bind_condition_number, bind_connected_components, bind_dropout,
           bind_foreground_score, bind_gather_rows, bind_head, bind_localize, bind_losses, bind_lowest_attention, bind_nms,
-          bind_objective, bind_pdmi, bind_step_record, bind_svd, bind_temporal_conv, bind_topk_indices, bind_topk_pool, bind_tv_l1,
-          bind_winograd})
+          bind_objective, bind_pdmi, bind_step_record, bind_svd, bind_temporal_conv, bind_topk_indices, bind_topk_pool, bind_tv_l1})
         bind(module);
 
 #ifdef D2K_CUDA

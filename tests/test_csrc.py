@@ -14,7 +14,7 @@ CSRC = ROOT / "csrc"
 THREAD = ("-fsanitize=thread",)
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 PRODUCTS = ("cpu/products_avx2.cpp", "cpu/products_avx512.cpp")
-SOURCES = {"products": PRODUCTS, "convolution": (*PRODUCTS, "cpu/parallel.cpp", "cpu/dropout.cpp")}
+SOURCES = {"products": PRODUCTS, "convolution": (*PRODUCTS, "cpu/parallel.cpp", "cpu/dropout.cpp", "cpu/winograd.cpp")}
 
 
 @pytest.fixture(scope="session")

@@ -84,6 +84,5 @@ void bind_temporal_conv(Module& m);
 void bind_topk_indices(Module& m);
 void bind_topk_pool(Module& m);
 void bind_tv_l1(Module& m);
-void bind_winograd(Module& m);
 
 }  // namespace d2k

@@ -9,7 +9,7 @@ namespace {
 // In the order of the fields; d2kernels/ops/objective.py makes the tuples.
 cpu::ObjectiveLayer layer_of(Reader r) {
     cpu::ObjectiveLayer x{};
-    r.rest(x.c_in, x.c_out, x.taps, x.dilation, x.weight, x.bias, x.weight_gradient, x.bias_gradient);
+    r.rest(x.c_in, x.c_out, x.taps, x.dilation, x.winograd, x.weight, x.bias, x.weight_gradient, x.bias_gradient);
     return x;
 }
 

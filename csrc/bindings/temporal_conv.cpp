@@ -5,11 +5,11 @@
 namespace d2k {
 namespace {
 
-// offsets, lengths, sequences, total, channels in and out per group, groups, taps, dilation
+// offsets, lengths, sequences, total, channels in and out per group, groups, taps, dilation, whether by Winograd
 cpu::Convolution convolution(Reader r) {
     cpu::Convolution x{};
     r.rest(x.sequences.offsets, x.sequences.lengths, x.sequences.count, x.sequences.total, x.c_in, x.c_out, x.groups,
-           x.taps, x.dilation);
+           x.taps, x.dilation, x.winograd);
     return x;
 }
 

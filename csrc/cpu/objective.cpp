@@ -83,7 +83,7 @@ struct Memory {
 
 Convolution shape_of(const Objective& x, const ObjectiveLayer& layer) {
     const int64_t dilation = std::min(layer.dilation, std::max<int64_t>(x.sequences.total, 1));
-    return {x.sequences, layer.c_in, layer.c_out, x.streams, layer.taps, dilation};
+    return {x.sequences, layer.c_in, layer.c_out, x.streams, layer.taps, dilation, layer.winograd};
 }
 
 class Step {

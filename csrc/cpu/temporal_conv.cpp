@@ -7,6 +7,7 @@
 
 #include "convolution.h"
 #include "parallel.h"
+#include "winograd.h"
 
 namespace d2k::cpu {
 namespace {
@@ -119,6 +120,7 @@ int64_t channels_at_a_time(int64_t taps, int64_t channels) {
 
 Status convolve(const Convolution& shape, const Rows& without, const Input& x, const Direction& way, const Output& out,
                 int threads) {
+    if (shape.winograd) return winograd(shape, x, way.weight, way.back, out, threads);
     const Products& by = *products();
     const int64_t channels = shape.groups * way.to;
     zero_gaps(shape.sequences, channels, out.data);
@@ -290,6 +292,12 @@ Status temporal_conv_weight_gradient(const Convolution& shape, const float* inne
     if (count == 0) {
         memset(grad_weight, 0, static_cast<size_t>(shape.groups * shape.c_out * shape.c_in * taps) * sizeof(float));
         return kOk;
+    }
+    if (shape.winograd) {
+        bool finite;
+        const Status status =
+            winograd_weight_gradient(shape, {inner, inner_stride}, {x, x_stride}, grad_weight, &finite, threads);
+        if (status != kOk || finite) return status;
     }
     // Rows beyond a chunk that its taps reach; no tap reaches farther than a sequence.
     const int64_t reach = std::min(shape.dilation * (taps / 2), std::max<int64_t>(rows.longest() - 1, 0));

@@ -35,9 +35,10 @@ void print(const char* name, const void* data, size_t bytes) {
 
 void print(const char* name, const std::vector<float>& x) { print(name, x.data(), x.size() * sizeof(float)); }
 
-void bits(int64_t c_in, int64_t c_out, int64_t groups, int64_t taps, int64_t dilation, int threads) {
+void bits(int64_t c_in, int64_t c_out, int64_t groups, int64_t taps, int64_t dilation, int threads,
+          bool winograd = false) {
     const int64_t offsets[] = {2, 2, 45, 350}, lengths[] = {0, 40, 300, 1}, total = 353;
-    const Convolution shape{{offsets, lengths, 4, total}, c_in, c_out, groups, taps, dilation};
+    const Convolution shape{{offsets, lengths, 4, total}, c_in, c_out, groups, taps, dilation, winograd};
     const int64_t in = groups * c_in, out = groups * c_out;
     const auto x = drawn(total * in), weight = drawn(out * c_in * taps), bias = drawn(out), grad = drawn(total * out);
     const float slope = 0.2f;
@@ -68,5 +69,8 @@ int main(int, char** arguments) {
         bits(37, 13, 3, 5, 7, threads);
         bits(300, 20, 1, 3, 1, threads);
         bits(8, 100, 1, 1, 1, threads);
+        bits(64, 64, 2, 3, 1, threads, true);
+        bits(37, 13, 3, 3, 1, threads, true);
+        bits(800, 20, 1, 3, 1, threads, true);
     }
 }

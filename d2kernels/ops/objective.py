@@ -19,7 +19,7 @@ from d2kernels import _native, backends
 from d2kernels.ops._library import apply, once, watched
 from d2kernels.ops.condition_number.native import LARGEST
 from d2kernels.ops.losses import Options
-from d2kernels.ops.temporal_conv import products, winograd
+from d2kernels.ops.temporal_conv import products
 from d2kernels.ops.temporal_conv.dropout import threshold
 
 _OPS = ("temporal_conv", "head", "topk_pool", "losses")
@@ -100,7 +100,7 @@ def serves(
             return False
         if not _plain(bias, torch.float32, c_out) or not (weight.requires_grad and bias.requires_grad):
             return False
-        if winograd.wanted(features, weight, dilation, streams) or not products.serve(features, weight, streams):
+        if not products.serve(features, weight, dilation, streams):
             return False
     return True
 
@@ -164,7 +164,8 @@ def objective(
         gradients += of_weight, of_bias
         weights += weight, bias
         addresses = (x.data_ptr() for x in (weight, bias, of_weight, of_bias))
-        layers.append((c_in, c_out // streams, taps, dilation, *addresses))
+        fast = products.winograd(weight, dilation, streams)
+        layers.append((c_in, c_out // streams, taps, dilation, fast, *addresses))
     least = 0 if seed is None else threshold(network.dropout)
     dropping = (0, 0, 0, 1.0) if seed is None or not least else (int(seed), 0, least, 1 / (1 - network.dropout))
     floored = options.relative_floor is not None

@@ -13,6 +13,7 @@ namespace d2k::cpu {
 // A convolution of each stream apart, its gradients beside its weights; channels are of one stream.
 struct ObjectiveLayer {
     int64_t c_in, c_out, taps, dilation;
+    bool winograd;
     const float *weight, *bias;
     float *weight_gradient, *bias_gradient;
 };

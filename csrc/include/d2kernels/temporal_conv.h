@@ -9,10 +9,11 @@
 
 namespace d2k::cpu {
 
-// Channels per group; taps is odd.
+// Channels per group; taps is odd. `winograd` takes 3 taps of dilation 1 by fewer products.
 struct Convolution {
     Sequences sequences;
     int64_t c_in, c_out, groups, taps, dilation;
+    bool winograd = false;
 };
 
 // Dropout as dropout.h makes it; threshold 0 for none.

@@ -139,12 +139,12 @@ def temporal_conv(
             is. The parts drop what the whole batch would with the same seed.
         offsets, lengths, mask: see `Ragged`; dense rows take exactly one of lengths and mask.
 
-    Under autocast, x, weight and bias are cast as F.conv1d casts them. On a CPU, D2K_FLOAT32=winograd in the
-    environment takes float32 layers of kernel 3 and dilation 1 by Winograd's F(4, 3): faster, at about twice the
-    rounding, which is relative to the largest of the six rows about a tile of 4 of the same sequence. On a GPU,
-    float32 products are full float32 unless torch.backends.cuda.matmul.fp32_precision (or allow_tf32) says tf32; the
-    weights are read without a copy where they lie by tap, as `weight.permute(2, 0, 1).contiguous().permute(1, 2, 0)`
-    does.
+    Under autocast, x, weight and bias are cast as F.conv1d casts them. On a CPU with AVX2, D2K_FLOAT32=winograd in the
+    environment takes float32 layers of kernel 3, dilation 1 and 64 channels a group or more by Winograd's F(4, 3):
+    faster, at about twice the rounding, which is relative to the largest of the six rows about a tile of 4 of the same
+    sequence. On a GPU, float32 products are full float32 unless torch.backends.cuda.matmul.fp32_precision (or
+    allow_tf32) says tf32; the weights are read without a copy where they lie by tap, as
+    `weight.permute(2, 0, 1).contiguous().permute(1, 2, 0)` does.
 
     Returns:
         (total, c_out) in the form and dtype of x, accumulated in float32 or better; gap rows are zero.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from d2kernels import _native
 from d2kernels.ops._rows import accumulation_dtype
-from d2kernels.ops.temporal_conv import bits, products, reference, winograd
+from d2kernels.ops.temporal_conv import bits, products, reference
 from d2kernels.ops.temporal_conv.dropout import drop, threshold
 from d2kernels.ops.temporal_conv.reference import grouped_transpose
 from d2kernels.ops.temporal_conv.schema import needs_sign
@@ -87,8 +87,8 @@ def _middle(weight: Tensor, taps: int) -> Tensor:
     return weight.narrow(2, (weight.shape[2] - taps) // 2, taps)
 
 
-def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int, align: int = 1, gap: int = 0) -> Layout:
-    """Sequences begin at multiples of `align`, at least `pad` zero rows apart, as they lie where `gap` is that wide."""
+def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int, gap: int = 0) -> Layout:
+    """Sequences `pad` zero rows apart, as they lie where `gap` is that wide."""
     first = offsets[:-1].clamp(0, total)
     lengths = torch.minimum(lengths.clamp(min=0), total - first)
     end = lengths.cumsum(0)
@@ -96,22 +96,20 @@ def layout(offsets: Tensor, lengths: Tensor, total: int, pad: int, align: int = 
     sequence = torch.repeat_interleave(lengths, output_size=kept)
     row = torch.arange(kept, device=offsets.device)
     source = row + (first - end + lengths)[sequence]
-    if 0 < pad <= gap and align == 1 and kept:
+    if 0 < pad <= gap and kept:
         inside = torch.zeros(total, dtype=torch.bool, device=offsets.device).index_fill_(0, source, True)
         return Layout(source, source, total, True, inside.logical_not_().nonzero()[:, 0])
     # An empty sequence needs no gap.
-    slot = torch.where(lengths > 0, (lengths + (pad + align - 1)) // align * align, 0)
+    slot = torch.where(lengths > 0, lengths + pad, 0)
     target = row + (slot.cumsum(0) - slot - end + lengths)[sequence]
     size = int(target[-1]) + 1 if kept else 0
     return Layout(source, target, size, kept == total == size and bool((source == row).all()))
 
 
 def _convolve(
-    buffer: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int, fast: bool
+    buffer: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int
 ) -> Tensor:
     """(size, c_out) of the buffer's rows, zero beyond both ends."""
-    if fast:
-        return winograd.convolve(buffer, weight, bias, groups)
     c_out, c_in, kernel = weight.shape
     if kernel == 1:
         # Few outputs make the library's convolution many times slower than a product.
@@ -207,8 +205,7 @@ def temporal_conv_forward(
     gap: int = 0,
 ) -> tuple[Tensor, Tensor]:
     total = x.shape[0]
-    fast = winograd.wanted(x, weight, dilation, groups)
-    if not fast and products.serve(x, weight, groups):
+    if products.serve(x, weight, dilation, groups):
         return products.forward(
             x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
         )
@@ -219,12 +216,12 @@ def temporal_conv_forward(
             x, middle, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed, gap
         )
     reach = dilation * (weight.shape[2] // 2)
-    places = layout(offsets, lengths, total, reach, winograd.ROWS if fast else 1, gap)
+    places = layout(offsets, lengths, total, reach, gap)
     if places.empty(total, reach) or weight.numel() == 0:
         return reference.temporal_conv_forward(
             x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
         )
-    y = places.gather(_convolve(places.spread(x, gap > 0), weight, bias, dilation, groups, fast), total).contiguous()
+    y = places.gather(_convolve(places.spread(x, gap > 0), weight, bias, dilation, groups), total).contiguous()
     sign = bits.pack(y > 0 if needs_sign(negative_slope, residual) else y[:0] > 0)
     if negative_slope is not None:
         F.leaky_relu_(y, negative_slope)
@@ -251,8 +248,7 @@ def temporal_conv_backward(
     gap: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     total, kernel = x.shape[0], weight.shape[2]
-    fast = winograd.wanted(x, weight, dilation, groups)
-    if not fast and products.serve(x, weight, groups):
+    if products.serve(x, weight, dilation, groups):
         return products.backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed, need_x,
             need_weight,
@@ -266,7 +262,7 @@ def temporal_conv_backward(
         unseen = (kernel - taps) // 2
         return grad_x, F.pad(grad_w, (unseen, unseen)) if need_weight else grad_w, grad_b
     reach = dilation * (kernel // 2)
-    places = layout(offsets, lengths, total, reach, winograd.ROWS if fast else 1, gap)
+    places = layout(offsets, lengths, total, reach, gap)
     if places.empty(total, reach) or weight.numel() == 0:
         return reference.temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed,
@@ -279,15 +275,12 @@ def temporal_conv_backward(
     grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
     if need_x:
         across = grouped_transpose(weight, groups)
-        grad_x = places.gather(_convolve(inner, across, None, dilation, groups, fast), total).contiguous()
+        grad_x = places.gather(_convolve(inner, across, None, dilation, groups), total).contiguous()
         if residual:
             places.add(grad_x, grad)
     if need_weight:
         image = places.spread(x, gap > 0)
-        if fast:
-            grad_w = winograd.weight_gradient(inner, image, weight, groups)
-        else:
-            grad_w = _weight_gradient(inner, image, weight, dilation, groups)
+        grad_w = _weight_gradient(inner, image, weight, dilation, groups)
         if not math.isfinite(grad_w.sum()):
             # A gap's zero times infinity is no part of the gradient: taps by themselves, which have no gaps.
             packed = places.gather(inner, total)

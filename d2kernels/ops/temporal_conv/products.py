@@ -8,9 +8,11 @@ from torch import Tensor
 from d2kernels import _native
 from d2kernels.ops.temporal_conv import bits, table
 from d2kernels.ops.temporal_conv.dropout import threshold
+from d2kernels.ops.temporal_conv.precision import float32
 from d2kernels.ops.temporal_conv.schema import needs_sign
 
 _MOST_TAPS = 768  # of a packed row (kDepth of csrc/cpu/products.h)
+_LEAST_WIDTH = 64  # channels from which on Winograd's maps cost less than the products that it spares
 
 
 def available() -> bool:
@@ -19,11 +21,21 @@ def available() -> bool:
     return native is not None and native.convolves_cpu()
 
 
-def serve(x: Tensor, weight: Tensor, groups: int) -> bool:
+def winograd(weight: Tensor, dilation: int, groups: int) -> bool:
+    """Whether Winograd's F(4, 3) was asked for (D2K_FLOAT32=winograd) and the layer is one where it wins."""
+    c_out, c_in, kernel = weight.shape
+    if (kernel, dilation) != (3, 1) or min(c_in, c_out // groups) < _LEAST_WIDTH:
+        return False
+    return float32() == "winograd"
+
+
+def serve(x: Tensor, weight: Tensor, dilation: int, groups: int) -> bool:
     """Whether they take this layer: by its dtype and shape and the machine, never by the batch."""
     if x.dtype != torch.float32 or weight.numel() == 0 or not available():
         return False
     c_out, c_in, kernel = weight.shape
+    if winograd(weight, dilation, groups):
+        return True
     return kernel <= _MOST_TAPS and table.ours(kernel, c_in, c_out // groups)
 
 
@@ -38,7 +50,8 @@ def _rows(x: Tensor) -> Tensor:
 def _shape(offsets: Tensor, lengths: Tensor, total: int, weight: Tensor, dilation: int, groups: int) -> tuple[int, ...]:
     c_out, c_in, taps = weight.shape
     place = (offsets.data_ptr(), lengths.data_ptr(), lengths.shape[0], total)
-    return (*place, c_in, c_out // groups, groups, taps, min(dilation, max(total, 1)))
+    fast = winograd(weight, dilation, groups)
+    return (*place, c_in, c_out // groups, groups, taps, min(dilation, max(total, 1)), fast)
 
 
 def _dropout(p: float, seed: Tensor | None) -> tuple[int, int, int, float]:
