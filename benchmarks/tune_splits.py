@@ -18,13 +18,14 @@ from restarts import Scorer
 
 import d2kernels as d2k
 from d2net import api
-from d2net.config import LocalizeConfig, make_config
+from d2net.config import make_config
 from d2net.data.annotations import load_annotations
 from d2net.data.features import open_features
 from d2net.evaluation.matching import Spans
 from d2net.localization.tune_scoring import Decoder, repeated
 from d2net.localization.tune_search import search
 from d2net.localization.tune_space import fields_for
+from d2net.sections import LocalizeConfig
 from d2net.terminal import Bar
 
 

@@ -11,9 +11,9 @@ from d2net.config import (
     load_config,
     make_config,
     parse_assignments,
-    value_range,
 )
 from d2net.presets import PRESETS, RECIPES
+from d2net.ranges import parse_values
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "toml"])
@@ -126,9 +126,9 @@ def test_unusable_files(tmp_path):
 
 
 def test_ranges_do_not_drift():
-    assert value_range("x", "0.1:0.7:0.1") == [i / 10 for i in range(1, 8)]
-    assert value_range("x", "0.5:0.95:0.05") == [i / 20 for i in range(10, 20)]
-    assert value_range("x", "0.3,0.5") == [0.3, 0.5]
+    assert parse_values("0.1:0.7:0.1") == [i / 10 for i in range(1, 8)]
+    assert parse_values("0.5:0.95:0.05") == [i / 20 for i in range(10, 20)]
+    assert parse_values("0.3,0.5") == [0.3, 0.5]
 
 
 def test_none_is_null_where_a_field_may_be_empty(tmp_path):
@@ -164,8 +164,8 @@ def test_values_have_bounds(assignment):
 
 
 def test_ranges_never_pass_their_end():
-    assert value_range("x", "0:0.75:0.2") == [0.0, 0.2, 0.4, 0.6]
-    assert value_range("x", "0.1:0.3:0.1,0.9") == [0.1, 0.2, 0.3, 0.9]
+    assert parse_values("0:0.75:0.2") == [0.0, 0.2, 0.4, 0.6]
+    assert parse_values("0.1:0.3:0.1,0.9") == [0.1, 0.2, 0.3, 0.9]
 
 
 def test_a_field_given_twice_in_two_spellings_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from d2net import api
 from d2net.config import make_config
 from d2net.data.annotations import AnnotationWarning, load_annotations
-from d2net.training import loop
+from d2net.training import loop, windows
 from d2net.training.checkpoint import read_checkpoint
 from d2net.training.health import TrainingError, TrainingWarning
 from d2net.training.survey import annotation_facts
@@ -126,8 +126,8 @@ def test_skipped_steps_are_shown_logged_and_warned_of_once(tmp_path):
     assert sum("of the last 20 steps were skipped" in text for text in texts) == 1
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert all(4 < row["skipped_steps"] < 18 for row in rows)
-    assert f"{rows[0]['skipped_steps']:.0f} steps skipped" in loop._shown(rows[0], "d2net")
-    assert "skipped" not in loop._shown(rows[0] | {"skipped_steps": 0.0}, "d2net")
+    assert f"{rows[0]['skipped_steps']:.0f} steps skipped" in windows.shown(rows[0], "d2net")
+    assert "skipped" not in windows.shown(rows[0] | {"skipped_steps": 0.0}, "d2net")
 
 
 def test_odd_data_are_counted_and_named_once(tmp_path):

@@ -16,7 +16,7 @@ from d2net.config import make_config
 from d2net.data.dataset import TrainingBatches
 from d2net.data.features.arrays import ArrayFeatures
 from d2net.data.files import DataError
-from d2net.training import health, logs, loop
+from d2net.training import health, logs, loop, windows
 from d2net.training.checkpoint import read_checkpoint
 from d2net.training.health import TrainingError, TrainingWarning
 from d2net.training.later import Later
@@ -59,7 +59,7 @@ class Stream:
             stream.events.append(("step", state.iteration))
 
         monkeypatch.setattr(health, "Later", Delayed)
-        monkeypatch.setattr(loop, "Later", Delayed)
+        monkeypatch.setattr(windows, "Later", Delayed)
         monkeypatch.setattr(loop, "train_step", counted)
         monkeypatch.setattr(loop, "deferred", lambda device: True)
 
@@ -112,7 +112,7 @@ def test_before_a_checkpoint_its_lines_are_told(tmp_path, monkeypatch):
     def killed(self, state, *args):
         save(self, state, *args)
         if state.iteration == 18:
-            self._window = None  # what is still due is lost, as a kill would lose it
+            self.windows.due = None  # what is still due is lost, as a kill would lose it
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 
 import d2kernels as d2k
-from d2net.config import ModelConfig, make_config
+from d2net.config import make_config
 from d2net.methods.d2net.losses import compute_losses
 from d2net.methods.d2net.losses.pairs import Permutations
 from d2net.methods.d2net.network import D2Net
+from d2net.sections import ModelConfig
 
 WIDTH, CLASSES = 12, 3
 LENGTHS = (9, 1, 23, 14)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from d2net import api, cli
 from d2net.api import tuning
-from d2net.config import LocalizeConfig, make_config
+from d2net.config import make_config
 from d2net.data.annotations import load_annotations
 from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.evaluation import evaluate
@@ -26,6 +26,7 @@ from d2net.localization import tune_search
 from d2net.localization.tune_scoring import Metric, joined, ranked, repeated
 from d2net.localization.tune_search import folds_of, search
 from d2net.localization.tune_space import FIELDS, fields_for, neighbour, random_decoder
+from d2net.sections import LocalizeConfig
 from d2net.timing import Timing
 
 SETTINGS = {

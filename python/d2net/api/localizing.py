@@ -10,13 +10,13 @@ import numpy as np
 
 from d2net.api.inputs import Features, Videos, prepare
 from d2net.api.model import Model
-from d2net.config import LocalizeConfig
 from d2net.data.activations import VideoActivations
 from d2net.data.annotations import Annotations
 from d2net.data.detections import Detections
 from d2net.data.detections.model import joined
 from d2net.localization.activations import batches_of
 from d2net.localization.decoding import VideoScores, localize_chunk
+from d2net.sections import LocalizeConfig
 from d2net.terminal import Bar
 from d2net.timing import Timing, to_seconds
 

@@ -14,13 +14,13 @@ import numpy as np
 from d2net.api.inputs import Features
 from d2net.api.localizing import Localization, localization
 from d2net.api.model import Model
-from d2net.config import LocalizeConfig
 from d2net.data.activations import join_activations
 from d2net.data.annotations import Annotations
 from d2net.data.detections.results import check_kind, write_parts
 from d2net.data.features import FeatureStore
 from d2net.distributed.processes import processes
 from d2net.localization.parts import Parts, shares
+from d2net.sections import LocalizeConfig
 from d2net.terminal import Bar
 from d2net.timing import Timing
 from d2net.training.resume import environment

@@ -11,7 +11,6 @@ import numpy as np
 import d2kernels as d2k
 from d2net.api.inputs import Features, prepare
 from d2net.api.model import Model
-from d2net.config import EvaluateConfig
 from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.files import some
 from d2net.data.names import warn
@@ -23,6 +22,7 @@ from d2net.localization.tune import Tuned
 from d2net.localization.tune_scoring import Decoder, Metric
 from d2net.localization.tune_search import search
 from d2net.localization.tune_space import fields_for
+from d2net.sections import EvaluateConfig
 from d2net.terminal import Bar
 
 

@@ -12,7 +12,7 @@ from d2net.cli.options import Fps, Quiet, SnippetSeconds, Stride, say, together
 from d2net.cli.reading import Data, Layout
 
 if TYPE_CHECKING:
-    from d2net.config import TimingConfig
+    from d2net.sections import TimingConfig
     from d2net.timing import Timing
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import d2kernels as d2k
-from d2net.config import TrainConfig
 from d2net.data.cache import CachedFeatures
 from d2net.data.rounding import rounded
+from d2net.sections import TrainConfig
 
 if TYPE_CHECKING:
     from d2net.data.annotations import Annotations

@@ -15,8 +15,8 @@ from d2net.data.cache import CachedFeatures
 from d2net.data.dataset import Batch, offsets_of
 
 if TYPE_CHECKING:
-    from d2net.config import TrainConfig
     from d2net.data.dataset import TrainingBatches
+    from d2net.sections import TrainConfig
 
 FREE_SHARE = 0.5  # of a device's free memory, which features may take of themselves
 

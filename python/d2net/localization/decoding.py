@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import d2kernels as d2k
-from d2net.config import LocalizeConfig
+from d2net.sections import LocalizeConfig
 
 if TYPE_CHECKING:
     from d2kernels.ops.localize import Detections as SnippetDetections

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import yaml
 
-from d2net.config import EvaluateConfig, LocalizeConfig
 from d2net.data.files import write_text
 from d2net.evaluation.release import Rate
 from d2net.localization.tune_search import LEVEL, Outcome
+from d2net.sections import EvaluateConfig, LocalizeConfig
 
 NOTABLE = 0.02  # the gain that `needed` speaks of where none was found
 

@@ -9,12 +9,12 @@ import numpy as np
 from torch import Tensor
 
 import d2kernels as d2k
-from d2net.config import LocalizeConfig
 from d2net.evaluation.f1 import f1_score
 from d2net.evaluation.matching import Protocol, Spans, score
 from d2net.evaluation.release import Rate, snippet_spans
 from d2net.localization.activations import Activations
 from d2net.localization.decoding import detect, reweighted, select_classes
+from d2net.sections import LocalizeConfig
 from d2net.timing import to_seconds
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2net.config import LocalizeConfig
 from d2net.evaluation.matching import Spans
 from d2net.localization.tune_scoring import Metric, joined, of_videos, ranked, repeated
 from d2net.localization.tune_space import Draw, neighbour, random_decoder
+from d2net.sections import LocalizeConfig
 
 GOOD = 6  # decoders whose neighbours are tried
 RANDOM = 0.5  # of the settings; the rest are neighbours

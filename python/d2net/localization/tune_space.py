@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from d2net.config import LocalizeConfig
+from d2net.sections import LocalizeConfig
 
 Draw = Callable[[np.random.Generator], Any]
 SMOOTHINGS = (1, 3, 5, 7, 9, 13, 19, 25)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import d2kernels as d2k
-from d2net.config import Config, ModelConfig
+from d2net.config import Config
 from d2net.data.dataset import Batch
+from d2net.sections import ModelConfig
 
 if TYPE_CHECKING:
     from d2net.distributed.others import Others

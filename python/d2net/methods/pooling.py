@@ -7,8 +7,8 @@ from torch import Tensor
 
 import d2kernels as d2k
 from d2kernels.ops.losses.reference import kept_videos
-from d2net.config import LossConfig
 from d2net.data.dataset import Batch
+from d2net.sections import LossConfig
 
 
 def activated(logits: d2k.Ragged, classes: int, activation: str) -> d2k.Ragged:

@@ -10,12 +10,13 @@ from statistics import mean, pstdev
 from types import MappingProxyType
 
 from d2net import api
-from d2net.config import Config, LocalizeConfig, make_config
+from d2net.config import Config, make_config
 from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.features import FeatureStore, open_features
 from d2net.data.files import write_text
 from d2net.distributed.launch import refuse
 from d2net.evaluation import evaluate
+from d2net.sections import LocalizeConfig
 from d2net.terminal import Bar
 from d2net.training.checkpoint import FILE
 from d2net.training.folder import check_folder

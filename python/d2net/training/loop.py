@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,29 +28,17 @@ from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, us
 from d2net.training.folder import check_folder, clear_folder, clear_temporaries, remove_empty, trim_log, write_holdout
 from d2net.training.graph import GraphedSteps, cuda_steps
 from d2net.training.graph import why_not as why_no_graph
-from d2net.training.health import Health, Reading, TrainingError, TrainingWarning, check_start
-from d2net.training.later import Later, deferred
+from d2net.training.health import Health, TrainingError, TrainingWarning, check_start
+from d2net.training.later import deferred
 from d2net.training.lock import FolderLock
 from d2net.training.logs import Log
 from d2net.training.resume import check_same_run, data_digest, environment, features_fingerprint
 from d2net.training.signals import StopOnSignal, held_back, leave_to_parent
-from d2net.training.state import State, content, log_terms, new_state, restore
+from d2net.training.state import State, content, new_state, restore
 from d2net.training.step import train_step
 from d2net.training.survey import check_videos
 from d2net.training.threads import threads, training_threads
-
-
-@dataclass
-class _Window:
-    """Steps since the last line of the log, that is not told yet."""
-
-    iteration: int
-    counted: int
-    logged: bool
-    snippets: int
-    seconds: float
-    sums: Later
-    reading: Reading | None = None
+from d2net.training.windows import Windows
 
 
 @dataclass
@@ -262,7 +250,7 @@ class Run:
 
     def _iterate(self, state: State, batches: Iterator[Batch | Drawn], stop: StopOnSignal, bar: Bar) -> bool:
         together = Together(batches, stop, self.ranks)
-        self._window: _Window | None = None
+        self.windows = Windows(self.config, self.ranks, self.log, self.health, self.batches, self._kept_so_far, bar)
         # A line of a device is told with the next one, before anything is saved or selected, or at the end.
         self.deferred = deferred(self.device) and self.ranks.size == 1
         try:
@@ -270,7 +258,7 @@ class Run:
         except BaseException as error:
             if self.ranks.size == 1:
                 try:
-                    self._settle(bar)
+                    self.windows.settle()
                 except TrainingError as found:  # a line that was due ends the run before what ended it now
                     raise found from error
                 except Exception:  # what has ended the run is said, not what comes of it
@@ -291,25 +279,24 @@ class Run:
             bar.update()
             logged = state.iteration % settings.log_every == 0
             if logged or state.iteration == settings.iterations:
-                self._settle(bar)
-                self._window = self._seen(state, logged, snippets, time.perf_counter() - clock)
-                self._look(state, batch)
+                self.windows.settle()
+                self.windows.take(state, batch, logged, snippets, time.perf_counter() - clock)
                 if not self.deferred:
-                    self._settle(bar)
+                    self.windows.settle()
                 if logged:  # after its line: where that cannot be written, the checkpoint has the sums
                     state.sums.zero_()
                     state.counted = 0
                 snippets, clock = 0, time.perf_counter()
             if self.score and state.iteration % settings.evaluate_every == 0:
-                self._settle(bar)
+                self.windows.settle()
                 self._select(state)
             stopped = together.stopped()
             if state.iteration % settings.checkpoint_every == 0 or stopped:
-                self._settle(bar)
+                self.windows.settle()
                 self.save(state)
             if stopped:
                 return False
-        self._settle(bar)
+        self.windows.settle()
         self.save(state)
         return True
 
@@ -324,45 +311,6 @@ class Run:
         assert self.resident is not None
         out = self.graphs and self.graphs.room(batch.rows, self.resident.rows.shape[1], dtype)
         return self.resident.batch(batch, dtype, out)
-
-    def _tell(self, entry: Mapping[str, Any]) -> None:
-        self.ranks.on_main(lambda: self.log.write(entry))  # type: ignore[union-attr]
-
-    def _seen(self, state: State, logged: bool, snippets: int, seconds: float) -> _Window:
-        sums = Later({"sums": state.sums})
-        return _Window(state.iteration, state.counted, logged, snippets, seconds, sums)
-
-    def _look(self, state: State, batch: Batch) -> None:
-        """Takes what the window is judged by, of the whole batch."""
-        window = self._window
-        assert window is not None
-
-        def look() -> None:
-            whole = batch if batch.whole is None else self.batches.whole(state.iteration - 1).to(self.device)
-            window.reading = self.health.look(state, whole)
-
-        self.ranks.on_main(look)
-
-    def _settle(self, bar: Bar) -> None:
-        """Tells the log what is due, and judges it."""
-        window = self._window
-        if window is None:
-            return
-        named = zip(log_terms(self.config), window.sums.read()["sums"].tolist(), strict=True)
-        sums = {name: value for name, value in named if name}
-        if window.logged:
-            entry = self._entry(window, sums)
-            self._tell(entry)
-            bar.note = _shown(entry, self.config.method)
-        self._window = None
-
-        def judge() -> list[str]:
-            if window.reading is None:
-                return []
-            return self.health.judge(window.reading, sums, window.counted, self._kept_so_far())
-
-        if found := self.ranks.on_main(judge):
-            self._tell({"iteration": window.iteration, "collapsed": found})
 
     @contextmanager
     def _kept(self, state: State) -> Iterator[None]:
@@ -386,32 +334,13 @@ class Run:
         if 0 < state.iteration == self.steps:
             self.save(state)
 
-    def _entry(self, window: _Window, sums: dict[str, float]) -> dict[str, Any]:
-        method = method_named(self.config.method)
-        count = dict.fromkeys(sums, window.counted)
-        if method.entered is not None:  # a term is averaged over the iterations that it enters
-            steps = range(window.iteration - window.counted + 1, window.iteration + 1)
-            active = [method.entered(self.config, i) for i in steps]
-            count |= {name: max(1, sum(name in terms for terms in active)) for name in method.terms}
-        means = {k: v if k.startswith("skipped") else v / count[k] for k, v in sums.items()}
-        rate = window.snippets / max(window.seconds, 1e-9)
-        return {"iteration": window.iteration, **means, "snippets_per_second": rate}
-
     def _select(self, state: State) -> None:
         def scored() -> float:
             self.health.check_weights(state, self._kept_so_far())
             return self.score(state.network)
 
         value = self.ranks.on_main(scored)
-        self._tell({"iteration": state.iteration, self.config.train.selection: value})
+        self.windows.tell({"iteration": state.iteration, self.config.train.selection: value})
         if value > self.best:
             self.best = value
             self.save(state, "best.pt")
-
-
-def _shown(entry: dict[str, Any], method: str) -> str:
-    """A window of the log for the progress bar."""
-    skipped = f", {entry['skipped_steps']:.0f} steps skipped" if entry["skipped_steps"] else ""
-    named = enumerate(method_named(method).terms.items())
-    terms = [f"{called} {entry[name]:.{3 if i else 4}f}" for i, (name, called) in named]
-    return f"loss {entry['total']:.4f} ({', '.join(terms)}){skipped}, {entry['snippets_per_second']:.0f} snippets/s"

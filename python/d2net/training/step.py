@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from d2kernels.ops.step_record import step_record
-from d2net.config import Config, TrainConfig
+from d2net.config import Config
 from d2net.data.dataset import Batch
 from d2net.distributed.others import others_of
 from d2net.distributed.ranks import ALONE, Ranks
 from d2net.methods import method_named
 from d2net.methods.base import MOST_TERMS, Objective, Step
+from d2net.sections import TrainConfig
 from d2net.training.state import State
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 import d2kernels as d2k
 from d2kernels.nn import TemporalConv1d
-from d2net.config import ModelConfig
 from d2net.methods.base import Network, Output, check_features, initialise
+from d2net.sections import ModelConfig
 
 
 class D2Net(Network):

@@ -13,12 +13,12 @@ from d2kernels.ops.condition_number import tolerances
 from d2kernels.ops.head import head, reference_score
 from d2kernels.ops.losses import PAIRS, Options, losses
 from d2kernels.ops.losses import reference as composition
-from d2net.config import LossConfig
 from d2net.distributed.others import Others
 from d2net.methods.d2net.losses.denoising import foreground_attention, snippet_loss, video_loss
 from d2net.methods.d2net.losses.discriminative import pooled_embeddings
 from d2net.methods.d2net.losses.pairs import Permutations, pair_keys
 from d2net.methods.d2net.losses.reference import updated_reference
+from d2net.sections import LossConfig
 
 
 class Losses(NamedTuple):

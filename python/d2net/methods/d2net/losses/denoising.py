@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import d2kernels as d2k
-from d2net.config import LossConfig
+from d2net.sections import LossConfig
 
 
 class SnippetTerm(NamedTuple):

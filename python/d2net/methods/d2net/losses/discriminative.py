@@ -9,8 +9,8 @@ from torch import Tensor
 
 import d2kernels as d2k
 from d2kernels.ops.attention_pool import AttentionPool
-from d2net.config import LossConfig
 from d2net.methods.d2net.losses.pairs import PairWeights, Permutations, all_pairs, random_pairs, random_permutations
+from d2net.sections import LossConfig
 
 
 class Embeddings(NamedTuple):

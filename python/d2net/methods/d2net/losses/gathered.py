@@ -12,7 +12,6 @@ from torch import Tensor
 import d2kernels as d2k
 from d2kernels.ops.head import Head, reference_score
 from d2kernels.ops.losses import losses
-from d2net.config import LossConfig
 from d2net.distributed.others import Others
 from d2net.methods.d2net.losses import (
     Losses,
@@ -25,6 +24,7 @@ from d2net.methods.d2net.losses import (
 from d2net.methods.d2net.losses.denoising import masked_mean, snippet_values, video_loss
 from d2net.methods.d2net.losses.pairs import Permutations, pair_keys
 from d2net.methods.d2net.losses.reference import mixed_reference
+from d2net.sections import LossConfig
 
 
 def gathered_losses(

@@ -8,7 +8,7 @@ from torch import Tensor
 import d2kernels as d2k
 from d2kernels.ops.attention_pool import AttentionPool
 from d2kernels.ops.losses.reference import kept_videos
-from d2net.config import LossConfig
+from d2net.sections import LossConfig
 
 
 @torch.no_grad()
