@@ -1,8 +1,10 @@
-"""The compiled extension; pointers and streams are integers, a problem is the tuple that native.py makes."""
+"""The compiled extension; a problem is the tuple that native.py makes, streams are integers."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from torch import Tensor
 
 has_cuda: bool
 cuda_archs: str
@@ -12,20 +14,35 @@ _Problem = tuple[int, bool, int, int, int, int, int, int, int, int, int, bool, i
 def connected_components_count_cpu(problem: _Problem, positions: int, threads: int, /) -> None: ...
 def connected_components_fill_cpu(problem: _Problem, positions: int, out: int, size: int, threads: int, /) -> None: ...
 
-_Topk = tuple[int, int, int, int, int, int, int, int]
-_Pool = tuple[int, int, int, int, int, int, int, int, int, int, bool, bool]
-_Score = tuple[int, int, int, int, int, float, int, int, int]
+_Pointer = int | Tensor | None  # an address; a tensor, copied first where it is not row-major; None, null
+_Topk = tuple[Any, ...]
+_Pool = tuple[Any, ...]
+_Score = tuple[Any, ...]
 
-def topk_pool_cpu(problem: _Topk, mean: int, threshold: int, above: int, tied: int, threads: int, /) -> None: ...
+def topk_pool_cpu(
+    problem: _Topk, mean: _Pointer, threshold: _Pointer, above: _Pointer, tied: _Pointer, threads: int, /
+) -> None: ...
 def topk_pool_backward_cpu(
-    problem: _Topk, grad: int, threshold: int, above: int, tied: int, grad_scores: int, threads: int, /
+    problem: _Topk,
+    grad: _Pointer,
+    threshold: _Pointer,
+    above: _Pointer,
+    tied: _Pointer,
+    grad_scores: _Pointer,
+    threads: int,
+    /,
 ) -> None: ...
-def topk_indices_cpu(
-    problem: tuple[int, int, int, int, int, int, int, int, int], indices: int, threads: int, /
-) -> None: ...
-def attention_pool_cpu(problem: _Pool, embedding: int, mass: int, threads: int, /) -> None: ...
+def topk_indices_cpu(problem: tuple[Any, ...], indices: _Pointer, threads: int, /) -> None: ...
+def attention_pool_cpu(problem: _Pool, embedding: _Pointer, mass: _Pointer, threads: int, /) -> None: ...
 def attention_pool_backward_cpu(
-    problem: _Pool, grad: int, grad_mass: int, mass: int, grad_x: int, grad_attention: int, threads: int, /
+    problem: _Pool,
+    grad: _Pointer,
+    grad_mass: _Pointer,
+    mass: _Pointer,
+    grad_x: _Pointer,
+    grad_attention: _Pointer,
+    threads: int,
+    /,
 ) -> None: ...
 def dropout_cpu(
     x: int,
@@ -41,7 +58,7 @@ def dropout_cpu(
     /,
 ) -> None: ...
 
-_Convolution = tuple[int, int, int, int, int, int, int, int, int, bool]
+_Convolution = tuple[Any, ...]
 _Dropout = tuple[int, int, int, float]
 
 def convolves_cpu() -> bool: ...
@@ -49,67 +66,66 @@ def temporal_conv_cpu(
     shape: _Convolution,
     x: int,
     x_stride: int,
-    weight: int,
-    bias: int,
+    weight: _Pointer,
+    bias: _Pointer,
     slope: float | None,
     residual: bool,
     dropout: _Dropout,
-    out: int,
-    sign: int,
+    out: _Pointer,
+    sign: _Pointer,
     threads: int,
     /,
 ) -> None: ...
-def temporal_conv_inner_cpu(
+def temporal_conv_backward_cpu(
     shape: _Convolution,
-    grad: int,
+    grad: _Pointer,
     grad_stride: int,
-    out: int,
-    sign: int,
-    slope: float | None,
+    out: _Pointer,
+    sign: _Pointer,
+    negative_slope: float | None,
+    residual: bool,
     dropout: _Dropout,
-    inner: int,
-    dropped: int,
-    bias_gradient: int,
+    x: int,
+    x_stride: int,
+    weight: _Pointer,
+    inner: _Pointer,
+    grad_x: _Pointer,
+    grad_weight: _Pointer,
+    grad_bias: _Pointer,
     threads: int,
     /,
 ) -> None: ...
-def temporal_conv_input_gradient_cpu(
-    shape: _Convolution,
-    inner: int,
-    inner_stride: int,
-    weight: int,
-    residual: int,
-    residual_stride: int,
-    grad_x: int,
-    threads: int,
-    /,
-) -> None: ...
-def temporal_conv_weight_gradient_cpu(
-    shape: _Convolution, inner: int, inner_stride: int, x: int, x_stride: int, grad_weight: int, threads: int, /
-) -> None: ...
-def foreground_score_cpu(problem: _Score, score: int, threads: int, /) -> None: ...
+def foreground_score_cpu(problem: _Score, score: _Pointer, threads: int, /) -> None: ...
 def foreground_score_backward_cpu(
-    problem: _Score, grad: int, grad_x: int, grad_reference: int, threads: int, /
+    problem: _Score, grad: _Pointer, grad_x: _Pointer, grad_reference: _Pointer, threads: int, /
 ) -> None: ...
 def lowest_attention_cpu(
-    attention: int, dtype: int, total: int, offsets: int, lengths: int, sequences: int, place: int, threads: int, /
+    attention: _Pointer,
+    dtype: int,
+    total: int,
+    offsets: _Pointer,
+    lengths: _Pointer,
+    sequences: int,
+    place: _Pointer,
+    threads: int,
+    /,
 ) -> None: ...
 
-_Matrices = tuple[int, ...]  # dtype, then pointers and sizes in csrc's order
-_Snippets = tuple[int | float | bool, ...]
+_Matrices = tuple[Any, ...]  # dtype, then pointers and sizes in csrc's order
+_Snippets = tuple[Any, ...]
 
 def condition_number_cpu(problem: _Matrices, threads: int, /) -> None: ...
 def scale_slopes_cpu(
-    dtype: int, grad: int, slope: int, batch: int, size: int, gradient: int, threads: int, /
+    dtype: int, grad: _Pointer, slope: _Pointer, batch: int, size: int, gradient: _Pointer, threads: int, /
 ) -> None: ...
-def pdmi_snippet_cpu(problem: _Snippets, out: tuple[int, ...], threads: int, /) -> None: ...
+def pdmi_snippet_cpu(problem: _Snippets, out: tuple[_Pointer, ...], threads: int, /) -> None: ...
 def pdmi_snippet_backward_cpu(
     problem: _Snippets,
-    grad: int,
-    foreground_slope: int,
-    background_slope: int,
-    foreground: int,
-    background: int,
+    grad: _Pointer,
+    foreground_slope: _Pointer,
+    background_slope: _Pointer,
+    foreground: _Pointer,
+    background: _Pointer,
     threads: int,
     /,
 ) -> None: ...
@@ -199,10 +215,18 @@ def connected_components_fill_cuda(
     problem: _Problem, positions: int, workspace: int, out: int, size: int, device: int, stream: int, /
 ) -> None: ...
 def topk_pool_cuda(
-    problem: _Topk, mean: int, threshold: int, above: int, tied: int, device: int, stream: int, /
+    problem: _Topk, mean: _Pointer, threshold: _Pointer, above: _Pointer, tied: _Pointer, device: int, stream: int, /
 ) -> None: ...
 def topk_pool_backward_cuda(
-    problem: _Topk, grad: int, threshold: int, above: int, tied: int, grad_scores: int, device: int, stream: int, /
+    problem: _Topk,
+    grad: _Pointer,
+    threshold: _Pointer,
+    above: _Pointer,
+    tied: _Pointer,
+    grad_scores: _Pointer,
+    device: int,
+    stream: int,
+    /,
 ) -> None: ...
 def localize_workspace_cuda(
     is_double: bool, rows: int, total: int, sequences: int, classes: int, upsample: int, /
@@ -234,16 +258,16 @@ def localize_write_cuda(
 def condition_number_workspace_cuda(problem: _Matrices, device: int, /) -> int: ...
 def condition_number_cuda(problem: _Matrices, workspace: int, size: int, device: int, stream: int, /) -> None: ...
 def scale_slopes_cuda(
-    dtype: int, grad: int, slope: int, batch: int, size: int, gradient: int, device: int, stream: int, /
+    dtype: int, grad: _Pointer, slope: _Pointer, batch: int, size: int, gradient: _Pointer, device: int, stream: int, /
 ) -> None: ...
 def pdmi_snippet_cuda(problem: _Snippets, out: tuple[int, ...], device: int, stream: int, /) -> None: ...
 def pdmi_snippet_backward_cuda(
     problem: _Snippets,
-    grad: int,
-    foreground_slope: int,
-    background_slope: int,
-    foreground: int,
-    background: int,
+    grad: _Pointer,
+    foreground_slope: _Pointer,
+    background_slope: _Pointer,
+    foreground: _Pointer,
+    background: _Pointer,
     device: int,
     stream: int,
     /,

@@ -7,7 +7,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from d2kernels import _interface
 
@@ -55,6 +55,11 @@ _DTYPES = ("torch.float32", "torch.float64", "torch.bfloat16", "torch.float16") 
 def dtype_number(dtype: object) -> int:
     """The number by which csrc knows a torch dtype."""
     return _DTYPES.index(str(dtype))
+
+
+def cast(x: torch.Tensor | None, dtype: torch.dtype) -> Any:
+    """x.to(dtype), which takes 0.7 µs where there is nothing to do; None stays."""
+    return x if x is None or x.dtype is dtype else x.to(dtype)
 
 
 def why_not_dtype(dtype: object) -> str | None:

@@ -223,6 +223,7 @@ class _NotKept(Exception):
 def _choose(op: str, device: str, dtype: object, asked: str | None, index: int | None, verify: str) -> ModuleType:
     from d2kernels.verify.later import Later
 
+    _known(op)
     if asked is not None:
         can_run(op, asked, device, dtype, raise_error=True)
         try:
@@ -268,8 +269,6 @@ def select(op: str, device: str = "cpu", dtype: object = None, index: int | None
         ValueError: an unknown op.
         BackendUnavailable: none can, or the one asked for by name cannot.
     """
-    if op not in OPS:
-        _known(op)
     verify = (_VERIFY.value() or "") if device == "cuda" else ""
     try:
         return _choose(op, device, dtype, asked_for(op), index, verify)

@@ -340,13 +340,12 @@ class Form(NamedTuple):
     @property
     def gap(self) -> int:
         """Zero rows that are known to lie before, between and after the sequences."""
-        return 0 if self.ragged is None else self.ragged.gap
+        return 0 if self.ragged is None else self.ragged._gap
 
     def restore(self, values: Tensor) -> Tensor | Ragged:
         """Per-row output (total, ...), zero on gap rows, in the input's form: Ragged, packed or dense (n, s, ...)."""
         if self.ragged is not None:
-            room = self.ragged._room
-            return Ragged._trusted(values, self.offsets, self.lengths, self.max_length, room)
+            return Ragged._trusted(values, self.offsets, self.lengths, self.max_length, self.ragged._room)
         if self.dense is not None:
             return values.reshape(*self.dense, *values.shape[1:])
         return values
@@ -354,7 +353,7 @@ class Form(NamedTuple):
     def align(self, name: str, x: Tensor | Ragged, dim: int | None = None) -> Tensor:
         """A second per-row input in the same form, as packed rows of `dim` dimensions in all unless None."""
         if isinstance(x, Ragged):
-            if x.offsets is self.offsets and x.lengths is self.lengths:
+            if x._offsets is self.offsets and x._lengths is self.lengths:
                 pass
             elif x.offsets.device != self.offsets.device:
                 raise ValueError(
@@ -366,7 +365,7 @@ class Form(NamedTuple):
                 and not (torch.equal(x.offsets, self.offsets) and torch.equal(x.lengths, self.lengths))
             ):
                 raise ValueError(f"{self.op}: {name} is a Ragged of other sequences; both must share their offsets")
-            x = x.values
+            x = x._values
         elif not isinstance(x, Tensor):
             raise TypeError(f"{self.op}: {name} must be a Ragged or a tensor, got {type(x).__name__}")
         elif self.dense is not None:
@@ -398,7 +397,7 @@ def take(
     if isinstance(x, Ragged):
         if offsets is not None or lengths is not None or mask is not None:
             raise ValueError(f"{op}: a Ragged brings its own offsets; drop offsets, lengths and mask")
-        return Form(op, x.values, x.offsets, x.lengths, x.max_length, x, None)
+        return Form(op, x._values, x._offsets, x._lengths, x._max_length, x, None)
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: expected a Ragged or a tensor, got {type(x).__name__}")
     if offsets is not None:

@@ -41,7 +41,7 @@ def kernels(monkeypatch):
         (op, backend): SimpleNamespace(
             __name__=f"d2kernels.ops.{op}.{backend}",
             why_not=lambda device, dtype, backend=backend: why.get(backend),
-            topk_pool_forward=lambda scores, offsets, lengths, k, backend=backend: (
+            topk_pool_forward=lambda scores, offsets, lengths, *_, backend=backend: (
                 torch.full((len(lengths), scores.shape[1]), float(len(backend))),
                 *[torch.zeros(len(lengths), scores.shape[1])] * 3,
             ),

@@ -36,7 +36,7 @@ void Reader::end() const {
 
 Reader Reader::tuple() {
     PyObject* const value = object();
-    if (PyTuple_Check(value)) return Reader(value);
+    if (PyTuple_Check(value)) return Reader(value, kept_);
     PyErr_Format(PyExc_TypeError, "a tuple is taken, not %.200s", Py_TYPE(value)->tp_name);
     throw PythonError{};
 }
@@ -49,7 +49,10 @@ void* Reader::capsule(const char* name) {
 
 Address Reader::address() {
     static_assert(sizeof(Address) == sizeof(unsigned long long), "addresses have 64 bits");
-    const unsigned long long value = PyLong_AsUnsignedLongLong(object());
+    PyObject* const given = object();
+    if (given == Py_None) return 0;
+    if (!PyLong_Check(given)) return tensor_address(given, *kept_);
+    const unsigned long long value = PyLong_AsUnsignedLongLong(given);
     if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred()) throw PythonError{};
     return value;
 }

@@ -1,4 +1,4 @@
-// What every op's bindings share. Pointers and streams are integers; Python owns memory, device, dtype and contiguity.
+// What every op's bindings share. Pointers are integers, tensors or None; Python owns memory, device and dtype.
 //
 // pybind11 is in csrc/bindings.cpp alone, which knows one signature: a tuple. Its templates for each op's own take
 // longer to compile than the ops.
@@ -13,7 +13,7 @@ namespace d2k {
 // One call from Python: its arguments, and what it returns, None where nothing is given.
 class Call : public Reader {
 public:
-    explicit Call(PyObject* arguments) : Reader(arguments) {}
+    explicit Call(PyObject* arguments) : Reader(arguments, &copies_) {}
     ~Call() { Py_XDECREF(result_); }
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
@@ -26,6 +26,7 @@ public:
     PyObject* take();
 
 private:
+    Kept copies_;
     PyObject* result_ = nullptr;
 };
 

@@ -7,6 +7,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "bindings/tensor.h"
 #include "d2kernels/ragged.h"
 
 namespace d2k {
@@ -24,9 +25,10 @@ T* pointer(Address address) {
 // Missing, left over or of another type than what is read: a TypeError.
 class Reader {
 public:
-    explicit Reader(PyObject* tuple = nullptr) : tuple_(tuple) {}
+    explicit Reader(PyObject* tuple = nullptr, Kept* kept = nullptr) : tuple_(tuple), kept_(kept) {}
 
-    // An integer in T's range, a number, a bool, a pointer's address, or a tuple as a Reader.
+    // An integer in T's range, a number, a bool, a tuple as a Reader, or a pointer: of an address, of a tensor, whose
+    // elements are copied first where they are not row-major, or null of None.
     template <class T>
     T next() {
         if constexpr (std::is_same_v<T, Reader>) return tuple();
@@ -83,6 +85,7 @@ private:
     int64_t integer(int64_t least, int64_t most);
 
     PyObject* tuple_;  // the caller's
+    Kept* kept_;       // the call's
     Py_ssize_t at_ = 0;
 };
 

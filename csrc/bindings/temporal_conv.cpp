@@ -56,43 +56,35 @@ void bind_temporal_conv(Module& m) {
                                       threads);
         });
     });
-    m.def("temporal_conv_inner_cpu", [](Call& c) {
+    // Null: a gradient nobody asked for; out and sign where no activation, or the other one, tells its branch; inner
+    // where grad is what the convolution's own gradients are made of.
+    m.def("temporal_conv_backward_cpu", [](Call& c) {
         const auto shape = convolution(c.next<Reader>());
-        const float *grad, *out;
-        int64_t grad_stride;
+        const float *grad, *out, *x, *weight;
+        int64_t grad_stride, x_stride;
         const uint8_t* sign;
         c.read(grad, grad_stride, out, sign);
         const Slope slope(c);
+        const auto residual = c.next<bool>();
         const auto drop = dropping(c.next<Reader>());
-        float *inner, *dropped, *bias_gradient;
+        float *inner, *grad_x, *grad_weight, *grad_bias;
         int threads;
-        c.rest(inner, dropped, bias_gradient, threads);
+        c.rest(x, x_stride, weight, inner, grad_x, grad_weight, grad_bias, threads);
+        // What passes by the convolution: the gradient, or what dropout leaves of it, written where it is added to.
+        const bool passes = residual && grad_x, dropped = passes && drop.threshold > 0;
+        const float* const beside = dropped ? grad_x : passes ? grad : nullptr;
+        const float* const own = inner ? inner : grad;
+        const int64_t own_stride = inner ? shape.c_out * shape.groups : grad_stride;
         run([&] {
-            return cpu::temporal_conv_inner(shape, grad, grad_stride, out, sign, slope.or_null(), drop, inner, dropped,
-                                            bias_gradient, threads);
-        });
-    });
-    m.def("temporal_conv_input_gradient_cpu", [](Call& c) {
-        const auto shape = convolution(c.next<Reader>());
-        const float *inner, *weight, *residual;
-        int64_t inner_stride, residual_stride;
-        float* grad_x;
-        int threads;
-        c.rest(inner, inner_stride, weight, residual, residual_stride, grad_x, threads);
-        run([&] {
-            return cpu::temporal_conv_input_gradient(shape, inner, inner_stride, weight, residual, residual_stride,
-                                                     grad_x, threads);
-        });
-    });
-    m.def("temporal_conv_weight_gradient_cpu", [](Call& c) {
-        const auto shape = convolution(c.next<Reader>());
-        const float *inner, *x;
-        int64_t inner_stride, x_stride;
-        float* grad_weight;
-        int threads;
-        c.rest(inner, inner_stride, x, x_stride, grad_weight, threads);
-        run([&] {
-            return cpu::temporal_conv_weight_gradient(shape, inner, inner_stride, x, x_stride, grad_weight, threads);
+            Status status = cpu::temporal_conv_inner(shape, grad, grad_stride, out, sign, slope.or_null(), drop, inner,
+                                                     dropped ? grad_x : nullptr, grad_bias, threads);
+            if (status == kOk && grad_x)
+                status = cpu::temporal_conv_input_gradient(shape, own, own_stride, weight, beside,
+                                                           dropped ? shape.c_in * shape.groups : grad_stride, grad_x,
+                                                           threads);
+            if (status == kOk && grad_weight)
+                status = cpu::temporal_conv_weight_gradient(shape, own, own_stride, x, x_stride, grad_weight, threads);
+            return status;
         });
     });
 }

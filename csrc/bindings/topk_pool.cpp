@@ -6,13 +6,13 @@
 namespace d2k {
 namespace {
 
-// scores, dtype, total, classes, offsets, lengths, sequences, k
+// scores, dtype, total, classes, offsets, lengths, sequences, k, each, divisor, add
 template <class T>
 TopkPool<T> topk(Reader r) {
     TopkPool<T> x{};
     int dtype;
     r.rest(x.scores, dtype, x.sequences.total, x.classes, x.sequences.offsets, x.sequences.lengths, x.sequences.count,
-           x.k);
+           x.k, x.each, x.divisor, x.add);
     return x;
 }
 

@@ -145,7 +145,8 @@ template <class T>
 void add_through_mass(const AttentionPool<T>& problem, const AttentionPoolGradients<T>& gradients) {
     using V = ArithmeticOf<T>;
     const int64_t columns = problem.columns, n = problem.sequences.count;
-    std::vector<V> through(gradients.grad_mass, gradients.grad_mass + n * columns);
+    std::vector<V> through(n * columns);
+    if (gradients.grad_mass) std::copy_n(gradients.grad_mass, n * columns, through.begin());
     for (int64_t i = 0; problem.normalize && i < n; ++i) {
         const auto range = problem.sequences[i];
         for (int64_t a = 0; a < columns; ++a) {

@@ -70,6 +70,7 @@ void forward(const TopkPool<T>& problem, const TopkPoolOut<T>& out, int64_t sequ
     const int64_t width = end - begin, at = sequence * problem.classes + begin;
     if (range.length == 0) {
         std::fill_n(out.mean + at, width, stored<T>(0));
+        if (!out.threshold) return;
         std::fill_n(out.threshold + at, width, stored<T>(0));
         std::fill_n(out.above + at, width, 0);
         std::fill_n(out.tied + at, width, 0);
@@ -93,6 +94,7 @@ void forward(const TopkPool<T>& problem, const TopkPoolOut<T>& out, int64_t sequ
         const Selected<V>& s = work.selected[c];
         out.mean[at + c] = stored<T>(
             static_cast<V>((s.above_sum + static_cast<double>(k - s.above) * s.threshold) / static_cast<double>(k)));
+        if (!out.threshold) continue;
         out.threshold[at + c] = stored<T>(s.threshold);
         out.above[at + c] = static_cast<int32_t>(s.above);
         out.tied[at + c] = static_cast<int32_t>(s.tied);

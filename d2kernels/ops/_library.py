@@ -41,22 +41,23 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
     """
     function = name if name.endswith("_backward") else f"{name}_forward"
 
-    def run_on_cpu(args: tuple[Any, ...]) -> Any:
-        """As `run`, of tensors that all are there."""
-        if torch.is_autocast_enabled("cpu"):
-            return run(*args)
-        first = next(args[i] for i in tensors if args[i] is not None)
-        return getattr(backends.select(folder, "cpu", first.dtype), function)(*args)
-
     def run(*args: Any) -> Any:
         first = _on_one_device(op, tensors, args)
         device = first.device
         call = getattr(backends.select(folder, device.type, first.dtype, device.index), function)
         if not torch.is_autocast_enabled(device.type):
-            return call(*args)
+            return whole(call(*args), args)
         # The public function has cast what autocast casts; a backward runs under whatever is on by then.
         with torch.autocast(device.type, enabled=False):
-            return call(*args)
+            return whole(call(*args), args)
+
+    def whole(out: Any, args: tuple[Any, ...]) -> Any:
+        """With an empty tensor, as the schema has it, where a backend gives None for what nobody asked for."""
+        if not isinstance(out, tuple) or all(x is not None for x in out):
+            return out
+        made = fake(*[a.to("meta") if isinstance(a, Tensor) else a for a in args])
+        device = next(x for x in out if x is not None).device
+        return tuple([torch.empty_like(m, device=device) if x is None else x for x, m in zip(out, made, strict=True)])
 
     def checked_fake(*args: Any) -> Any:
         # One tensor on "meta" brings all of them here, and what is made beside the others would hold no result.
@@ -69,10 +70,15 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
     op = getattr(torch.ops.d2k, name).default
     tensors = [i for i, argument in enumerate(op._schema.arguments) if "Tensor" in str(argument.type)]
 
+    start = tensors[0]
+
     def call(*args: Any) -> Any:
         where = _unseen(tensors, args)
-        if where == "cpu":
-            return run_on_cpu(args)
+        if where == "cpu" and not _C._is_any_autocast_enabled():
+            first = args[start]
+            if first is None:
+                first = next(args[i] for i in tensors if args[i] is not None)
+            return getattr(backends.select(folder, "cpu", first.dtype), function)(*args)
         return op(*args) if where is None else run(*args)
 
     found = cast(Call, call)
@@ -93,7 +99,14 @@ def _unseen(tensors: list[int], args: tuple[Any, ...]) -> str | None:
 
     The dispatcher takes 3 to 15 µs, most of it to make its values of the arguments and back.
     """
-    if watched() or _profiler_enabled():
+    if (
+        is_dynamo_compiling()
+        or _C._len_torch_dispatch_stack()
+        or _C._are_functorch_transforms_active()
+        or _C._is_torch_function_mode_enabled()
+        or _C._get_tracing_state()
+        or _profiler_enabled()
+    ):
         return None
     where = "cpu"
     for i in tensors:
@@ -109,6 +122,14 @@ def _unseen(tensors: list[int], args: tuple[Any, ...]) -> str | None:
                 return None
             where = "cuda"
     return where
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast asks an op on x for its dtype: never of float64, which it leaves alone."""
+    if not _C._is_any_autocast_enabled() or x.dtype == torch.float64:
+        return False
+    kind = x.device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
 def _on_one_device(op: Any, tensors: list[int], args: tuple[Any, ...]) -> Tensor:
@@ -150,34 +171,50 @@ def _has_tangent(x: Any) -> bool:
 
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """function.apply(*args), without what it costs where nothing needs a gradient or nothing transforms it."""
-    if is_dynamo_compiling() or _C._are_functorch_transforms_active():
+    """function.apply(*args), without what it costs where nothing needs a gradient or nothing transforms it.
+
+    `inputs` of the Function: how many of its first arguments may have a gradient; all where it does not say.
+    """
+    if _C._are_functorch_transforms_active():
         return function.apply(*args)
+    if is_dynamo_compiling():
+        # For one without gradients dynamo counts the parameters of forward, to know whether it takes a context.
+        graded = torch.is_grad_enabled() and any([isinstance(a, Tensor) and a.requires_grad for a in args])
+        return function.apply(*args) if graded else function.forward(*args)
     if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
         op, oracle = _names(function)
         raise NotImplementedError(f"{op} has no forward-mode derivative; use backward, or {oracle}, which has one")
-    if not (torch.is_grad_enabled() and _C._any_requires_grad(*args)):
+    if not (torch.is_grad_enabled() and _C._any_requires_grad(*args[: getattr(function, "inputs", None)])):
         return function.forward(*args)
-    return super(torch.autograd.Function, _joined(function)).apply(*args)  # type: ignore[misc]
+    return _joined(function)(*args)
+
+
+def recorded(*inputs: Tensor | None) -> bool:
+    """Whether a gradient of one of these may be asked for, so that what only a backward reads must be kept."""
+    if is_dynamo_compiling() or _C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and any([x is not None and x.requires_grad for x in inputs])
 
 
 @functools.cache
-def _joined(op: Any) -> Any:
-    """An op's Function with setup_context inside forward.
+def _joined(op: Any) -> Callable[..., Any]:
+    """The apply of an op's Function with setup_context inside forward.
 
     torch binds the arguments of one with a setup_context of its own to forward's signature at every call, which takes
     ten times as long as the rest.
     """
+    run, setup_context = op.forward, op.setup_context
 
     def forward(ctx: Any, *args: Any) -> Any:
-        out = op.forward(*args)
-        op.setup_context(ctx, args, out)
+        out = run(*args)
+        setup_context(ctx, args, out)
         if asked := backends.asked():
             ctx.asked = asked  # autograd runs the backward on threads that know nothing of this one's choice
         return out
 
     parts = {"forward": staticmethod(forward), "setup_context": torch.autograd.Function.setup_context}
-    return type(op.__name__, (op,), parts | {"__module__": op.__module__})
+    joined = type(op.__name__, (op,), parts | {"__module__": op.__module__})
+    return super(torch.autograd.Function, joined).apply  # type: ignore[misc]
 
 
 def constant(*args: Any) -> tuple[Any, ...]:
@@ -210,6 +247,16 @@ class _Once(torch.autograd.Function):
         raise RuntimeError(f"{op} has no second derivative; drop create_graph=True, or use {oracle}, which has one")
 
 
+class _Read:
+    """A Function's context whose saved tensors are asked for once: torch.utils.checkpoint hands them out once."""
+
+    def __init__(self, ctx: Any):
+        self._ctx, self.saved_tensors = ctx, ctx.saved_tensors
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+
 def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Marks a Function's backward as differentiable once: a second derivative raises, never is silently wrong."""
 
@@ -223,9 +270,10 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
                 return backward(ctx, *grads)
             with backends.resumed(asked):
                 return backward(ctx, *grads)
+        read = _Read(ctx)
         with torch.no_grad(), backends.resumed(asked or {}):
-            out = backward(ctx, *grads)
-        sources = [t for t in (*grads, *ctx.saved_tensors) if isinstance(t, Tensor) and t.requires_grad]
+            out = backward(read, *grads)
+        sources = [t for t in (*grads, *read.saved_tensors) if isinstance(t, Tensor) and t.requires_grad]
         if not sources:
             return out
         names = _names(ctx._forward_cls)

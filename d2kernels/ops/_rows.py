@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -149,3 +150,9 @@ def row_dots(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 stays, everything else sums in float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@lru_cache(maxsize=64)
+def common_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """float64 where one of them is, else float32: what rows of these are summed in."""
+    return accumulation_dtype(reduce(torch.promote_types, dtypes))

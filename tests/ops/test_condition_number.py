@@ -303,10 +303,11 @@ def test_native_bits_depend_on_no_neighbour_and_no_thread(backend, m, inner, n):
         again = run(slice(None))
     finally:
         torch.set_num_threads(threads)
-    for x, y in zip(whole, again, strict=True):
-        torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
+    made = [i for i, x in enumerate(whole) if x is not None]
+    for i in made:
+        torch.testing.assert_close(whole[i], again[i], rtol=0, atol=0, equal_nan=True)
     for rows in (slice(0, 1), slice(5, 6), slice(9, 12), slice(3, 12), slice(202, 203)):
-        for x, y in zip(run(rows), whole, strict=True):
+        for x, y in ((run(rows)[i], whole[i]) for i in made):
             if y.numel():
                 torch.testing.assert_close(x, y[rows], rtol=0, atol=0, equal_nan=True)
 

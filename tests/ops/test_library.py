@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import d2kernels as d2k
+from d2kernels import _native
 from d2kernels.ops._library import _unseen
 from d2kernels.ops.topk_pool import schema
 
@@ -67,3 +69,41 @@ def test_a_subclass_and_other_devices_see_the_op():
     assert not _unseen([0], (torch.rand(2).as_subclass(Seen),))
     assert not _unseen([0, 1], (torch.rand(2), torch.rand(2, device="meta")))
     assert _unseen([0, 1], (torch.nn.Parameter(torch.rand(2)), None))
+
+
+def test_checkpointed_tensors_are_unpacked_once():
+    """torch.utils.checkpoint hands a saved tensor out once a backward, also where that is differentiated."""
+    scores = torch.rand(5, 2, requires_grad=True)
+
+    def pooled(x):
+        return d2k.topk_pool(x, offsets=OFFSETS, k=2).square().sum()
+
+    (want,) = torch.autograd.grad(pooled(scores), scores)
+    again = checkpoint(pooled, scores, use_reentrant=False)
+    (got,) = torch.autograd.grad(again, scores, create_graph=True)
+    assert torch.equal(got, want)
+    with pytest.raises(RuntimeError, match="topk_pool has no second derivative"):
+        got.sum().backward()
+
+
+class Methods:
+    """What the tensors of torch before 2.10 have: no C exchange API."""
+
+    def __init__(self, x):
+        self.contiguous, self.data_ptr = lambda: Methods(x.contiguous()), x.data_ptr
+
+
+@pytest.mark.skipif(_native.extension()[0] is None, reason="no compiled extension")
+@pytest.mark.parametrize("given", [lambda x: x, torch.nn.Parameter, Methods])
+def test_csrc_takes_tensors_row_major_or_not(given):
+    scores, lengths, module = torch.rand(5, 2), OFFSETS.diff(), _native.module()
+    want = schema.topk_pool(scores, OFFSETS, lengths, None, 2)[0]
+    spread = torch.stack([OFFSETS, OFFSETS + 9], 1)[:, 0]
+    for rows in (scores, scores.t().contiguous().t(), scores.repeat(1, 2)[:, :2]):
+        out = torch.empty(2, 2)
+        problem = (given(rows), 0, 5, 2, spread, lengths, 2, None, 2, 1, 0)
+        module.topk_pool_cpu(problem, out, None, 0, 0, 1)
+        assert torch.equal(out, want)
+    for wrong in (1.5, "x", [scores]):
+        with pytest.raises(TypeError, match="an address or a tensor is taken, not"):
+            module.topk_pool_cpu((wrong, *problem[1:]), out, 0, 0, 0, 1)

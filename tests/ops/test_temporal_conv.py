@@ -326,7 +326,7 @@ def test_gradients_that_nobody_needs_are_not_computed(backend, monkeypatch):
             some = [t.detach().requires_grad_(i in needed) for i, t in enumerate(leaves)]
             got = torch.autograd.grad(f(*some).sum(), [some[i] for i in needed])
             assert all(torch.equal(g, whole[i]) for g, i in zip(got, needed, strict=True))
-            assert [t.numel() > 0 for t in asked[-1]] == [0 in needed, needed != [0], needed != [0]]
+            assert [t is not None and t.numel() > 0 for t in asked[-1]] == [0 in needed, needed != [0], needed != [0]]
 
 
 # Past the sizes where weight gradients are convolutions, with chunks whose taps reach into the next, or past the end.

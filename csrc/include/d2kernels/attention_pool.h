@@ -33,7 +33,7 @@ template <class T>
 struct AttentionPoolGradients {
     using V = ArithmeticOf<T>;
     const T* grad;       // (sequences, columns, width)
-    const V* grad_mass;  // (sequences, columns)
+    const V* grad_mass;  // (sequences, columns), or null for zeros
     const V* mass;       // (sequences, columns)
     T* grad_x;           // (total, width)
     V* grad_attention;   // (total, columns)

@@ -18,7 +18,7 @@ struct ConditionNumber {
     bool log;
 
     OutputOf<T> value;          // (batch)
-    double *slope_a, *slope_b;  // ∂ value by a and b
+    double *slope_a, *slope_b;  // ∂ value by a and b, or null
 
     D2K_DEVICE bool closed() const { return !b && rows == 2 && columns == 2; }
     D2K_DEVICE Plan plan() const { return b ? Plan::product(rows, inner, columns) : Plan::whole(rows, columns); }
@@ -111,6 +111,7 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
     const bool flat = any(team, !range.finite || lane_of(&e.rank, lane) < 2 || smallest >= largest);
     const double eta = !range.finite ? range.undefined() : flat ? 1 : largest / smallest;
     if (team.rank() == 0) put(problem.value + item, problem.log ? ::log(eta) : eta);
+    if (!problem.slope_a) return;
     double* const slope_a = problem.slope_a + item * problem.size_a();
     double* const slope_b = problem.slope_b + item * problem.size_b();
     if (flat) {
@@ -249,7 +250,7 @@ D2K_DEVICE void condition_numbers_2x2(const ConditionNumber<T>& problem, int64_t
         const double eta = !finite ? ranges[l].undefined() : flat ? 1 : largest / smallest;
         put(problem.value + (first + l), problem.log ? ::log(eta) : eta);
         const double factor = problem.log ? 1 : eta;
-        for (int i = 0; i < 4; ++i)
+        for (int i = 0; problem.slope_a && i < 4; ++i)
             problem.slope_a[(first + l) * 4 + i] =
                 !finite ? NAN : flat ? 0 : scale * (factor * lane_of(e.slope + i, l));
     }

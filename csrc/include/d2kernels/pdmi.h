@@ -27,7 +27,7 @@ struct PdmiSnippetOut {
     T* value;
     int64_t *foreground_count, *background_count;
     T *foreground_mean, *background_mean;
-    double *foreground_slope, *background_slope;  // by one row's attention
+    double *foreground_slope, *background_slope;  // by one row's attention, or null
 };
 
 // One side of a joint.
@@ -99,6 +99,7 @@ D2K_DEVICE void write_snippet(const PdmiSnippet<T>& problem, const PdmiSnippetOu
     out.background_count[i] = back.count;
     out.foreground_mean[i] = of(front.mean());
     out.background_mean[i] = of(back.mean());
+    if (!out.foreground_slope) return;
     out.foreground_slope[i] = joint.by_foreground / static_cast<double>(front.count > 0 ? front.count : 1);
     out.background_slope[i] = joint.by_background / static_cast<double>(back.count > 0 ? back.count : 1);
 }
@@ -172,7 +173,7 @@ template <class T>
 struct PdmiVideo {
     InputOf<T> p;        // (videos, classes)
     const bool* labels;  // (videos, classes)
-    const bool* keep;    // (videos)
+    const bool* keep;    // (videos), or null for all
     int64_t videos, classes;
     bool floored;
     double relative_floor;
@@ -181,7 +182,7 @@ struct PdmiVideo {
 
     OutputOf<T> value;
     int64_t* rank;
-    double* slope;  // (videos, classes)
+    double* slope;  // (videos, classes), or null
 };
 
 // Memory of pdmi_video.
@@ -228,7 +229,7 @@ D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& p
     int64_t n = 0;
     for (int64_t tile = 0; tile < problem.videos; tile += team.size()) {
         const int64_t i = tile + team.rank();
-        const bool keep = i < problem.videos && problem.keep[i];
+        const bool keep = i < problem.videos && (!problem.keep || problem.keep[i]);
         const int64_t place = compact(team, keep, n);
         if (keep) work.kept[place] = i;
     }
@@ -322,9 +323,9 @@ D2K_DEVICE void write_video(Team& team, const PdmiVideo<T>& problem, const PdmiV
         }
     });
     finite = all(team, finite && (n == 0 || rank < 2 || magnitude(*work.value) <= DBL_MAX));
-    for_each(team, problem.videos * c, [&](int64_t i) { problem.slope[i] = 0; });
+    for_each(team, problem.slope ? problem.videos * c : 0, [&](int64_t i) { problem.slope[i] = 0; });
     team.barrier();
-    if (finite)
+    if (finite && problem.slope)
         for_each(team, n * c, [&](int64_t i) {
             const int64_t l = i / c;
             if (taken(problem, work.q[i])) problem.slope[work.kept[l] * c + i % c] = work.slope_q[i];

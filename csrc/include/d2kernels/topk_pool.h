@@ -18,15 +18,17 @@ struct TopkPool {
     Sequences sequences;
     const T* scores;  // (total, classes)
     int64_t classes;
-    const int64_t* k;  // (sequences), clamped to [1, length]
+    const int64_t* k;  // (sequences), or null for `each`, or where that is 0 for (length + add) / divisor
+    int64_t each = 0, divisor = 1, add = 0;
 
+    // Clamped to [1, length].
     D2K_DEVICE int64_t count(int64_t sequence, int64_t length) const {
-        const int64_t wanted = k[sequence];
+        const int64_t wanted = k ? k[sequence] : each ? each : (length + add) / divisor;
         return wanted < 1 ? 1 : wanted > length ? length : wanted;
     }
 };
 
-// (sequences, classes) each.
+// (sequences, classes) each; on the CPU all but the mean are null where nobody wants them.
 template <class T>
 struct TopkPoolOut {
     T *mean, *threshold;

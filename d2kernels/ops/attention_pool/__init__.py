@@ -23,35 +23,28 @@ class AttentionPool(NamedTuple):
 
 
 class _AttentionPool(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        x: Tensor,
-        attention: Tensor,
-        offsets: Tensor,
-        lengths: Tensor,
-        threshold: list[float],
-        inclusive: bool,
-        normalize: bool,
-    ) -> tuple[Tensor, Tensor]:
-        return schema.attention_pool(x, attention, offsets, lengths, threshold, inclusive, normalize)
+    inputs = 2
+    forward = staticmethod(schema.attention_pool)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         ctx.save_for_backward(output[1], *inputs[:4])
         ctx.options = inputs[4:]
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     @once
-    def backward(ctx: Any, grad: Tensor, grad_mass: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor | None, grad_mass: Tensor | None) -> tuple:
+        if grad is None and grad_mass is None:
+            return (None,) * 7
         need_x, need_attention = ctx.needs_input_grad[:2]
+        mass, x, *rest = ctx.saved_tensors
+        if grad is None:
+            grad = x.new_zeros((*mass.shape, x.shape[1]))
         grad_x, grad_attention = schema.attention_pool_backward(
-            grad, grad_mass, *ctx.saved_tensors, *ctx.options, need_x, need_attention
+            grad, grad_mass, mass, x, *rest, *ctx.options, need_x, need_attention
         )
-        return (
-            grad_x if need_x else None,
-            grad_attention if need_attention else None,
-            *[None] * 5,
-        )
+        return (grad_x if need_x else None, grad_attention if need_attention else None, None, None, None, None, None)
 
 
 def thresholds_of(op: str, threshold: float | Sequence[float]) -> float | list[float]:
@@ -65,15 +58,17 @@ def thresholds_of(op: str, threshold: float | Sequence[float]) -> float | list[f
     return number(op, "threshold", threshold, finite=False)
 
 
-def _thresholds(threshold: float | Sequence[float], columns: int) -> list[float]:
+def _thresholds(threshold: float | Sequence[float], columns: int) -> tuple[float, ...]:
+    if type(threshold) is float:
+        return (number("attention_pool", "threshold", threshold, finite=False),) * columns
     values = thresholds_of("attention_pool", threshold)
     if not isinstance(values, list):
-        return [values] * columns
+        return (values,) * columns
     if len(values) != columns:
         raise ValueError(
             f"attention_pool: {columns} attention columns need {columns} thresholds or one for all, got {len(values)}"
         )
-    return values
+    return tuple(values)
 
 
 def attention_pool(
@@ -115,23 +110,20 @@ def attention_pool(
             f"attention_pool: x must be float rows (total, D), got {rows.dtype} {tuple(rows.shape)}"
         )
     weights = form.align("attention", attention)
-    if weights.dim() not in (1, 2) or not weights.is_floating_point():
+    if not 1 <= weights.dim() <= 2 or not weights.is_floating_point():
         raise ValueError(
             f"attention_pool: attention must be float rows (total,) or (total, A), "
             f"got {weights.dtype} {tuple(weights.shape)}"
         )
-    single = weights.dim() == 1
-    if single:
-        weights = weights[:, None]
-    if weights.shape[1] == 0:
+    columns = 1 if weights.dim() == 1 else weights.shape[1]
+    if columns == 0:
         raise ValueError(
             f"attention_pool: attention must have at least one column, got {tuple(weights.shape)}"
         )
     options = (
-        _thresholds(threshold, weights.shape[1]),
+        _thresholds(threshold, columns),
         flag("attention_pool", "inclusive", inclusive),
         flag("attention_pool", "normalize", normalize),
     )
     embedding, total = apply(_AttentionPool, rows, weights, form.offsets, form.lengths, *options)
-    total = total.to(weights.dtype)
-    return AttentionPool(embedding[:, 0], total[:, 0]) if single else AttentionPool(embedding, total)
+    return AttentionPool(embedding, total if total.dtype is weights.dtype else total.to(weights.dtype))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from d2kernels import _native
-from d2kernels.ops._rows import accumulation_dtype
+from d2kernels.ops._rows import common_dtype
 
 
 def why_not(device: str, dtype: object) -> str | None:
@@ -31,27 +31,26 @@ def _inputs(
     threshold: Sequence[float],
     inclusive: bool,
     normalize: bool,
-) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
-    """The problem for csrc, and the tensors behind it, the first of which is x."""
-    dtype = accumulation_dtype(torch.promote_types(x.dtype, attention.dtype))
-    x = (x.double() if dtype == torch.float64 else x).contiguous()
+) -> tuple[tuple[Any, ...], Tensor, Tensor]:
+    """The problem for csrc, and x and the attention in it."""
+    dtype = common_dtype(x.dtype, attention.dtype)
+    x = x.double() if dtype is torch.float64 else x
     levels = _thresholds(tuple(threshold), attention.dtype, dtype)
-    attention = attention.to(dtype).contiguous()
-    offsets, lengths = offsets.contiguous(), lengths.contiguous()
+    attention = _native.cast(attention, dtype)
     problem = (
-        x.data_ptr(),
+        x,
         _native.dtype_number(x.dtype),
         *x.shape,
-        attention.data_ptr(),
-        attention.shape[1],
-        offsets.data_ptr(),
-        lengths.data_ptr(),
+        attention,
+        attention.shape[1] if attention.dim() == 2 else 1,
+        offsets,
+        lengths,
         lengths.shape[0],
-        levels.data_ptr(),
+        levels,
         inclusive,
         normalize,
     )
-    return problem, (x, attention, offsets, lengths, levels)
+    return problem, x, attention
 
 
 def attention_pool_forward(
@@ -63,16 +62,16 @@ def attention_pool_forward(
     inclusive: bool,
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    problem, kept = _inputs(x, attention, offsets, lengths, threshold, inclusive, normalize)
-    shape = (lengths.shape[0], attention.shape[1])
-    embedding, mass = kept[0].new_empty((*shape, x.shape[1])), kept[1].new_empty(shape)
-    _native.module().attention_pool_cpu(problem, embedding.data_ptr(), mass.data_ptr(), torch.get_num_threads())
-    return embedding.to(x.dtype), mass
+    problem, wide, wide_attention = _inputs(x, attention, offsets, lengths, threshold, inclusive, normalize)
+    shape = lengths.shape + attention.shape[1:]
+    embedding, mass = wide.new_empty(*shape, x.shape[1]), wide_attention.new_empty(*shape)
+    _native.module().attention_pool_cpu(problem, embedding, mass, torch.get_num_threads())
+    return _native.cast(embedding, x.dtype), mass
 
 
 def attention_pool_backward(
     grad: Tensor,
-    grad_mass: Tensor,
+    grad_mass: Tensor | None,
     mass: Tensor,
     x: Tensor,
     attention: Tensor,
@@ -83,19 +82,17 @@ def attention_pool_backward(
     normalize: bool,
     need_x: bool,
     need_attention: bool,
-) -> tuple[Tensor, Tensor]:
-    problem, kept = _inputs(x, attention, offsets, lengths, threshold, inclusive, normalize)
-    grad, mass = grad.to(kept[0].dtype).contiguous(), mass.contiguous()
-    grad_mass = grad_mass.to(mass.dtype).contiguous()
-    grad_x = torch.empty_like(kept[0]) if need_x else kept[0].new_empty(0)
-    grad_attention = torch.empty_like(kept[1]) if need_attention else kept[1].new_empty(0)
+) -> tuple[Tensor | None, Tensor | None]:
+    problem, wide, wide_attention = _inputs(x, attention, offsets, lengths, threshold, inclusive, normalize)
+    grad_x = wide.new_empty(*x.shape) if need_x else None
+    grad_attention = wide_attention.new_empty(*attention.shape) if need_attention else None
     _native.module().attention_pool_backward_cpu(
         problem,
-        grad.data_ptr(),
-        grad_mass.data_ptr(),
-        mass.data_ptr(),
-        grad_x.data_ptr() if need_x else 0,
-        grad_attention.data_ptr() if need_attention else 0,
+        _native.cast(grad, wide.dtype),
+        _native.cast(grad_mass, mass.dtype),
+        mass,
+        grad_x,
+        grad_attention,
         torch.get_num_threads(),
     )
-    return grad_x.to(x.dtype), grad_attention.to(attention.dtype)
+    return _native.cast(grad_x, x.dtype), _native.cast(grad_attention, attention.dtype)

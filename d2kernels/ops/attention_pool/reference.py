@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype, row_dots, rows, segment_sum, weighted_rows, weighted_sum
+from d2kernels.ops.attention_pool.schema import with_column, with_column_backward
 
 
 @lru_cache(maxsize=64)
@@ -31,6 +32,7 @@ def _selected(
     return passed & valid[:, None], sequence
 
 
+@with_column
 def attention_pool_forward(
     x: Tensor,
     attention: Tensor,
@@ -49,9 +51,10 @@ def attention_pool_forward(
     return embedding.to(x.dtype), mass
 
 
+@with_column_backward
 def attention_pool_backward(
     grad: Tensor,
-    grad_mass: Tensor,
+    grad_mass: Tensor | None,
     mass: Tensor,
     x: Tensor,
     attention: Tensor,
@@ -85,7 +88,7 @@ def attention_pool_backward(
         grad_x = weighted_rows(with_zero, torch.where(selected, index, n * columns), weight).to(x.dtype)
     if need_attention:
         each = torch.where(selected, row_dots(x.to(dtype), table, index), 0)
-        through_mass = grad_mass.to(dtype)
+        through_mass = torch.zeros_like(mass) if grad_mass is None else grad_mass.to(dtype)
         if normalize:
             spread = segment_sum((each * torch.where(selected, attention, 0)).double(), offsets).to(dtype)
             through_mass = through_mass - torch.where(mass != 0, spread / mass, 0)
@@ -93,6 +96,7 @@ def attention_pool_backward(
     return grad_x, grad_attention
 
 
+@with_column
 def attention_pool(
     x: Tensor,
     attention: Tensor,
@@ -102,7 +106,10 @@ def attention_pool(
     inclusive: bool = False,
     normalize: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(n, A, D) sums of attention * x over the rows whose attention passes, (n, A) sums of the attention."""
+    """(n, A, D) sums of attention * x over the rows whose attention passes, (n, A) sums of the attention.
+
+    Without the axis A where attention is (total,).
+    """
     dtype = accumulation_dtype(torch.promote_types(x.dtype, attention.dtype))
     selected, _ = _selected(attention.detach(), offsets, lengths, threshold, inclusive)
     weight = torch.where(selected, attention, 0).to(dtype)

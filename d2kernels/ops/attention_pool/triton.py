@@ -12,6 +12,7 @@ from torch import Tensor
 from d2kernels.ops._rows import accumulation_dtype
 from d2kernels.ops._triton import POINTER, SAME_BITS, Specialization, bound, cdiv, on_device, power, slots, steps
 from d2kernels.ops.attention_pool import reference
+from d2kernels.ops.attention_pool.schema import with_column, with_column_backward
 from d2kernels.ops.attention_pool.triton_kernels import (
     FAN,
     add_chunks,
@@ -56,6 +57,7 @@ def _spread_rows(x: torch.dtype) -> int:
     return _ROWS if x.itemsize == 2 else _ROWS // 2
 
 
+@with_column
 def attention_pool_forward(
     x: Tensor,
     attention: Tensor,
@@ -110,9 +112,10 @@ def _folded(parts: Tensor, offsets: Tensor, lengths: Tensor, total: int, chunk: 
     return parts, chunk
 
 
+@with_column_backward
 def attention_pool_backward(
     grad: Tensor,
-    grad_mass: Tensor,
+    grad_mass: Tensor | None,
     mass: Tensor,
     x: Tensor,
     attention: Tensor,
@@ -132,7 +135,8 @@ def attention_pool_backward(
         )  # fmt: skip
     dtype = mass.dtype
     x, attention, offsets, lengths = _rows(x), attention.contiguous(), offsets.contiguous(), lengths.contiguous()
-    grad, grad_mass, mass = grad.contiguous(), grad_mass.to(dtype).contiguous(), mass.contiguous()
+    grad, mass = grad.contiguous(), mass.contiguous()
+    grad_mass = torch.zeros_like(mass) if grad_mass is None else grad_mass.to(dtype).contiguous()
     levels = _levels(tuple(threshold), attention.dtype, dtype, x.device)
     grad_x = x.new_empty((total, width)) if need_x else x.new_empty(0)
     grad_attention = torch.empty_like(attention) if need_attention else attention.new_empty(0)

@@ -8,33 +8,29 @@ import torch
 from torch import Tensor
 
 from d2kernels._arguments import flag, number
-from d2kernels.ops._library import apply, once
+from d2kernels.ops._library import apply, once, recorded
 from d2kernels.ops.condition_number import schema
 
 
 class ConditionNumber(torch.autograd.Function):
-    @staticmethod
-    def forward(a: Tensor, b: Tensor | None, atol: float, rtol: float, log: bool) -> tuple[Tensor, ...]:
-        return schema.condition_number(a, b, atol, rtol, log)
+    inputs = 2
+    forward = staticmethod(schema.condition_number)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.factored = inputs[1] is not None
-        ctx.save_for_backward(*output[1:])
-        ctx.mark_non_differentiable(*output[1:])
+        slopes = output[1:]
+        ctx.save_for_backward(*slopes)
+        ctx.mark_non_differentiable(*slopes if slopes[1] is not None else slopes[:1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     @once
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
-        if grad is None:
-            return (None,) * 5
-        slopes = ctx.saved_tensors[: 1 + ctx.factored]
-        grads = [
-            schema.condition_number_backward(grad, s) if need else None
-            for s, need in zip(slopes, ctx.needs_input_grad, strict=False)
-        ]
-        return (*grads, *[None] * (5 - len(grads)))
+        need_a, need_b = ctx.needs_input_grad[:2]
+        (of_a, of_b), backward = ctx.saved_tensors, schema.condition_number_backward
+        grad_a = backward(grad, of_a) if need_a and grad is not None else None
+        grad_b = backward(grad, of_b) if need_b and grad is not None else None
+        return grad_a, grad_b, None, None, None, None
 
 
 def tolerances(op: str, atol: float | None, rtol: float | None, largest: int) -> tuple[float, float]:
@@ -45,6 +41,14 @@ def tolerances(op: str, atol: float | None, rtol: float | None, largest: int) ->
         0.0 if atol is None else number(op, "atol", atol, least=0),
         0.0 if rtol is None else number(op, "rtol", rtol, least=0),
     )
+
+
+def _check(name: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor) or x.dim() not in (2, 3) or not x.is_floating_point():
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"condition_number: {name} must be a float (m, n) or (batch, m, n) tensor, got {got}")
+    if 0 in x.shape[-2:]:
+        raise ValueError(f"condition_number: {name} must not be an empty matrix, got {tuple(x.shape)}")
 
 
 def condition_number(
@@ -69,23 +73,17 @@ def condition_number(
     Raises:
         ValueError, TypeError: shapes or dtypes that do not fit, a negative tolerance.
     """
-    for name, x in (("a", a), ("b", b)):
-        if x is None and name == "b":
-            continue
-        if not isinstance(x, Tensor) or x.dim() not in (2, 3) or not x.is_floating_point():
-            got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"condition_number: {name} must be a float (m, n) or (batch, m, n) tensor, got {got}")
-        if 0 in x.shape[-2:]:
-            raise ValueError(f"condition_number: {name} must not be an empty matrix, got {tuple(x.shape)}")
-    single = a.dim() == 2
+    _check("a", a)
+    single, largest = a.dim() == 2, max(a.shape[-2:])
     if b is not None:
+        _check("b", b)
         if b.dtype != a.dtype:
             raise TypeError(f"condition_number: b must be {a.dtype} as a, got {b.dtype}")
         if b.dim() != a.dim() or b.shape[:-2] != a.shape[:-2] or b.shape[-2] != a.shape[-1]:
             raise ValueError(f"condition_number: a {tuple(a.shape)} and b {tuple(b.shape)} have no product")
-    largest = max(*a.shape[-2:], b.shape[-1] if b is not None else 1)
+        largest = max(largest, b.shape[-1])
     limits = tolerances("condition_number", atol, rtol, largest)
     if single:
         a, b = a[None], None if b is None else b[None]
-    value = apply(ConditionNumber, a, b, *limits, flag("condition_number", "log", log))[0]
+    value = apply(ConditionNumber, a, b, *limits, flag("condition_number", "log", log), recorded(a, b))[0]
     return value[0] if single else value

@@ -16,37 +16,36 @@ def why_not(device: str, dtype: object) -> str | None:
 
 
 def condition_number_forward(
-    a: Tensor, b: Tensor | None, atol: float, rtol: float, log: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    a: Tensor, b: Tensor | None, atol: float, rtol: float, log: bool, for_backward: bool = True
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     batch, rows, inner = a.shape
     columns = inner if b is None else b.shape[2]
-    if min(rows, inner, columns) > LARGEST[a.device.type]:
-        return reference.condition_number_forward(a, b, atol, rtol, log)
-    a, b = a.contiguous(), None if b is None else b.contiguous()
-    value = a.new_empty(batch)
-    slope_a = torch.empty_like(a, dtype=torch.float64)
-    slope_b = a.new_empty(0, dtype=torch.float64) if b is None else torch.empty_like(b, dtype=torch.float64)
-    inputs = a.data_ptr(), 0 if b is None else b.data_ptr(), batch, rows, 0 if b is None else inner, columns
-    outputs = value.data_ptr(), slope_a.data_ptr(), slope_b.data_ptr()
-    problem = (_native.dtype_number(a.dtype), *inputs, atol, rtol, log, *outputs)
+    on_cpu = a.is_cpu
+    if min(rows, inner, columns) > LARGEST["cpu" if on_cpu else "cuda"]:
+        return reference.condition_number_forward(a, b, atol, rtol, log, for_backward)
+    value, slope_a, slope_b = a.new_empty(batch), None, None
+    if for_backward or not on_cpu:
+        slope_a = a.new_empty(*a.shape, dtype=torch.float64)
+        slope_b = None if b is None else a.new_empty(*b.shape, dtype=torch.float64)
+    inputs = a, b, batch, rows, 0 if b is None else inner, columns
+    problem = (_native.dtype_number(a.dtype), *inputs, atol, rtol, log, value, slope_a, slope_b)
     module = _native.module()
-    if a.device.type == "cpu":
+    if on_cpu:
         module.condition_number_cpu(problem, torch.get_num_threads())
     else:
         workspace = a.new_empty(module.condition_number_workspace_cuda(problem, a.device.index), dtype=torch.uint8)
         stream = torch.cuda.current_stream(a.device).cuda_stream
         module.condition_number_cuda(problem, workspace.data_ptr(), workspace.numel(), a.device.index, stream)
-    return value, slope_a, slope_b
+    return (value, slope_a, slope_b) if for_backward else (value, None, None)
 
 
 def condition_number_backward(grad: Tensor, slope: Tensor) -> Tensor:
     """grad[i] slope[i], as the slopes of every op that keeps them need."""
-    grad, slope = grad.contiguous(), slope.contiguous()
-    out = torch.empty_like(slope, dtype=grad.dtype)
+    out = grad.new_empty(slope.shape)
     batch = grad.numel()
-    arguments = grad.data_ptr(), slope.data_ptr(), batch, slope.numel() // max(1, batch), out.data_ptr()
+    arguments = grad, slope, batch, slope.numel() // max(1, batch), out
     module, dtype = _native.module(), _native.dtype_number(grad.dtype)
-    if grad.device.type == "cpu":
+    if grad.is_cpu:
         module.scale_slopes_cpu(dtype, *arguments, torch.get_num_threads())
     else:
         stream = torch.cuda.current_stream(grad.device).cuda_stream

@@ -117,18 +117,20 @@ def condition_number(
 
 
 def condition_number_forward(
-    a: Tensor, b: Tensor | None, atol: float, rtol: float, log: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    a: Tensor, b: Tensor | None, atol: float, rtol: float, log: bool, for_backward: bool = True
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     if b is None:
-        e, slope_b = extremes(a.double(), atol, rtol), a.new_empty(0, dtype=torch.float64)
+        e, slope_b = extremes(a.double(), atol, rtol), None
     else:
         e, slope_b = factored_extremes(a.double(), b.double(), atol, rtol)
     value, slope_a = e.log, e.slope
     if not log:
         value = value.exp()
         slope_a = slope_a * value[:, None, None]
-        slope_b = slope_b if b is None else slope_b * value[:, None, None]
-    return value.to(a.dtype), slope_a.contiguous(), slope_b.contiguous()
+        slope_b = None if slope_b is None else slope_b * value[:, None, None]
+    if not for_backward:
+        return value.to(a.dtype), None, None
+    return value.to(a.dtype), slope_a.contiguous(), None if slope_b is None else slope_b.contiguous()
 
 
 def condition_number_backward(grad: Tensor, slope: Tensor) -> Tensor:

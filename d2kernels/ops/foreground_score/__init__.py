@@ -14,9 +14,8 @@ from d2kernels.ragged import Ragged, take
 
 
 class _ForegroundScore(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, reference: Tensor, offsets: Tensor, lengths: Tensor, eps: float) -> Tensor:
-        return schema.foreground_score(x, reference, offsets, lengths, eps)
+    inputs = 2
+    forward = staticmethod(schema.foreground_score)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -68,11 +67,12 @@ def foreground_score(
     if not isinstance(reference, Tensor):
         raise TypeError(f"foreground_score: reference must be a tensor, got {type(reference).__name__}")
     width = rows.shape[1]
-    if reference.shape not in ((width,), (1, width)) or not reference.is_floating_point():
+    flat = reference[0] if reference.dim() == 2 and reference.shape[0] == 1 else reference
+    if flat.dim() != 1 or flat.shape[0] != width or not flat.is_floating_point():
         raise ValueError(
             f"foreground_score: reference must be float with shape ({width},) or (1, {width}), "
             f"got {reference.dtype} {tuple(reference.shape)}"
         )
     eps = number("foreground_score", "eps", eps, least=0)
-    score = apply(_ForegroundScore, rows, reference.reshape(-1), form.offsets, form.lengths, eps)
+    score = apply(_ForegroundScore, rows, flat, form.offsets, form.lengths, eps)
     return form.restore(score)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2kernels import _native
-from d2kernels.ops._rows import accumulation_dtype
+from d2kernels.ops._rows import common_dtype
 
 
 def why_not(device: str, dtype: object) -> str | None:
@@ -17,32 +17,31 @@ def why_not(device: str, dtype: object) -> str | None:
 
 def _inputs(
     x: Tensor, reference: Tensor, offsets: Tensor, lengths: Tensor, eps: float
-) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
-    """The problem for csrc, and the tensors behind it: x and the reference first."""
-    dtype = accumulation_dtype(torch.promote_types(x.dtype, reference.dtype))
-    x = (x.double() if dtype == torch.float64 else x).contiguous()
-    reference = reference.to(dtype).contiguous()
-    offsets, lengths = offsets.contiguous(), lengths.contiguous()
+) -> tuple[tuple[Any, ...], Tensor, Tensor]:
+    """The problem for csrc, and x and the reference in it."""
+    dtype = common_dtype(x.dtype, reference.dtype)
+    x = x.double() if dtype is torch.float64 else x
+    reference = _native.cast(reference, dtype)
     problem = (
-        x.data_ptr(),
+        x,
         _native.dtype_number(x.dtype),
         *x.shape,
-        reference.data_ptr(),
+        reference,
         eps,
-        offsets.data_ptr(),
-        lengths.data_ptr(),
+        offsets,
+        lengths,
         lengths.shape[0],
     )
-    return problem, (x, reference, offsets, lengths)
+    return problem, x, reference
 
 
 def foreground_score_forward(
     x: Tensor, reference: Tensor, offsets: Tensor, lengths: Tensor, eps: float
 ) -> Tensor:
-    problem, kept = _inputs(x, reference, offsets, lengths, eps)
-    out = kept[0].new_empty(x.shape[0])
-    _native.module().foreground_score_cpu(problem, out.data_ptr(), torch.get_num_threads())
-    return out.to(x.dtype)
+    problem, wide, _ = _inputs(x, reference, offsets, lengths, eps)
+    out = wide.new_empty(x.shape[0])
+    _native.module().foreground_score_cpu(problem, out, torch.get_num_threads())
+    return _native.cast(out, x.dtype)
 
 
 def foreground_score_backward(
@@ -54,16 +53,15 @@ def foreground_score_backward(
     eps: float,
     need_x: bool,
     need_reference: bool,
-) -> tuple[Tensor, Tensor]:
-    problem, kept = _inputs(x, reference, offsets, lengths, eps)
-    grad = grad.to(kept[0].dtype).contiguous()
-    grad_x = torch.empty_like(kept[0]) if need_x else kept[0].new_empty(0)
-    grad_reference = torch.empty_like(kept[1]) if need_reference else kept[1].new_empty(0)
+) -> tuple[Tensor | None, Tensor | None]:
+    problem, wide, wide_reference = _inputs(x, reference, offsets, lengths, eps)
+    grad_x = wide.new_empty(*x.shape) if need_x else None
+    grad_reference = wide_reference.new_empty(*reference.shape) if need_reference else None
     _native.module().foreground_score_backward_cpu(
         problem,
-        grad.data_ptr(),
-        grad_x.data_ptr() if need_x else 0,
-        grad_reference.data_ptr() if need_reference else 0,
+        _native.cast(grad, wide.dtype),
+        grad_x,
+        grad_reference,
         torch.get_num_threads(),
     )
-    return grad_x.to(x.dtype), grad_reference.to(reference.dtype)
+    return _native.cast(grad_x, x.dtype), _native.cast(grad_reference, reference.dtype)

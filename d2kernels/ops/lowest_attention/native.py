@@ -13,16 +13,15 @@ def why_not(device: str, dtype: object) -> str | None:
 
 
 def lowest_attention_forward(attention: Tensor, offsets: Tensor, lengths: Tensor) -> Tensor:
-    attention, offsets, lengths = attention.contiguous(), offsets.contiguous(), lengths.contiguous()
-    place = torch.empty_like(lengths)
+    place = lengths.new_empty(*lengths.shape)
     _native.module().lowest_attention_cpu(
-        attention.data_ptr(),
+        attention,
         _native.dtype_number(attention.dtype),
         attention.shape[0],
-        offsets.data_ptr(),
-        lengths.data_ptr(),
+        offsets,
+        lengths,
         lengths.shape[0],
-        place.data_ptr(),
+        place,
         torch.get_num_threads(),
     )
     return place

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2kernels._arguments import choice, flag, number
-from d2kernels.ops._library import apply, constant, once
+from d2kernels.ops._library import apply, constant, once, recorded
 from d2kernels.ops.condition_number import tolerances
 from d2kernels.ops.pdmi import schema
 from d2kernels.ragged import Ragged, take
@@ -32,7 +32,7 @@ class PdmiVideo(NamedTuple):
 
 
 class _Snippet(torch.autograd.Function):
-    op = "pdmi_snippet"
+    op, inputs = "pdmi_snippet", 2
 
     # One tensor in both places comes once, as torch.compile asks of a Function's inputs.
     @staticmethod
@@ -51,29 +51,19 @@ class _Snippet(torch.autograd.Function):
     @once
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
         if grad is None:
-            return (None,) * 10
+            return (None,) * 11
         on_foreground, on_background = schema.pdmi_snippet_backward(grad, *ctx.saved_tensors, *ctx.thresholds)
         if ctx.shared:
-            return on_foreground + on_background, *[None] * 9
+            return on_foreground + on_background, *(None,) * 10
         wanted = ctx.needs_input_grad
-        return on_foreground if wanted[0] else None, on_background if wanted[1] else None, *[None] * 8
+        return on_foreground if wanted[0] else None, on_background if wanted[1] else None, *(None,) * 9
 
 
 class _Video(torch.autograd.Function):
     op = "pdmi_video"
 
-    @staticmethod
-    def forward(
-        p: Tensor,
-        labels: Tensor,
-        keep: Tensor,
-        relative_floor: float | None,
-        normalize_rows: bool,
-        per_class: bool,
-        atol: float,
-        rtol: float,
-    ) -> tuple[Tensor, ...]:
-        return schema.pdmi_video(p, labels, keep, relative_floor, normalize_rows, per_class, atol, rtol)
+    inputs = 1
+    forward = staticmethod(schema.pdmi_video)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -85,8 +75,8 @@ class _Video(torch.autograd.Function):
     @once
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
         if grad is None:
-            return (None,) * 8
-        return schema.pdmi_video_backward(grad, *ctx.saved_tensors), *[None] * 7
+            return (None,) * 9
+        return schema.pdmi_video_backward(grad, *ctx.saved_tensors), *(None,) * 8
 
 
 def pdmi_snippet(
@@ -147,6 +137,7 @@ def pdmi_snippet(
         choice("pdmi_snippet", "normalization", normalization, ("joint", "side")) == "joint",
         number("pdmi_snippet", "floor", floor, least=0, below=1),
         number("pdmi_snippet", "rtol", rtol, above=0, below=1),
+        recorded(form.values, other),
     )
     return PdmiSnippet(*out[:5])
 
@@ -195,9 +186,7 @@ def pdmi_video(
         raise ValueError(f"pdmi_video: p must be float (n, C), got {p.dtype} {tuple(p.shape)}")
     if labels.shape != p.shape:
         raise ValueError(f"pdmi_video: labels must be {tuple(p.shape)} as p, got {tuple(labels.shape)}")
-    if keep is None:
-        keep = torch.ones(p.shape[0], dtype=torch.bool, device=p.device)
-    elif keep.dtype != torch.bool or keep.shape != p.shape[:1]:
+    if keep is not None and (keep.dtype != torch.bool or keep.shape != p.shape[:1]):
         raise ValueError(f"pdmi_video: keep must be bool ({p.shape[0]},), got {keep.dtype} {tuple(keep.shape)}")
     per_class = choice("pdmi_video", "label_normalization", label_normalization, ("batch", "class")) == "class"
     normalize_rows = flag("pdmi_video", "normalize_rows", normalize_rows)
@@ -206,5 +195,8 @@ def pdmi_video(
     limits = tolerances("pdmi_video", atol, rtol, max(p.shape))
     if 0 in p.shape:
         return PdmiVideo(p.sum(), torch.zeros((), dtype=torch.int64, device=p.device))
-    value, rank, _ = apply(_Video, p, labels != 0, keep, relative_floor, normalize_rows, per_class, *limits)
+    if labels.dtype is not torch.bool:
+        labels = labels != 0
+    rule = relative_floor, normalize_rows, per_class, *limits
+    value, rank, _ = apply(_Video, p, labels, keep, *rule, recorded(p))
     return PdmiVideo(value, rank)

@@ -19,8 +19,7 @@ def why_not(device: str, dtype: object) -> str | None:
 
 def _problem(rows: tuple[Tensor, ...], offsets: Tensor, lengths: Tensor, *options: Any) -> tuple[Any, ...]:
     """The arguments of csrc in its order; rows are attention, background attention and foreground."""
-    pointers = (*(x.data_ptr() for x in rows), offsets.data_ptr(), lengths.data_ptr())
-    return _native.dtype_number(rows[0].dtype), rows[0].shape[0], *pointers, lengths.shape[0], *options
+    return _native.dtype_number(rows[0].dtype), rows[0].shape[0], *rows, offsets, lengths, lengths.shape[0], *options
 
 
 def _thresholds(foreground: Tensor, *thresholds: float) -> tuple[float, ...]:
@@ -39,30 +38,32 @@ def pdmi_snippet_forward(
     joint: bool,
     floor: float,
     rtol: float,
-) -> tuple[Tensor, ...]:
+    for_backward: bool = True,
+) -> tuple[Tensor | None, ...]:
     if foreground.dtype != attention.dtype:
         wide = torch.promote_types(foreground.dtype, attention.dtype)
         on, off, score = (x.to(wide) for x in (attention, background_attention, foreground))
         high, low = _thresholds(foreground, foreground_threshold, background_threshold)
-        out = pdmi_snippet_forward(on, off, score, offsets, lengths, high, low, joint, floor, rtol)
-        return tuple(x.to(attention.dtype) if i in (0, 3, 4) else x for i, x in enumerate(out))
-    attention, background_attention = attention.contiguous(), background_attention.contiguous()
-    foreground, offsets, lengths = foreground.contiguous(), offsets.contiguous(), lengths.contiguous()
+        out = pdmi_snippet_forward(on, off, score, offsets, lengths, high, low, joint, floor, rtol, for_backward)
+        return tuple(_native.cast(x, attention.dtype) if i in (0, 3, 4) else x for i, x in enumerate(out))
     n = lengths.shape[0]
-    value, foreground_mean, background_mean = (attention.new_empty(n) for _ in range(3))
-    counts = [lengths.new_empty(n) for _ in range(2)]
-    slopes = [attention.new_empty(n, dtype=torch.float64) for _ in range(2)]
-    out = value, *counts, foreground_mean, background_mean, *slopes
+    on_cpu = attention.is_cpu
+    value, foreground_mean, background_mean = [attention.new_empty(n) for _ in range(3)]
+    foreground_count, background_count = lengths.new_empty(n), lengths.new_empty(n)
+    results = value, foreground_count, background_count, foreground_mean, background_mean
+    slopes: tuple[Tensor | None, Tensor | None] = None, None
+    if for_backward or not on_cpu:
+        slopes = attention.new_empty(n, dtype=torch.float64), attention.new_empty(n, dtype=torch.float64)
     rows = attention, background_attention, foreground
     options = foreground_threshold, background_threshold, joint, floor, rtol
     problem = _problem(rows, offsets, lengths, *options)
-    pointers = tuple(x.data_ptr() for x in out)
-    if attention.device.type == "cpu":
-        _native.module().pdmi_snippet_cpu(problem, pointers, torch.get_num_threads())
+    out = (*results, *slopes)
+    if on_cpu:
+        _native.module().pdmi_snippet_cpu(problem, out, torch.get_num_threads())
     else:
         stream = torch.cuda.current_stream(attention.device).cuda_stream
-        _native.module().pdmi_snippet_cuda(problem, pointers, attention.device.index, stream)
-    return out
+        _native.module().pdmi_snippet_cuda(problem, out, attention.device.index, stream)
+    return out if for_backward else (*results, None, None)
 
 
 def pdmi_snippet_backward(
@@ -83,45 +84,43 @@ def pdmi_snippet_backward(
         slopes = foreground_slope, background_slope
         on, off = pdmi_snippet_backward(grad.to(wide), *wider, offsets, lengths, *slopes, *thresholds)
         return on.to(attention.dtype), off.to(attention.dtype)
-    grad = grad.to(attention.dtype).contiguous()
-    foreground, offsets, lengths = foreground.contiguous(), offsets.contiguous(), lengths.contiguous()
-    slopes = foreground_slope.contiguous(), background_slope.contiguous()
-    on, off = (torch.empty_like(attention, memory_format=torch.contiguous_format) for _ in range(2))
+    on, off = attention.new_empty(*attention.shape), attention.new_empty(*attention.shape)
     # The attention's values are not read.
     problem = _problem(
         (on, off, foreground), offsets, lengths, foreground_threshold, background_threshold, False, 0.0, 0.5
     )
-    pointers = [x.data_ptr() for x in (grad, *slopes, on, off)]
-    if attention.device.type == "cpu":
-        _native.module().pdmi_snippet_backward_cpu(problem, *pointers, torch.get_num_threads())
+    given = _native.cast(grad, attention.dtype), foreground_slope, background_slope, on, off
+    if attention.is_cpu:
+        _native.module().pdmi_snippet_backward_cpu(problem, *given, torch.get_num_threads())
     else:
         stream = torch.cuda.current_stream(attention.device).cuda_stream
-        _native.module().pdmi_snippet_backward_cuda(problem, *pointers, attention.device.index, stream)
+        _native.module().pdmi_snippet_backward_cuda(problem, *given, attention.device.index, stream)
     return on, off
 
 
 def pdmi_video_forward(
     p: Tensor,
     labels: Tensor,
-    keep: Tensor,
+    keep: Tensor | None,
     relative_floor: float | None,
     normalize_rows: bool,
     per_class: bool,
     atol: float,
     rtol: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if min(p.shape) > LARGEST[p.device.type]:
+    for_backward: bool = True,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    on_cpu = p.is_cpu
+    if min(p.shape) > LARGEST["cpu" if on_cpu else "cuda"]:
         return reference.pdmi_video_forward(
-            p, labels, keep, relative_floor, normalize_rows, per_class, atol, rtol
+            p, labels, keep, relative_floor, normalize_rows, per_class, atol, rtol, for_backward
         )
-    p, labels, keep = p.contiguous(), labels.bool().contiguous(), keep.contiguous()
     value, rank = p.new_empty(()), p.new_empty((), dtype=torch.int64)
-    slope = p.new_empty(p.shape, dtype=torch.float64)
+    slope = p.new_empty(*p.shape, dtype=torch.float64) if for_backward or not on_cpu else None
     problem = (
         _native.dtype_number(p.dtype),
-        p.data_ptr(),
-        labels.data_ptr(),
-        keep.data_ptr(),
+        p,
+        _native.cast(labels, torch.bool),
+        keep,
         *p.shape,
         relative_floor is not None,
         relative_floor or 0.0,
@@ -129,18 +128,18 @@ def pdmi_video_forward(
         per_class,
         atol,
         rtol,
-        value.data_ptr(),
-        rank.data_ptr(),
-        slope.data_ptr(),
+        value,
+        rank,
+        slope,
     )
     module = _native.module()
-    if p.device.type == "cpu":
+    if on_cpu:
         module.pdmi_video_cpu(problem)
     else:
         workspace = p.new_empty(module.pdmi_video_workspace_cuda(problem, p.device.index), dtype=torch.uint8)
         stream = torch.cuda.current_stream(p.device).cuda_stream
         module.pdmi_video_cuda(problem, workspace.data_ptr(), workspace.numel(), p.device.index, stream)
-    return value, rank, slope
+    return value, rank, slope if for_backward else None
 
 
 def pdmi_video_backward(grad: Tensor, slope: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -125,7 +125,8 @@ def pdmi_snippet_forward(
     joint: bool,
     floor: float,
     rtol: float,
-) -> tuple[Tensor, ...]:
+    for_backward: bool = True,
+) -> tuple[Any, ...]:
     on, off, _ = _sides(foreground, offsets, lengths, foreground_threshold, background_threshold)
     j = _joint(attention, background_attention, on, off, offsets, joint)
     value, slope_f, slope_b = _two_by_two(j, floor, rtol)
@@ -136,8 +137,8 @@ def pdmi_snippet_forward(
         j.background_count.long(),
         j.foreground_mean.to(dtype, copy=True),
         j.background_mean.to(dtype, copy=True),
-        slope_f / j.foreground_count.clamp(min=1),
-        slope_b / j.background_count.clamp(min=1),
+        slope_f / j.foreground_count.clamp(min=1) if for_backward else None,
+        slope_b / j.background_count.clamp(min=1) if for_backward else None,
     )
 
 
@@ -212,13 +213,16 @@ def pdmi_video(
 def pdmi_video_forward(
     p: Tensor,
     labels: Tensor,
-    keep: Tensor,
+    keep: Tensor | None,
     relative_floor: float | None,
     normalize_rows: bool,
     per_class: bool,
     atol: float,
     rtol: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+    for_backward: bool = True,
+) -> tuple[Tensor, Tensor, Any]:
+    if keep is None:
+        keep = torch.ones(p.shape[0], dtype=torch.bool, device=p.device)
     q = _scores(p, keep, relative_floor, normalize_rows)
     e, slope = factored_extremes(_label_rows(labels, keep, per_class)[None], q[None], atol, rtol)
     slope = slope[0]
@@ -232,8 +236,9 @@ def pdmi_video_forward(
         counted = counted & (q > 0)
     # The floor would drop a video with NaN in silence.
     finite = e.log.isfinite() & slope.isfinite().all() & (p.isfinite() | ~keep[:, None]).all()
-    value = torch.where(finite, e.log, 0)[0]
-    return value.to(p.dtype), torch.where(finite, e.rank, 0)[0], torch.where(finite & counted, slope, 0).contiguous()
+    value, rank = torch.where(finite, e.log, 0)[0], torch.where(finite, e.rank, 0)[0]
+    kept = torch.where(finite & counted, slope, 0).contiguous() if for_backward else None
+    return value.to(p.dtype), rank, kept
 
 
 def pdmi_video_backward(grad: Tensor, slope: Tensor) -> Tensor:

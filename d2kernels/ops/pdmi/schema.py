@@ -1,4 +1,4 @@
-"""Schemas and fake kernels of pdmi_snippet and pdmi_video."""
+"""Schemas and fake kernels of pdmi_snippet and pdmi_video; slopes are empty without `for_backward`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from d2kernels.ops._library import define
 
 
 def _fake_snippet(
-    attention: Tensor, background: Tensor, foreground: Tensor, offsets: Tensor, lengths: Tensor, *_: object
+    attention: Tensor, background: Tensor, foreground: Tensor, offsets: Tensor, lengths: Tensor, *rest: object
 ):
     n = lengths.shape[0]
-    double = attention.new_empty(n, dtype=torch.float64)
+    for_backward = len(rest) < 6 or rest[5]
+    double = attention.new_empty(n if for_backward else 0, dtype=torch.float64)
     count = lengths.new_empty(n)
     return (
         attention.new_empty(n),
@@ -29,7 +30,8 @@ pdmi_snippet = define(
     "pdmi",
     "pdmi_snippet",
     "(Tensor attention, Tensor background_attention, Tensor foreground, Tensor offsets, Tensor lengths,"
-    " float foreground_threshold, float background_threshold, bool joint, float floor, float rtol)"
+    " float foreground_threshold, float background_threshold, bool joint, float floor, float rtol,"
+    " bool for_backward=True)"
     " -> (Tensor value, Tensor foreground_count, Tensor background_count, Tensor foreground_mean,"
     " Tensor background_mean, Tensor foreground_slope, Tensor background_slope)",
     _fake_snippet,
@@ -44,16 +46,18 @@ pdmi_snippet_backward = define(
         torch.empty_like(attention, memory_format=torch.contiguous_format),
     ),
 )
+def _fake_video(p: Tensor, labels: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
+    for_backward = len(rest) < 7 or rest[6]
+    slope = p.new_empty(p.shape if for_backward else (0,), dtype=torch.float64)
+    return p.new_empty(()), labels.new_empty((), dtype=torch.int64), slope
+
+
 pdmi_video = define(
     "pdmi",
     "pdmi_video",
-    "(Tensor p, Tensor labels, Tensor keep, float? relative_floor, bool normalize_rows, bool per_class, float atol,"
-    " float rtol) -> (Tensor value, Tensor rank, Tensor slope)",
-    lambda p, labels, *_: (
-        p.new_empty(()),
-        labels.new_empty((), dtype=torch.int64),
-        p.new_empty(p.shape, dtype=torch.float64),
-    ),
+    "(Tensor p, Tensor labels, Tensor? keep, float? relative_floor, bool normalize_rows, bool per_class, float atol,"
+    " float rtol, bool for_backward=True) -> (Tensor value, Tensor rank, Tensor slope)",
+    _fake_video,
 )
 pdmi_video_backward = define(
     "pdmi",

@@ -22,9 +22,8 @@ class SVD(NamedTuple):
 
 
 class _SVD(torch.autograd.Function):
-    @staticmethod
-    def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return schema.svd(a)
+    inputs = 1
+    forward = staticmethod(schema.svd)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -44,9 +43,8 @@ class _Values(torch.autograd.Function):
 
     op = "svdvals"
 
-    @staticmethod
-    def forward(a: Tensor) -> Tensor:
-        return schema.svdvals(a)
+    inputs = 1
+    forward = staticmethod(schema.svdvals)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

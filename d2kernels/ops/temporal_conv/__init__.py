@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2kernels._arguments import flag, number, whole
-from d2kernels.ops._library import apply, once
+from d2kernels.ops._library import apply, autocasts, once
 from d2kernels.ops.temporal_conv import schema
 from d2kernels.ops.temporal_conv.dropout import placed
 from d2kernels.ragged import Ragged, take
@@ -17,36 +17,23 @@ _FARTHEST = 1 << 40  # rows; no sequence is as long, and no product with a place
 
 
 class TemporalConv(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        offsets: Tensor,
-        lengths: Tensor,
-        dilation: int,
-        groups: int,
-        negative_slope: float | None,
-        residual: bool,
-        dropout: float,
-        seed: Tensor | None,
-        gap: int,
-    ) -> tuple[Tensor, Tensor]:
-        return schema.temporal_conv(
-            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed, gap
-        )
+    inputs = 3
+    forward = staticmethod(schema.temporal_conv)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, weight, bias, offsets, lengths, *ctx.options, seed, ctx.gap = inputs
-        out, sign = output
-        ctx.mark_non_differentiable(sign)
+        x, weight, _, offsets, lengths, _, _, slope, residual, _, seed, ctx.gap = inputs
+        ctx.options = inputs[5:10]
+        branch, sign = output
+        if sign is not None:
+            ctx.mark_non_differentiable(sign)
         ctx.set_materialize_grads(False)
-        ctx.has_bias = bias is not None
         # Without residual the output's sign is the activation's branch.
-        slope, residual, _ = ctx.options[2:]
-        from_output = slope is not None and not schema.needs_sign(slope, residual)
-        ctx.save_for_backward(x, weight, offsets, lengths, out if from_output else sign, seed)
+        if slope is None:
+            branch = None
+        elif schema.needs_sign(slope, residual):
+            branch = sign
+        ctx.save_for_backward(x, weight, offsets, lengths, branch, seed)
 
     @staticmethod
     @once
@@ -54,29 +41,30 @@ class TemporalConv(torch.autograd.Function):
         if grad is None:
             return (None,) * 12
         x, weight, offsets, lengths, sign, seed = ctx.saved_tensors
-        need = ctx.needs_input_grad
-        grads = schema.temporal_conv_backward(
-            grad, x, weight, offsets, lengths, sign, *ctx.options, seed, need[0], need[1] or need[2], ctx.gap
+        need_x, need_w, need_b = ctx.needs_input_grad[:3]
+        grad_x, grad_w, grad_b = schema.temporal_conv_backward(
+            grad, x, weight, offsets, lengths, sign, *ctx.options, seed, need_x, need_w or need_b, ctx.gap
         )
-        grad_x, grad_w, grad_b = (g if n else None for g, n in zip(grads, need, strict=False))
-        return (grad_x, grad_w, grad_b if ctx.has_bias else None) + (None,) * 9
+        rest = (None,) * 9
+        return grad_x if need_x else None, grad_w if need_w else None, grad_b if need_b else None, *rest
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, residual: bool) -> None:
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"temporal_conv: x must be float rows (total, c_in), got {x.dtype} {tuple(x.shape)}")
-    if weight.dim() != 3 or weight.shape[2] % 2 == 0 or weight.shape[1] == 0:
+    shape = weight.shape
+    if len(shape) != 3 or shape[2] % 2 == 0 or shape[1] == 0:
         raise ValueError(
-            f"temporal_conv: weight must be (c_out, c_in / groups, k), c_in not 0 and k odd, got {tuple(weight.shape)}"
+            f"temporal_conv: weight must be (c_out, c_in / groups, k), c_in not 0 and k odd, got {tuple(shape)}"
         )
-    for name, p in (("weight", weight), ("bias", bias)):
-        if p is not None and p.dtype != x.dtype:
-            raise TypeError(f"temporal_conv: {name} must be {x.dtype} as x, got {p.dtype}")
-    c_out, c_in = weight.shape[0], weight.shape[1] * groups
+    dtype, c_out, c_in = x.dtype, shape[0], shape[1] * groups
+    if weight.dtype != dtype:
+        raise TypeError(f"temporal_conv: weight must be {dtype} as x, got {weight.dtype}")
+    if bias is not None and bias.dtype != dtype:
+        raise TypeError(f"temporal_conv: bias must be {dtype} as x, got {bias.dtype}")
     if x.shape[1] != c_in:
         raise ValueError(
-            f"temporal_conv: x has {x.shape[1]} channels, but weight {tuple(weight.shape)} with {groups} groups "
-            f"takes {c_in}"
+            f"temporal_conv: x has {x.shape[1]} channels, but weight {tuple(shape)} with {groups} groups takes {c_in}"
         )
     if c_out % groups:
         raise ValueError(f"temporal_conv: {groups} groups do not divide weight's {c_out} output channels")
@@ -154,12 +142,12 @@ def temporal_conv(
     """
     form = take("temporal_conv", x, offsets, lengths, mask)
     rows = form.values
-    for name, p in (("weight", weight), ("bias", bias)):
-        if not isinstance(p, Tensor) and not (p is None and name == "bias"):
-            raise TypeError(f"temporal_conv: {name} must be a tensor, got {type(p).__name__}")
-    kind = rows.device.type
-    if kind != "meta" and torch.is_autocast_enabled(kind) and rows.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(kind)
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"temporal_conv: weight must be a tensor, got {type(weight).__name__}")
+    if bias is not None and not isinstance(bias, Tensor):
+        raise TypeError(f"temporal_conv: bias must be a tensor, got {type(bias).__name__}")
+    if autocasts(rows):
+        dtype = torch.get_autocast_dtype(rows.device.type)
         rows, weight = rows.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     dilation = min(whole("temporal_conv", "dilation", dilation), _FARTHEST)
@@ -168,7 +156,8 @@ def temporal_conv(
     slope = None if negative_slope is None else number("temporal_conv", "negative_slope", negative_slope)
     dropout = number("temporal_conv", "dropout", dropout, least=0, below=1)
     _check(rows, weight, bias, groups, residual)
-    seed = _seed(rows, dropout, seed, first_row)
+    if dropout or seed is not None or first_row is not None:
+        seed = _seed(rows, dropout, seed, first_row)
     options = (dilation, groups, slope, residual, dropout, seed, form.gap)
     out, _ = apply(TemporalConv, rows, weight, bias, form.offsets, form.lengths, *options)
     return form.restore(out)

@@ -35,16 +35,18 @@ def unpack(bits: Tensor, channels: int) -> Tensor:
     return words.reshape(-1).view(torch.uint8).view(len(bits), 8 * bits.shape[1])[:, :channels] != 0
 
 
-def passed(sign: Tensor, channels: int) -> Tensor:
+def passed(sign: Tensor | None, channels: int) -> Tensor:
     """(total, channels) bool: where the activation passed its input, by packed bits or by the output's own sign."""
+    assert sign is not None  # an activation has one
     return sign > 0 if sign.is_floating_point() else unpack(sign, channels)
 
 
-def before_activation(grad: Tensor, sign: Tensor, slope: float) -> Tensor:
+def before_activation(grad: Tensor, sign: Tensor | None, slope: float) -> Tensor:
     """grad where the activation passed its input, elsewhere grad · slope: as `torch.where` on `passed`, on the CPU.
 
     A table's row for each byte of flags takes a seventh of what `where` takes there.
     """
+    assert sign is not None  # an activation has one
     if sign.is_floating_point():
         return torch.ops.aten.leaky_relu_backward(grad, sign, slope, False)
     total, channels = grad.shape

@@ -203,7 +203,7 @@ def temporal_conv_forward(
     dropout: float,
     seed: Tensor | None,
     gap: int = 0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     total = x.shape[0]
     if products.serve(x, weight, dilation, groups):
         return products.forward(
@@ -236,7 +236,7 @@ def temporal_conv_backward(
     weight: Tensor,
     offsets: Tensor,
     lengths: Tensor,
-    sign: Tensor,
+    sign: Tensor | None,
     dilation: int,
     groups: int,
     negative_slope: float | None,
@@ -246,7 +246,7 @@ def temporal_conv_backward(
     need_x: bool,
     need_weight: bool,
     gap: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     total, kernel = x.shape[0], weight.shape[2]
     if products.serve(x, weight, dilation, groups):
         return products.backward(
@@ -260,7 +260,7 @@ def temporal_conv_backward(
             seed, need_x, need_weight, gap,
         )
         unseen = (kernel - taps) // 2
-        return grad_x, F.pad(grad_w, (unseen, unseen)) if need_weight else grad_w, grad_b
+        return grad_x, grad_w if grad_w is None else F.pad(grad_w, (unseen, unseen)), grad_b
     reach = dilation * (kernel // 2)
     places = layout(offsets, lengths, total, reach, gap)
     if places.empty(total, reach) or weight.numel() == 0:

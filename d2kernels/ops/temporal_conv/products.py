@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,9 +33,11 @@ def winograd(weight: Tensor, dilation: int, groups: int) -> bool:
 
 def serve(x: Tensor, weight: Tensor, dilation: int, groups: int) -> bool:
     """Whether they take this layer: by its dtype and shape and the machine, never by the batch."""
-    if x.dtype != torch.float32 or weight.numel() == 0 or not available():
+    if x.dtype != torch.float32 or not available():
         return False
     c_out, c_in, kernel = weight.shape
+    if c_out == 0 or c_in == 0:
+        return False
     if winograd(weight, dilation, groups):
         return True
     return kernel <= _MOST_TAPS and table.ours(kernel, c_in, c_out // groups)
@@ -47,11 +51,11 @@ def _rows(x: Tensor) -> Tensor:
     return x if within == 1 and apart >= x.shape[1] else x.contiguous()
 
 
-def _shape(offsets: Tensor, lengths: Tensor, total: int, weight: Tensor, dilation: int, groups: int) -> tuple[int, ...]:
+def _shape(offsets: Tensor, lengths: Tensor, total: int, weight: Tensor, dilation: int, groups: int) -> tuple[Any, ...]:
     c_out, c_in, taps = weight.shape
-    place = (offsets.data_ptr(), lengths.data_ptr(), lengths.shape[0], total)
     fast = winograd(weight, dilation, groups)
-    return (*place, c_in, c_out // groups, groups, taps, min(dilation, max(total, 1)), fast)
+    reach = dilation if dilation < total else max(total, 1)  # taps farther apart see nothing more
+    return offsets, lengths, lengths.shape[0], total, c_in, c_out // groups, groups, taps, reach, fast
 
 
 def _dropout(p: float, seed: Tensor | None) -> tuple[int, int, int, float]:
@@ -60,10 +64,6 @@ def _dropout(p: float, seed: Tensor | None) -> tuple[int, int, int, float]:
         return 0, 0, 0, 1.0
     number, first = seed.tolist()
     return number, first, threshold(p), 1 / (1 - p)
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
 
 
 def forward(
@@ -78,24 +78,23 @@ def forward(
     residual: bool,
     dropout: float,
     seed: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    x, weight, offsets, lengths = _rows(x), weight.contiguous(), offsets.contiguous(), lengths.contiguous()
-    bias = None if bias is None else bias.contiguous()
+) -> tuple[Tensor, Tensor | None]:
+    x = _rows(x)
     total, c_out = x.shape[0], weight.shape[0]
-    out = x.new_empty((total, c_out))
-    signs = needs_sign(negative_slope, residual)
-    sign = x.new_zeros((total if signs else 0, bits.width(c_out)), dtype=torch.uint8)
+    out, sign = x.new_empty(total, c_out), None
+    if needs_sign(negative_slope, residual):
+        sign = x.new_zeros((total, bits.width(c_out)), dtype=torch.uint8)
     _native.module().temporal_conv_cpu(
         _shape(offsets, lengths, total, weight, dilation, groups),
         x.data_ptr(),
         x.stride(0),
-        weight.data_ptr(),
-        _address(bias),
+        weight,
+        bias,
         negative_slope,
         residual,
         _dropout(dropout, seed),
-        out.data_ptr(),
-        sign.data_ptr() if signs else 0,
+        out,
+        sign,
         torch.get_num_threads(),
     )
     return out, sign
@@ -107,7 +106,7 @@ def backward(
     weight: Tensor,
     offsets: Tensor,
     lengths: Tensor,
-    sign: Tensor,
+    sign: Tensor | None,
     dilation: int,
     groups: int,
     negative_slope: float | None,
@@ -116,48 +115,30 @@ def backward(
     seed: Tensor | None,
     need_x: bool,
     need_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    native, threads, total, c_out = _native.module(), torch.get_num_threads(), x.shape[0], weight.shape[0]
-    grad, x, weight, sign = _rows(grad), _rows(x), weight.contiguous(), sign.contiguous()
-    offsets, lengths = offsets.contiguous(), lengths.contiguous()
-    shape = _shape(offsets, lengths, total, weight, dilation, groups)
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    (total, c_in), c_out = x.shape, weight.shape[0]
+    grad, x = _rows(grad), _rows(x)
     dropped = _dropout(dropout, seed)
-    drops = dropped[2] > 0
-    changes = negative_slope is not None or drops
-    inner = x.new_empty((total, c_out)) if changes else grad
-    grad_x = x.new_empty((total, weight.shape[1] * groups) if need_x else 0)
-    grad_w, grad_b = weight.new_empty(0), weight.new_empty(0)
-    # What passes by the convolution: the gradient itself, or what dropout leaves of it, written where it is added to.
-    passes = (grad_x if drops else grad) if need_x and residual else None
-    if need_weight:
-        grad_w, grad_b = torch.empty_like(weight), weight.new_empty(c_out)
-    by_output = negative_slope is not None and sign.is_floating_point()
-    native.temporal_conv_inner_cpu(
-        shape,
+    inner = x.new_empty(total, c_out) if negative_slope is not None or dropped[2] > 0 else None
+    grad_x = x.new_empty(total, c_in) if need_x else None
+    grad_w, grad_b = (x.new_empty(*weight.shape), x.new_empty(c_out)) if need_weight else (None, None)
+    by_output = sign is not None and sign.is_floating_point()
+    _native.module().temporal_conv_backward_cpu(
+        _shape(offsets, lengths, total, weight, dilation, groups),
         grad.data_ptr(),
         grad.stride(0),
-        sign.data_ptr() if by_output else 0,
-        0 if by_output else sign.data_ptr(),
+        sign if by_output else None,
+        None if by_output else sign,
         negative_slope,
+        residual,
         dropped,
-        inner.data_ptr() if changes else 0,
-        grad_x.data_ptr() if passes is grad_x else 0,
-        grad_b.data_ptr() if need_weight else 0,
-        threads,
+        x.data_ptr(),
+        x.stride(0),
+        weight,
+        inner,
+        grad_x,
+        grad_w,
+        grad_b,
+        torch.get_num_threads(),
     )
-    if need_x:
-        native.temporal_conv_input_gradient_cpu(
-            shape,
-            inner.data_ptr(),
-            inner.stride(0),
-            weight.data_ptr(),
-            0 if passes is None else passes.data_ptr(),
-            0 if passes is None else passes.stride(0),
-            grad_x.data_ptr(),
-            threads,
-        )
-    if need_weight:
-        native.temporal_conv_weight_gradient_cpu(
-            shape, inner.data_ptr(), inner.stride(0), x.data_ptr(), x.stride(0), grad_w.data_ptr(), threads
-        )
     return grad_x, grad_w, grad_b

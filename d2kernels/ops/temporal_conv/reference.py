@@ -114,7 +114,7 @@ def temporal_conv_backward(
     weight: Tensor,
     offsets: Tensor,
     lengths: Tensor,
-    sign: Tensor,
+    sign: Tensor | None,
     dilation: int,
     groups: int,
     negative_slope: float | None,

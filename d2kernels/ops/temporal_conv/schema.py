@@ -1,7 +1,7 @@
 """Schema and fake kernels of temporal_conv.
 
 `sign` says where the activation passed its input: one bit an element (bits.py), saved where the output cannot tell.
-The backward takes that, or the output itself where its sign serves, or anything where there is no activation. Dropped
+The backward takes that, or the output itself where its sign serves, or None where there is no activation. Dropped
 elements have no sign, and need none. `seed` is (2,) int64, dropout.py's seed and first row, and not None where
 dropout is not 0. x has at least
 `gap` zero rows before, between and after its sequences; a gradient's gap rows hold anything.
@@ -46,7 +46,7 @@ def _fake_backward(
     weight: Tensor,
     offsets: Tensor,
     lengths: Tensor,
-    sign: Tensor,
+    sign: Tensor | None,
     dilation: int,
     groups: int,
     negative_slope: float | None,
@@ -75,7 +75,7 @@ temporal_conv = define(
 temporal_conv_backward = define(
     "temporal_conv",
     "temporal_conv_backward",
-    "(Tensor grad, Tensor x, Tensor weight, Tensor offsets, Tensor lengths, Tensor sign, int dilation, int groups,"
+    "(Tensor grad, Tensor x, Tensor weight, Tensor offsets, Tensor lengths, Tensor? sign, int dilation, int groups,"
     " float? negative_slope, bool residual, float dropout, Tensor? seed, bool need_x, bool need_weight, int gap=0)"
     " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
     _fake_backward,

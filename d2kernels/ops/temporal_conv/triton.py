@@ -89,7 +89,7 @@ def temporal_conv_backward(
     weight: Tensor,
     offsets: Tensor,
     lengths: Tensor,
-    sign: Tensor,
+    sign: Tensor | None,
     dilation: int,
     groups: int,
     negative_slope: float | None,
@@ -112,7 +112,7 @@ def temporal_conv_backward(
     with on_device(x):
         grad, x, n = rows_of(grad), rows_of(x), lengths.shape[0]
         offsets, lengths = offsets.contiguous(), lengths.contiguous()
-        kind = NO_SIGN if negative_slope is None else BYTES if sign.is_floating_point() else BITS
+        kind = NO_SIGN if negative_slope is None or sign is None else BYTES if sign.is_floating_point() else BITS
         # Products that transformed their operand on the way would do so once a tap and a tile, in registers. What a
         # gradient's gap rows hold is anything: where they count as zero rows, they are written.
         changes = kind != NO_SIGN or dropout > 0 or (gap > 0 and 90 <= device_of(x)[0] < 120)
@@ -140,7 +140,7 @@ def temporal_conv_backward(
         )(
             (sums.shape[0], cdiv(c_out, block)),
             grad,
-            grad if kind == NO_SIGN else sign.contiguous(),
+            grad if sign is None or kind == NO_SIGN else sign.contiguous(),
             inner,
             sums,
             *reach,

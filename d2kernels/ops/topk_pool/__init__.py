@@ -8,39 +8,35 @@ import torch
 from torch import Tensor
 
 from d2kernels._arguments import choice, flag, whole
-from d2kernels.ops._library import apply, constant, is_integer, once
+from d2kernels.ops._library import apply, constant, is_integer, once, recorded
 from d2kernels.ops.topk_pool import schema
 from d2kernels.ragged import Ragged, take
 
 
 class TopkPool(torch.autograd.Function):
-    @staticmethod
-    def forward(scores: Tensor, offsets: Tensor, lengths: Tensor, k: Tensor) -> tuple[Tensor, ...]:
-        return schema.topk_pool(scores, offsets, lengths, k)
+    inputs = 1
+    forward = staticmethod(schema.topk_pool)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.save_for_backward(*inputs[:4], *output[1:])
+        ctx.rule = inputs[4:7]
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     @once
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
-        if grad is None:
-            return None, None, None, None
-        return schema.topk_pool_backward(grad, *ctx.saved_tensors), None, None, None
+        slope = None if grad is None else schema.topk_pool_backward(grad, *ctx.saved_tensors, *ctx.rule)
+        return slope, None, None, None, None, None, None, None
 
 
-def _counts(lengths: Tensor, k: int | Tensor | None, divisor: int, rounding: str) -> Tensor:
-    """(n,) int64 in [1, s]; 1 for an empty sequence, whose result is 0."""
+def _rule(lengths: Tensor, k: int | Tensor | None, divisor: int, rounding: str) -> tuple[Tensor | None, int, int, bool]:
+    """k, each, divisor and ceil of schema.py."""
     divisor = min(whole("topk_pool", "divisor", divisor), 1 << 62)  # no sequence is as long, and no sum wraps
     ceil = choice("topk_pool", "rounding", rounding, ("ceil", "floor")) == "ceil"
-    if k is None:
-        k = torch.div(lengths + (divisor - 1 if ceil else 0), divisor, rounding_mode="floor")
-        return k.clamp_(min=1)  # s / divisor is no more than s
     if not isinstance(k, Tensor):
-        return lengths.clamp(1, whole("topk_pool", "k", k))
+        return None, 0 if k is None else whole("topk_pool", "k", k), divisor, ceil
     if k.shape != lengths.shape or not is_integer(k):
         raise ValueError(
             f"topk_pool: k must be an int or an integer tensor of shape {tuple(lengths.shape)}, "
@@ -48,7 +44,7 @@ def _counts(lengths: Tensor, k: int | Tensor | None, divisor: int, rounding: str
         )
     if k.device != lengths.device:
         raise ValueError(f"topk_pool: k is on {k.device} but scores is on {lengths.device}; move it there")
-    return torch.minimum(k.long(), lengths).clamp(min=1)
+    return k.long(), 0, divisor, ceil
 
 
 @overload
@@ -116,9 +112,10 @@ def topk_pool(
         raise ValueError(
             f"topk_pool: scores must be float rows (total, C), got {form.values.dtype} {tuple(form.values.shape)}"
         )
-    count = _counts(form.lengths, k, divisor, rounding)
-    mean = apply(TopkPool, form.values, form.offsets, form.lengths, count)[0]
+    rule = _rule(form.lengths, k, divisor, rounding)
+    mean = apply(TopkPool, form.values, form.offsets, form.lengths, *rule, recorded(form.values))[0]
     if not flag("topk_pool", "return_indices", return_indices):
         return mean
+    count = schema.counts(form.lengths, *rule)
     most = int(torch.minimum(count, form.lengths).max()) if len(count) else 0
     return mean, schema.topk_indices(*constant(form.values, form.offsets, form.lengths, count), most)

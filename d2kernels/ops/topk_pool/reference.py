@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from d2kernels.ops._rows import accumulation_dtype, rows, segment_sum
+from d2kernels.ops.topk_pool.schema import counts
 
 
 def _compare(scores: Tensor, threshold: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,8 +49,20 @@ def _threshold(scores: Tensor, offsets: Tensor, lengths: Tensor, k: Tensor) -> T
 
 
 def topk_pool_forward(
-    scores: Tensor, offsets: Tensor, lengths: Tensor, k: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    scores: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    k: Tensor | None,
+    each: int = 0,
+    divisor: int = 1,
+    ceil: bool = False,
+    for_backward: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    made = _forward(scores, offsets, lengths, counts(lengths, k, each, divisor, ceil))
+    return made if for_backward else (made[0], None, None, None)
+
+
+def _forward(scores: Tensor, offsets: Tensor, lengths: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     threshold = _threshold(scores, offsets, lengths, k)
     sequence, _, valid = rows(offsets, lengths, scores.shape[0])
     dtype = accumulation_dtype(scores.dtype)
@@ -71,11 +84,15 @@ def topk_pool_backward(
     scores: Tensor,
     offsets: Tensor,
     lengths: Tensor,
-    k: Tensor,
+    k: Tensor | None,
     threshold: Tensor,
     above: Tensor,
     tied: Tensor,
+    each: int = 0,
+    divisor: int = 1,
+    ceil: bool = False,
 ) -> Tensor:
+    k = counts(lengths, k, each, divisor, ceil)
     if lengths.shape[0] == 0:
         return torch.zeros_like(scores, memory_format=torch.contiguous_format)
     sequence, _, valid = rows(offsets, lengths, scores.shape[0])
@@ -87,14 +104,23 @@ def topk_pool_backward(
     return (torch.where(is_above, whole[sequence], 0) + torch.where(is_tied, share[sequence], 0)).to(scores.dtype)
 
 
-def topk_pool(scores: Tensor, offsets: Tensor, lengths: Tensor, k: Tensor) -> Tensor:
-    """(n, C) mean of the k largest scores of each sequence and class, differentiable.
+def topk_pool(
+    scores: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    k: Tensor | None,
+    each: int = 0,
+    divisor: int = 1,
+    ceil: bool = False,
+) -> Tensor:
+    """(n, C) mean of the k largest scores of each sequence and class, differentiable; k, each and so on as schema.py.
 
     mean = (sum of the scores above the k-th largest + (k - how many those are) times the k-th largest) / k, where
     the ties at the k-th largest enter through their own mean, which has the same value and shares the gradient.
     """
     if lengths.shape[0] == 0:
         return scores.new_zeros((0, scores.shape[1]))
+    k = counts(lengths, k, each, divisor, ceil)
     threshold = _threshold(scores.detach(), offsets, lengths, k)
     sequence, _, valid = rows(offsets, lengths, scores.shape[0])
     above, tied = _compare(scores.detach(), threshold[sequence], valid)
