@@ -3,12 +3,14 @@
 python benchmarks/dense_conv.py [--budget SECONDS] [--threads N]
 
 Each line: CPU time of the fastest torch route over ours, forward and with both gradients, the sides in turn in one
-process; 0.95 and more is wanted. Every route has its input and its output gradient in its own layout.
+process, in another order each round, since each finds the caches as the one before has left them; 0.95 and more is
+wanted. Every route has its input and its output gradient in its own layout.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -71,14 +73,14 @@ def sides(shape: tuple[int, ...], backward: bool) -> dict[str, Run]:
 
 def least(runs: dict[str, Run], budget: float) -> dict[str, float]:
     """Seconds of CPU time of each side's fastest call, in turn."""
-    seconds = dict.fromkeys(runs, float("inf"))
+    seconds, order = dict.fromkeys(runs, float("inf")), random.Random(0)
     for run in runs.values():
         run()
     start, rounds = time.perf_counter(), 0
     while rounds < 3 or time.perf_counter() - start < budget:
-        for name, run in runs.items():
+        for name in order.sample(list(runs), len(runs)):
             before = time.process_time()
-            run()
+            runs[name]()
             seconds[name] = min(seconds[name], time.process_time() - before)
         rounds += 1
     return seconds

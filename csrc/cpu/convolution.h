@@ -93,7 +93,10 @@ private:
 struct Panel {
     int64_t group, first, width;
     int vectors;
+    // Where its weights are packed, or those of all panels of its group that are packed with it: how wide these are, and
+    // those before this one.
     float* packed;
+    int64_t beside, before;
 };
 
 inline int64_t pieces(int64_t size, int64_t most) { return (size + most - 1) / most; }
@@ -106,7 +109,7 @@ inline std::vector<Panel> panels(int64_t groups, int64_t columns, int lanes) {
     for (int64_t g = 0; g < groups; ++g)
         for (int64_t at = 0; at < columns; at += 2 * lanes) {
             const int64_t width = std::min<int64_t>(columns - at, 2 * lanes);
-            all.push_back({g, at, width, width > lanes ? 2 : 1, nullptr});
+            all.push_back({g, at, width, width > lanes ? 2 : 1, nullptr, 0, 0});
         }
     return all;
 }
@@ -130,14 +133,18 @@ inline uint64_t counter(const Dropping& dropping, int64_t row, int64_t channels)
     return static_cast<uint64_t>(dropping.first_row + row) * static_cast<uint64_t>((channels + 3) / 4);
 }
 
-// A row's columns [first, first + size) from its sums.
-inline void finish_row(const Products& by, const Output& out, int64_t row, int64_t channels, int64_t first, int64_t size,
-                       const float* sums) {
-    float* y = out.data + row * channels + first;
+// `count` rows' columns [first, first + size) from their sums.
+inline void finish_rows(const Products& by, const Output& out, int64_t row, int64_t count, int64_t channels, int64_t first,
+                 int64_t size, const float* sums, int64_t stride) {
+    const int64_t bits = (channels + 7) / 8;
     const float* residual = out.residual.data ? out.residual.data + row * out.residual.stride + first : nullptr;
-    uint8_t* sign = out.sign ? out.sign + row * ((channels + 7) / 8) : nullptr;
-    by.finish(sums, size, out.bias ? out.bias + first : nullptr, out.slope, residual, y, sign, first);
-    if (out.dropping) by.drop(*out.dropping, y, size, counter(*out.dropping, row, channels) + static_cast<uint64_t>(first / 4), y);
+    float* y = out.data + row * channels + first;
+    by.finish(count, sums, stride, size,
+              {out.bias ? out.bias + first : nullptr, out.slope, {residual, out.residual.stride}, y, channels,
+               out.sign ? out.sign + row * bits : nullptr, bits, first});
+    if (out.dropping)
+        for (int64_t r = 0; r < count; ++r, y += channels)
+            by.drop(*out.dropping, y, size, counter(*out.dropping, row + r, channels) + static_cast<uint64_t>(first / 4), y);
 }
 
 inline void zero_gaps(const Sequences& sequences, int64_t channels, float* out) {

@@ -23,10 +23,26 @@ struct Matrix {
     int64_t stride;
 };
 
-// Factors of a tile: those of a tap lie `step` floats beyond the ones of the tap before.
+// Factors of a tile: those of a tap lie `step` floats beyond the ones of the tap before. What other tiles will read is
+// asked for meanwhile, unless null: from `ahead` on, by `ahead_step` bytes for each depth of each tap.
 struct Taps {
     const float *a, *b;
+    int64_t stride;  // of a's rows
     int64_t a_step, b_step, count, depth;
+    const char* ahead;
+    int64_t ahead_step;
+};
+
+// What rows of sums become: LeakyReLU(sums + bias) + residual, each unless null. Bit `first` + j of `sign` is set where
+// the activation passes column j, in bytes that hold zeros before.
+struct Finish {
+    const float* bias;
+    const float* slope;
+    Matrix residual;
+    float* out;
+    int64_t stride;
+    uint8_t* sign;
+    int64_t sign_stride, first;
 };
 
 struct Products {
@@ -41,10 +57,8 @@ struct Products {
     void (*outer)(int m, int n, const Matrix& a, const Matrix& b, const Span* spans, int64_t count, int64_t shift, float* c,
                   bool add);
 
-    // out = LeakyReLU(sums + bias) + residual over `size` columns, each unless null; bit `first` + j of `sign` is set
-    // where the activation passes column j, in bytes that hold zeros before.
-    void (*finish)(const float* sums, int64_t size, const float* bias, const float* slope, const float* residual, float* out,
-                   uint8_t* sign, int64_t first);
+    // `size` columns of rows of sums that are `stride` apart.
+    void (*finish)(int64_t rows, const float* sums, int64_t stride, int64_t size, const Finish& to);
 
     // inner = grad where `out` is above 0 or its bit is set, else grad · slope; added to `total`, unless null.
     void (*before_activation)(const float* grad, int64_t size, const float* out, const uint8_t* bits, float slope,
@@ -57,6 +71,14 @@ struct Products {
 
     // `size` columns of rows that are `stride` apart to rows kPackedStride apart, which are then zero up to a whole vector.
     void (*pack)(const float* x, int64_t stride, int64_t rows, int64_t size, float* packed);
+
+    // Weights of `outputs`, each channels · taps floats and `stride` floats after the one before, to
+    // packed[t · step + k · n · lanes + j], which is zero up to n whole vectors.
+    void (*pack_outputs)(const float* weight, int64_t stride, int64_t outputs, int64_t taps, int64_t channels, int n,
+                         float* packed, int64_t step);
+
+    // An output's weights of `inputs`, taps side by side, to packed[(taps - 1 - t) · step + j], likewise.
+    void (*pack_inputs)(const float* weight, int64_t inputs, int64_t taps, int n, float* packed, int64_t step);
 };
 
 // Null where there are none for this machine.

@@ -34,6 +34,38 @@ struct Isa {
         return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(*p), bit), bit));
     }
 
+    static void transpose(V (&v)[lanes]) {
+        V w[lanes];
+        for (int i = 0; i < 8; i += 2) {
+            w[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+            w[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+        }
+        // Of four rows, columns c + 4 · (a half's number).
+        for (int i = 0; i < 8; i += 4)
+            for (int h = 0; h < 2; ++h) {
+                v[i + 2 * h] = _mm256_shuffle_ps(w[i + h], w[i + 2 + h], 0x44);
+                v[i + 2 * h + 1] = _mm256_shuffle_ps(w[i + h], w[i + 2 + h], 0xee);
+            }
+        for (int c = 0; c < 4; ++c) {
+            w[c] = _mm256_permute2f128_ps(v[c], v[4 + c], 0x20);
+            w[4 + c] = _mm256_permute2f128_ps(v[c], v[4 + c], 0x31);
+        }
+        for (int i = 0; i < 8; ++i) v[i] = w[i];
+    }
+    // Of vectors side by side, every of-th lane from the one given on.
+    template <int of>
+    static V every(const V (&v)[of], int first) {
+        alignas(32) int place[lanes];
+        for (int i = 0; i < lanes; ++i) place[i] = i * of + first;
+        const __m256i at = _mm256_load_si256(reinterpret_cast<const __m256i*>(place));
+        V all = _mm256_setzero_ps();
+        for (int i = 0; i < of; ++i) {
+            const __m256i beyond = _mm256_cmpgt_epi32(at, _mm256_set1_epi32(i * lanes - 1));
+            all = _mm256_blendv_ps(all, _mm256_permutevar8x32_ps(v[i], at), _mm256_castsi256_ps(beyond));
+        }
+        return all;
+    }
+
     using W = __m256i;  // a counter a lane, in the order in which firsts and seconds of two bring them in turn
     static W words(uint32_t x) { return _mm256_set1_epi64x(x); }
     static W counters(uint64_t first) {
@@ -55,7 +87,8 @@ struct Isa {
 
 #include "products_tiles.h"
 
-constexpr Products kSet = {6, Isa::lanes, any_tile, any_outer, finish, before_activation, add, drop, pack};
+constexpr Products kSet = {6, Isa::lanes, any_tile, any_outer, finish, before_activation, add, drop, pack,
+                           pack_outputs, pack_inputs};
 
 }  // namespace
 

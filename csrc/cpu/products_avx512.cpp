@@ -31,12 +31,57 @@ struct Isa {
         return static_cast<Mask>(count > 8 ? p[0] | p[1] << 8 : p[0]);
     }
 
+    // With masks: GCC 12 takes the plain forms for uses of something uninitialised.
+    static V low(V a, V b) { return _mm512_maskz_unpacklo_ps(0xffff, a, b); }
+    static V high(V a, V b) { return _mm512_maskz_unpackhi_ps(0xffff, a, b); }
+    template <int which>
+    static V pairs(V a, V b) {
+        return _mm512_maskz_shuffle_ps(0xffff, a, b, which);
+    }
+    template <int which>
+    static V quarters(V a, V b) {
+        return _mm512_maskz_shuffle_f32x4(0xffff, a, b, which);
+    }
+    static void transpose(V (&v)[lanes]) {
+        V w[lanes];
+        for (int i = 0; i < 16; i += 2) {
+            w[i] = low(v[i], v[i + 1]);
+            w[i + 1] = high(v[i], v[i + 1]);
+        }
+        // Of four rows, columns c + 4 · (a quarter's number).
+        for (int i = 0; i < 16; i += 4)
+            for (int h = 0; h < 2; ++h) {
+                v[i + 2 * h] = pairs<0x44>(w[i + h], w[i + 2 + h]);
+                v[i + 2 * h + 1] = pairs<0xee>(w[i + h], w[i + 2 + h]);
+            }
+        for (int c = 0; c < 4; ++c) {
+            const V a = quarters<0x88>(v[c], v[4 + c]), b = quarters<0x88>(v[8 + c], v[12 + c]);
+            const V d = quarters<0xdd>(v[c], v[4 + c]), e = quarters<0xdd>(v[8 + c], v[12 + c]);
+            w[c] = quarters<0x88>(a, b);
+            w[8 + c] = quarters<0xdd>(a, b);
+            w[4 + c] = quarters<0x88>(d, e);
+            w[12 + c] = quarters<0xdd>(d, e);
+        }
+        for (int i = 0; i < 16; ++i) v[i] = w[i];
+    }
+    // Of vectors side by side, every of-th lane from the one given on.
+    template <int of>
+    static V every(const V (&v)[of], int first) {
+        alignas(64) int place[lanes];
+        for (int i = 0; i < lanes; ++i) place[i] = i * of + first;
+        const __m512i at = _mm512_load_si512(place);
+        V all = _mm512_setzero_ps();
+        for (int i = 0; i < of; ++i)
+            all = _mm512_mask_permutexvar_ps(all, _mm512_cmpge_epi32_mask(at, _mm512_set1_epi32(i * lanes)), at, v[i]);
+        return all;
+    }
+
     using W = __m512i;  // a counter a lane, in the order in which firsts and seconds of two bring them in turn
     static W words(uint32_t x) { return _mm512_set1_epi64(x); }
     static W counters(uint64_t first) {
         return _mm512_add_epi64(_mm512_set1_epi64(static_cast<long long>(first)), _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7));
     }
-    // With masks, or by operators: GCC 12 takes the plain forms for uses of something uninitialised.
+    // With masks, or by operators, likewise.
     static W product(W a, W b) { return _mm512_maskz_mul_epu32(0xff, a, b); }
     static W down(W a) { return _mm512_maskz_srli_epi64(0xff, a, 32); }
     static W up(W a) { return _mm512_maskz_slli_epi64(0xff, a, 32); }
@@ -50,7 +95,8 @@ struct Isa {
 
 #include "products_tiles.h"
 
-constexpr Products kSet = {14, Isa::lanes, any_tile, any_outer, finish, before_activation, add, drop, pack};
+constexpr Products kSet = {14, Isa::lanes, any_tile, any_outer, finish, before_activation, add, drop, pack,
+                           pack_outputs, pack_inputs};
 
 }  // namespace
 

@@ -3,23 +3,40 @@
 
 template <int m, int n>
 void tile(const Taps& taps, float* c, int64_t stride, bool add) {
+    if (add)
+#pragma GCC unroll 14
+        for (int i = 0; i < m; ++i)
+#pragma GCC unroll 2
+            for (int j = 0; j < n; ++j) __builtin_prefetch(c + i * stride + j * Isa::lanes, 1);
     Isa::V sum[m][n];
 #pragma GCC unroll 14
     for (int i = 0; i < m; ++i)
 #pragma GCC unroll 2
         for (int j = 0; j < n; ++j) sum[i][j] = Isa::all(0.0f);
+    // Three rows of each pointer, which an address reaches by one register's multiples.
+    constexpr int pointers = (m + 2) / 3;
+    const int64_t stride_of_a = taps.stride;
+    const char* ahead = taps.ahead ? taps.ahead : reinterpret_cast<const char*>(taps.b);
     for (int64_t t = 0; t < taps.count; ++t) {
-        const float *a = taps.a + t * taps.a_step, *b = taps.b + t * taps.b_step;
-        for (const float* const end = a + taps.depth; a < end; ++a, b += n * Isa::lanes) {
+        const float *a[pointers], *b = taps.b + t * taps.b_step;
+#pragma GCC unroll 5
+        for (int i = 0; i < pointers; ++i) {
+            a[i] = taps.a + t * taps.a_step + 3 * i * stride_of_a;
+            asm("" : "+r"(a[i]));
+        }
+        for (const float* const end = b + taps.depth * n * Isa::lanes; b < end; b += n * Isa::lanes, ahead += taps.ahead_step) {
+            __builtin_prefetch(ahead);
             Isa::V of_b[n];
 #pragma GCC unroll 2
             for (int j = 0; j < n; ++j) of_b[j] = Isa::load(b + j * Isa::lanes);
 #pragma GCC unroll 14
             for (int i = 0; i < m; ++i) {
-                const Isa::V of_a = Isa::all(a[i * kPackedStride]);
+                const Isa::V of_a = Isa::all(a[i / 3][i % 3 * stride_of_a]);
 #pragma GCC unroll 2
                 for (int j = 0; j < n; ++j) sum[i][j] = Isa::fused(of_a, of_b[j], sum[i][j]);
             }
+#pragma GCC unroll 5
+            for (int i = 0; i < pointers; ++i) ++a[i];
         }
     }
 #pragma GCC unroll 14
@@ -100,18 +117,53 @@ void set_bits(uint8_t* sign, int64_t first, int64_t size, uint32_t bits) {
     for (sign += first / 8; bits; bits >>= 8, ++sign) *sign |= static_cast<uint8_t>(bits);
 }
 
-void finish(const float* sums, int64_t size, const float* bias, const float* slope, const float* residual, float* out,
-            uint8_t* sign, int64_t first) {
-    for (int64_t j = 0; j < size; j += Isa::lanes) {
-        const int64_t left = size - j;
-        Isa::V y = load_up_to(sums + j, left);
-        if (bias) y = Isa::plus(y, load_up_to(bias + j, left));
-        const Isa::Mask passes = Isa::positive(y);
-        if (sign) set_bits(sign, first + j, left, Isa::bits(passes) & (left < Isa::lanes ? (1u << left) - 1 : ~0u));
-        if (slope) y = Isa::choose(passes, y, Isa::times(y, Isa::all(*slope)));
-        if (residual) y = Isa::plus(y, load_up_to(residual + j, left));
-        store_up_to(out + j, y, left);
+// One vector, or its first `count` lanes.
+template <bool biased, bool signs, bool activates, bool adds, bool all>
+inline void finish_vector(const float* sums, const float* bias, const Isa::V& slope, const float* residual, float* out,
+                          uint8_t* sign, int64_t first, int count) {
+    const auto load = [count](const float* x) { return all ? Isa::load(x) : Isa::load_some(x, count); };
+    Isa::V y = load(sums);
+    if (biased) y = Isa::plus(y, load(bias));
+    const Isa::Mask passes = Isa::positive(y);
+    if (signs) set_bits(sign, first, count, all ? Isa::bits(passes) : Isa::bits(passes) & ((1u << count) - 1));
+    if (activates) y = Isa::choose(passes, y, Isa::times(y, slope));
+    if (adds) y = Isa::plus(y, load(residual));
+    if (all) Isa::store(out, y);
+    else Isa::store_some(out, y, count);
+}
+
+template <bool biased, bool signs, bool activates, bool adds>
+void finish_as(int64_t rows, const float* sums, int64_t stride, int64_t size, const Finish& to) {
+    const Isa::V slope = Isa::all(activates ? *to.slope : 1.0f);
+    const float *bias = to.bias, *residual = to.residual.data;
+    float* out = to.out;
+    uint8_t* sign = to.sign;
+    for (int64_t r = 0; r < rows; ++r) {
+        int64_t j = 0;
+        for (; j + Isa::lanes <= size; j += Isa::lanes)
+            finish_vector<biased, signs, activates, adds, true>(sums + j, biased ? bias + j : nullptr, slope, adds ? residual + j : nullptr, out + j, sign,
+                                                                to.first + j, Isa::lanes);
+        if (j < size)
+            finish_vector<biased, signs, activates, adds, false>(sums + j, biased ? bias + j : nullptr, slope, adds ? residual + j : nullptr, out + j, sign,
+                                                                 to.first + j, static_cast<int>(size - j));
+        sums += stride;
+        out += to.stride;
+        if (signs) sign += to.sign_stride;
+        if (adds) residual += to.residual.stride;
     }
+}
+
+// By what there is: bias 1, sign 2, slope 4, residual 8.
+using FinishRows = void (*)(int64_t, const float*, int64_t, int64_t, const Finish&);
+template <int... choice>
+struct Finishes {
+    static constexpr FinishRows all[] = {
+        finish_as<(choice & 1) != 0, (choice & 2) != 0, (choice & 4) != 0, (choice & 8) != 0>...};
+};
+
+void finish(int64_t rows, const float* sums, int64_t stride, int64_t size, const Finish& to) {
+    const int choice = (to.bias ? 1 : 0) | (to.sign ? 2 : 0) | (to.slope ? 4 : 0) | (to.residual.data ? 8 : 0);
+    Finishes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>::all[choice](rows, sums, stride, size, to);
 }
 
 void before_activation(const float* grad, int64_t size, const float* out, const uint8_t* bits, float slope, float* inner,
@@ -154,6 +206,49 @@ void drop(const Dropping& dropping, const float* x, int64_t size, uint64_t count
 void pack(const float* x, int64_t stride, int64_t rows, int64_t size, float* packed) {
     for (int64_t r = 0; r < rows; ++r, x += stride, packed += kPackedStride)
         for (int64_t j = 0; j < size; j += Isa::lanes) Isa::store(packed + j, load_up_to(x + j, size - j));
+}
+
+void pack_outputs(const float* weight, int64_t stride, int64_t outputs, int64_t taps, int64_t channels, int n,
+                  float* packed, int64_t step) {
+    const int64_t width = n * Isa::lanes, size = channels * taps;
+    for (int64_t first = 0; first < width; first += Isa::lanes) {
+        int64_t t = 0, k = 0;
+        for (int64_t at = 0; at < size; at += Isa::lanes) {
+            Isa::V v[Isa::lanes];
+#pragma GCC unroll 16
+            for (int i = 0; i < Isa::lanes; ++i)
+                v[i] = first + i < outputs ? load_up_to(weight + (first + i) * stride + at, size - at) : Isa::all(0.0f);
+            Isa::transpose(v);
+            const int count = static_cast<int>(size - at < Isa::lanes ? size - at : Isa::lanes);
+            for (int i = 0; i < count; ++i) {
+                Isa::store(packed + t * step + k * width + first, v[i]);
+                if (++t == taps) t = 0, ++k;
+            }
+        }
+    }
+}
+
+// Of `taps` vectors side by side, every taps-th lane.
+template <int taps>
+void apart(const float* weight, int64_t inputs, int n, float* packed, int64_t step) {
+    for (int64_t j = 0; j < n * Isa::lanes; j += Isa::lanes, weight += taps * Isa::lanes) {
+        Isa::V v[taps];
+#pragma GCC unroll 5
+        for (int i = 0; i < taps; ++i) {
+            const int64_t left = (inputs - j) * taps - i * Isa::lanes;
+            v[i] = left > 0 ? load_up_to(weight + i * Isa::lanes, left) : Isa::all(0.0f);
+        }
+#pragma GCC unroll 5
+        for (int t = 0; t < taps; ++t) Isa::store(packed + (taps - 1 - t) * step + j, Isa::template every<taps>(v, t));
+    }
+}
+
+void pack_inputs(const float* weight, int64_t inputs, int64_t taps, int n, float* packed, int64_t step) {
+    if (taps == 1) return apart<1>(weight, inputs, n, packed, step);
+    if (taps == 3) return apart<3>(weight, inputs, n, packed, step);
+    if (taps == 5) return apart<5>(weight, inputs, n, packed, step);
+    for (int64_t t = 0; t < taps; ++t)
+        for (int64_t j = 0; j < n * Isa::lanes; ++j) packed[(taps - 1 - t) * step + j] = j < inputs ? weight[j * taps + t] : 0.0f;
 }
 
 void add(const float* x, int64_t size, float* total) {

@@ -207,7 +207,8 @@ Status winograd(const Convolution& shape, const Input& x, const float* weight, b
                                 for (int64_t i = 0; i < high; ++i) {
                                     const int64_t r = part(i, high, size), rows = part(i + 1, high, size) - r;
                                     const Taps taps{v + point * v_apart + r * kPackedStride,
-                                                    all[p].packed + (point * way.from + at) * panel_width, 0, 0, 1, depth};
+                                                    all[p].packed + (point * way.from + at) * panel_width,
+                                                    kPackedStride, 0, 0, 1, depth, nullptr, 0};
                                     by.tile(static_cast<int>(rows), all[p].vectors, taps,
                                             m + point * apart + r * width + (all[p].first - base), width, at > 0);
                                 }
@@ -222,7 +223,7 @@ Status winograd(const Convolution& shape, const Input& x, const float* weight, b
                         for (int i = 0; i < M; ++i) sums[i] = m + P * apart + i * width;
                         output_map(of_point, columns, sums);
                         for (int i = 0; i < M && tile.row + i < tile.end; ++i)
-                            finish_row(by, out, tile.row + i, channels, group * way.to + base, columns, sums[i]);
+                            finish_rows(by, out, tile.row + i, 1, channels, group * way.to + base, columns, sums[i], width);
                     }
                     g_begin = g_end;
                 }

@@ -33,16 +33,16 @@ void tiles(const Products& by) {
                     for (const bool add : {false, true}) {
                         const int64_t width = n * by.lanes, stride = width + 5, b_step = (depth + 2) * width;
                         // A row on, or beside each other.
-                        const int64_t a_step = depth == 7 ? depth : kPackedStride;
-                        const auto a = drawn((m + count - 1) * kPackedStride), b = drawn(count * b_step);
+                        const int64_t of_a = depth == 1 ? 9 : kPackedStride, a_step = depth == 7 ? depth : of_a;
+                        const auto a = drawn((m + count - 1) * of_a), b = drawn(count * b_step);
                         auto got = drawn(m * stride), want = got;
-                        by.tile(m, n, {a.data(), b.data(), a_step, b_step, count, depth}, got.data(), stride, add);
+                        by.tile(m, n, {a.data(), b.data(), of_a, a_step, b_step, count, depth, nullptr, 8}, got.data(), stride, add);
                         for (int64_t i = 0; i < m; ++i)
                             for (int64_t j = 0; j < width; ++j) {
                                 float sum = 0;
                                 for (int64_t t = 0; t < count; ++t)
                                     for (int64_t k = 0; k < depth; ++k)
-                                        sum = std::fma(a[i * kPackedStride + t * a_step + k], b[t * b_step + k * width + j], sum);
+                                        sum = std::fma(a[i * of_a + t * a_step + k], b[t * b_step + k * width + j], sum);
                                 float& out = want[i * stride + j];
                                 out = add ? out + sum : sum;
                             }
@@ -107,24 +107,31 @@ void rows(const Products& by) {
             const bool biased = choice & 1, activates = choice & 2, adds = choice & 4, signs = choice & 8;
             const int64_t first = choice & 16 ? 3 : 8;
             const float slope = choice & 32 ? -0.25f : 0.5f;
-            const auto sums = drawn(size), bias = drawn(size), residual = drawn(size);
-            std::vector<float> got(static_cast<size_t>(size)), want(got);
-            std::vector<uint8_t> bits(static_cast<size_t>((first + size) / 8 + 1)), expected(bits);
-            bits[0] = expected[0] = 1;  // of the columns before, which stay
-            by.finish(sums.data(), size, biased ? bias.data() : nullptr, activates ? &slope : nullptr,
-                      adds ? residual.data() : nullptr, got.data(), signs ? bits.data() : nullptr, first);
-            for (int64_t j = 0; j < size; ++j) {
-                float y = biased ? sums[j] + bias[j] : sums[j];
-                if (signs && y > 0) expected[(first + j) / 8] |= static_cast<uint8_t>(1u << ((first + j) % 8));
-                if (activates && !(y > 0)) y *= slope;
-                want[j] = adds ? y + residual[j] : y;
-            }
-            CHECK(same(got, want));
+            // Rows, with something between them that stays.
+            constexpr int64_t kRows = 3;
+            const int64_t of_sums = size + 1, of_residual = size + 2, of_out = size + 3, of_bits = (first + size) / 8 + 2;
+            const auto sums = drawn(kRows * of_sums), bias = drawn(size), residual = drawn(kRows * of_residual);
+            std::vector<float> all(static_cast<size_t>(kRows * of_out), 3.0f), all_wanted(all);
+            std::vector<uint8_t> bits(static_cast<size_t>(kRows * of_bits)), expected(bits);
+            for (int64_t r = 0; r < kRows; ++r) bits[r * of_bits] = expected[r * of_bits] = 1;  // of the columns before
+            by.finish(kRows, sums.data(), of_sums, size,
+                      {biased ? bias.data() : nullptr, activates ? &slope : nullptr, {adds ? residual.data() : nullptr, of_residual},
+                       all.data(), of_out, signs ? bits.data() : nullptr, of_bits, first});
+            for (int64_t r = 0; r < kRows; ++r)
+                for (int64_t j = 0; j < size; ++j) {
+                    float y = sums[r * of_sums + j];
+                    if (biased) y += bias[j];
+                    if (signs && y > 0) expected[r * of_bits + (first + j) / 8] |= static_cast<uint8_t>(1u << ((first + j) % 8));
+                    if (activates && !(y > 0)) y *= slope;
+                    all_wanted[r * of_out + j] = adds ? y + residual[r * of_residual + j] : y;
+                }
+            CHECK(same(all, all_wanted));
             CHECK(bits == expected);
+            std::vector<float> want(static_cast<size_t>(size));
 
             const auto out = drawn(size);
             const auto flags = [&](int64_t j) { return (bits[j / 8] >> (j % 8) & 1) != 0; };
-            std::vector<float> inner(got.size()), total = drawn(size), sum = total;
+            std::vector<float> inner(want.size()), total = drawn(size), sum = total;
             by.before_activation(sums.data(), size, choice & 16 ? out.data() : nullptr, bits.data(), slope, inner.data(),
                                  biased ? total.data() : nullptr);
             for (int64_t j = 0; j < size; ++j) {
@@ -145,6 +152,32 @@ void rows(const Products& by) {
     }
 }
 
+void weights(const Products& by) {
+    for (const int64_t taps : {1, 3, 5, 7})
+        for (int n = 1; n <= 2; ++n)
+            for (int64_t width = (n - 1) * by.lanes + 1; width <= n * by.lanes; ++width) {
+                const int64_t all = n * by.lanes;
+                for (const int64_t channels : {1, 5, 16, 21}) {
+                    const int64_t stride = channels * taps + 2, step = channels * all + 3;
+                    const auto weight = drawn(width * stride);
+                    std::vector<float> got(static_cast<size_t>(taps * step), 7.0f), want(got);
+                    by.pack_outputs(weight.data(), stride, width, taps, channels, n, got.data(), step);
+                    for (int64_t t = 0; t < taps; ++t)
+                        for (int64_t k = 0; k < channels; ++k)
+                            for (int64_t j = 0; j < all; ++j)
+                                want[t * step + k * all + j] = j < width ? weight[j * stride + k * taps + t] : 0.0f;
+                    CHECK(same(got, want));
+                }
+                const auto weight = drawn(width * taps);
+                std::vector<float> got(static_cast<size_t>(taps * (all + 1)), 7.0f), want(got);
+                by.pack_inputs(weight.data(), width, taps, n, got.data(), all + 1);
+                for (int64_t t = 0; t < taps; ++t)
+                    for (int64_t j = 0; j < all; ++j)
+                        want[(taps - 1 - t) * (all + 1) + j] = j < width ? weight[j * taps + t] : 0.0f;
+                CHECK(same(got, want));
+            }
+}
+
 }  // namespace
 
 int main() {
@@ -154,12 +187,14 @@ int main() {
         outers(*kProductsAvx2);
         rows(*kProductsAvx2);
         drops(*kProductsAvx2);
+        weights(*kProductsAvx2);
     }
     if (__builtin_cpu_supports("x86-64-v4")) {
         tiles(*kProductsAvx512);
         outers(*kProductsAvx512);
         rows(*kProductsAvx512);
         drops(*kProductsAvx512);
+        weights(*kProductsAvx512);
     }
 #endif
     std::puts("products: ok");
