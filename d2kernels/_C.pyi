@@ -80,7 +80,6 @@ def temporal_conv_backward_cpu(
     shape: _Convolution,
     grad: _Pointer,
     grad_stride: int,
-    out: _Pointer,
     sign: _Pointer,
     negative_slope: float | None,
     residual: bool,

@@ -56,14 +56,14 @@ void bind_temporal_conv(Module& m) {
                                       threads);
         });
     });
-    // Null: a gradient nobody asked for; out and sign where no activation, or the other one, tells its branch; inner
-    // where grad is what the convolution's own gradients are made of.
+    // Null: a gradient nobody asked for; sign where there is no activation; inner where grad is what the convolution's
+    // own gradients are made of.
     m.def("temporal_conv_backward_cpu", [](Call& c) {
         const auto shape = convolution(c.next<Reader>());
-        const float *grad, *out, *x, *weight;
+        const float *grad, *x, *weight;
         int64_t grad_stride, x_stride;
         const uint8_t* sign;
-        c.read(grad, grad_stride, out, sign);
+        c.read(grad, grad_stride, sign);
         const Slope slope(c);
         const auto residual = c.next<bool>();
         const auto drop = dropping(c.next<Reader>());
@@ -76,7 +76,7 @@ void bind_temporal_conv(Module& m) {
         const float* const own = inner ? inner : grad;
         const int64_t own_stride = inner ? shape.c_out * shape.groups : grad_stride;
         run([&] {
-            Status status = cpu::temporal_conv_inner(shape, grad, grad_stride, out, sign, slope.or_null(), drop, inner,
+            Status status = cpu::temporal_conv_inner(shape, grad, grad_stride, nullptr, sign, slope.or_null(), drop, inner,
                                                      dropped ? grad_x : nullptr, grad_bias, threads);
             if (status == kOk && grad_x)
                 status = cpu::temporal_conv_input_gradient(shape, own, own_stride, weight, beside,

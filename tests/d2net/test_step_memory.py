@@ -60,7 +60,8 @@ def peak(preset, recipe, iteration):
 
 
 @pytest.mark.parametrize("iteration", [7, 2000], ids=["before L_D", "with L_D"])
-@pytest.mark.parametrize(("preset", "recipe"), [("hapt", "release"), ("thumos14", "release"), ("thumos14", "paper")])
+@pytest.mark.parametrize("preset", SHAPES)
+@pytest.mark.parametrize("recipe", ["release", "paper"])
 def test_a_step_holds_what_it_must(preset, recipe, iteration, monkeypatch):
     """Inputs, weights, their gradients and moments, one activation and one sign bit an element of each layer, and two
     gradients of an activation; a tenth more. No tensor is larger than an activation or a weight: nothing is padded."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import d2kernels as d2k
 from d2kernels import _native
-from d2kernels.ops.temporal_conv import native, products, reference, schema
+from d2kernels.ops.temporal_conv import native, products, reference
 
 NAN = float("nan")
 SEED = torch.tensor([5 - 2**61, 0])
@@ -55,11 +55,10 @@ def as_close(got, exact, rough):
 
 def both(x, arguments):
     """Forward and backward of products, of the reference in float64, and in float32."""
-    (rows, weight, _, offsets, lengths, *options), (slope, residual) = arguments, arguments[7:9]
+    rows, weight, _, offsets, lengths, *options = arguments
     out, sign = products.forward(*arguments)
     grad = torch.where(x.row_mask()[:, None], normal(*out.shape, seed=9), NAN)
-    used = out if slope is not None and not schema.needs_sign(slope, residual) else sign
-    back = (grad, rows, weight, offsets, lengths, used, *options, True, True)
+    back = (grad, rows, weight, offsets, lengths, sign, *options, True, True)
     return (
         (out, *products.backward(*back)),
         (reference.temporal_conv_forward(*wide(arguments))[0], *reference.temporal_conv_backward(*wide(back))),

@@ -22,18 +22,13 @@ class TemporalConv(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, weight, _, offsets, lengths, _, _, slope, residual, _, seed, ctx.gap = inputs
+        x, weight, _, offsets, lengths, _, _, slope, _, _, seed, ctx.gap = inputs
         ctx.options = inputs[5:10]
-        branch, sign = output
+        _, sign = output
         if sign is not None:
             ctx.mark_non_differentiable(sign)
         ctx.set_materialize_grads(False)
-        # Without residual the output's sign is the activation's branch.
-        if slope is None:
-            branch = None
-        elif schema.needs_sign(slope, residual):
-            branch = sign
-        ctx.save_for_backward(x, weight, offsets, lengths, branch, seed)
+        ctx.save_for_backward(x, weight, offsets, lengths, None if slope is None else sign, seed)
 
     @staticmethod
     @once

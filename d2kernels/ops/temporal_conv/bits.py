@@ -35,23 +35,15 @@ def unpack(bits: Tensor, channels: int) -> Tensor:
     return words.reshape(-1).view(torch.uint8).view(len(bits), 8 * bits.shape[1])[:, :channels] != 0
 
 
-def passed(sign: Tensor | None, channels: int) -> Tensor:
-    """(total, channels) bool: where the activation passed its input, by packed bits or by the output's own sign."""
-    assert sign is not None  # an activation has one
-    return sign > 0 if sign.is_floating_point() else unpack(sign, channels)
-
-
 def before_activation(grad: Tensor, sign: Tensor | None, slope: float) -> Tensor:
-    """grad where the activation passed its input, elsewhere grad · slope: as `torch.where` on `passed`, on the CPU.
+    """grad where the activation passed its input, elsewhere grad · slope: as `torch.where` on `unpack`, on the CPU.
 
     A table's row for each byte of flags takes a seventh of what `where` takes there.
     """
     assert sign is not None  # an activation has one
-    if sign.is_floating_point():
-        return torch.ops.aten.leaky_relu_backward(grad, sign, slope, False)
     total, channels = grad.shape
     if channels % 8 or not total:
-        return torch.where(passed(sign, channels), grad, grad * slope)
+        return torch.where(unpack(sign, channels), grad, grad * slope)
     bit = unpack(torch.arange(256, dtype=torch.uint8, device=sign.device)[:, None], 8)
     # In float32 for 16-bit gradients: the slope itself must not be rounded.
     table = torch.ones((), dtype=accumulation_dtype(grad.dtype), device=grad.device).where(bit, slope)

@@ -19,7 +19,6 @@ from d2kernels.ops._rows import accumulation_dtype
 from d2kernels.ops.temporal_conv import bits, products, reference
 from d2kernels.ops.temporal_conv.dropout import drop, threshold
 from d2kernels.ops.temporal_conv.reference import grouped_transpose
-from d2kernels.ops.temporal_conv.schema import needs_sign
 
 _NEAR = 64  # rows: gaps up to this are always laid out
 _SPARSE = 4  # times the rows there are, from which gaps wider than that are not worth it
@@ -222,7 +221,7 @@ def temporal_conv_forward(
             x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
         )
     y = places.gather(_convolve(places.spread(x, gap > 0), weight, bias, dilation, groups), total).contiguous()
-    sign = bits.pack(y > 0 if needs_sign(negative_slope, residual) else y[:0] > 0)
+    sign = bits.pack((y[:0] if negative_slope is None else y) > 0)
     if negative_slope is not None:
         F.leaky_relu_(y, negative_slope)
     if residual:

@@ -11,7 +11,6 @@ from d2kernels import _native
 from d2kernels.ops.temporal_conv import bits, table
 from d2kernels.ops.temporal_conv.dropout import threshold
 from d2kernels.ops.temporal_conv.precision import float32
-from d2kernels.ops.temporal_conv.schema import needs_sign
 
 _MOST_TAPS = 768  # of a packed row (kDepth of csrc/cpu/products.h)
 _LEAST_WIDTH = 64  # channels from which on Winograd's maps cost less than the products that it spares
@@ -82,7 +81,7 @@ def forward(
     x = _rows(x)
     total, c_out = x.shape[0], weight.shape[0]
     out, sign = x.new_empty(total, c_out), None
-    if needs_sign(negative_slope, residual):
+    if negative_slope is not None:
         sign = x.new_zeros((total, bits.width(c_out)), dtype=torch.uint8)
     _native.module().temporal_conv_cpu(
         _shape(offsets, lengths, total, weight, dilation, groups),
@@ -122,13 +121,11 @@ def backward(
     inner = x.new_empty(total, c_out) if negative_slope is not None or dropped[2] > 0 else None
     grad_x = x.new_empty(total, c_in) if need_x else None
     grad_w, grad_b = (x.new_empty(*weight.shape), x.new_empty(c_out)) if need_weight else (None, None)
-    by_output = sign is not None and sign.is_floating_point()
     _native.module().temporal_conv_backward_cpu(
         _shape(offsets, lengths, total, weight, dilation, groups),
         grad.data_ptr(),
         grad.stride(0),
-        sign if by_output else None,
-        None if by_output else sign,
+        sign,
         negative_slope,
         residual,
         dropped,

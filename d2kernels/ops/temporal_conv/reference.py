@@ -85,10 +85,8 @@ def temporal_conv_forward(
     seed: Tensor | None,
     gap: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    from d2kernels.ops.temporal_conv.schema import needs_sign
-
     y = _linear(x, weight, bias, offsets, lengths, dilation, groups)
-    sign = bits.pack(y > 0 if needs_sign(negative_slope, residual) else y[:0] > 0)
+    sign = bits.pack((y[:0] if negative_slope is None else y) > 0)
     if negative_slope is not None:
         y = F.leaky_relu(y, negative_slope)
     if residual:
@@ -131,7 +129,8 @@ def temporal_conv_backward(
     grad = drop(torch.where(valid[:, None], grad, 0), dropout, seed)
     inner = grad
     if negative_slope is not None:
-        inner = torch.where(bits.passed(sign, c_out), grad, grad * negative_slope)
+        assert sign is not None  # an activation has one
+        inner = torch.where(bits.unpack(sign, c_out), grad, grad * negative_slope)
     grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
     if need_x:
         grad_x = _linear(inner, grouped_transpose(weight, groups), None, offsets, lengths, dilation, groups)

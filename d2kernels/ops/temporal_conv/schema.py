@@ -1,10 +1,9 @@
 """Schema and fake kernels of temporal_conv.
 
-`sign` says where the activation passed its input: one bit an element (bits.py), saved where the output cannot tell.
-The backward takes that, or the output itself where its sign serves, or None where there is no activation. Dropped
-elements have no sign, and need none. `seed` is (2,) int64, dropout.py's seed and first row, and not None where
-dropout is not 0. x has at least
-`gap` zero rows before, between and after its sequences; a gradient's gap rows hold anything.
+`sign` says where the activation passed its input: one bit an element (bits.py), no rows where there is none. The
+backward takes that and not the output, which may be freed before it. Dropped elements have no sign, and need none.
+`seed` is (2,) int64, dropout.py's seed and first row, and not None where dropout is not 0. x has at least `gap` zero
+rows before, between and after its sequences; a gradient's gap rows hold anything.
 """
 
 from __future__ import annotations
@@ -14,11 +13,6 @@ from torch import Tensor
 
 from d2kernels.ops._library import define
 from d2kernels.ops.temporal_conv import bits
-
-
-def needs_sign(negative_slope: float | None, residual: bool) -> bool:
-    """Whether the activation's branch cannot be read off the output's sign."""
-    return negative_slope is not None and (residual or negative_slope <= 0)
 
 
 def _fake(
@@ -36,7 +30,7 @@ def _fake(
     gap: int = 0,
 ) -> tuple[Tensor, Tensor]:
     out = x.new_empty((x.shape[0], weight.shape[0]))
-    rows = x.shape[0] if needs_sign(negative_slope, residual) else 0
+    rows = 0 if negative_slope is None else x.shape[0]
     return out, x.new_empty((rows, bits.width(weight.shape[0])), dtype=torch.uint8)
 
 

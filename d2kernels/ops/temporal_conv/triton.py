@@ -11,9 +11,8 @@ from torch import Tensor
 from d2kernels.ops._triton import bound, cdiv, on_device, power, steps
 from d2kernels.ops.temporal_conv import bits
 from d2kernels.ops.temporal_conv.dropout import threshold
-from d2kernels.ops.temporal_conv.schema import needs_sign
 from d2kernels.ops.temporal_conv.triton_beside import gradient_kernel
-from d2kernels.ops.temporal_conv.triton_configs import BITS, BYTES, NO_SIGN
+from d2kernels.ops.temporal_conv.triton_configs import BITS, NO_SIGN
 from d2kernels.ops.temporal_conv.triton_forms import specializations
 from d2kernels.ops.temporal_conv.triton_launch import device_of, repacked
 from d2kernels.ops.temporal_conv.triton_operands import by_tap, dense, repack, rows_of
@@ -50,7 +49,7 @@ def temporal_conv_forward(
     gap: int = 0,
 ) -> tuple[Tensor, Tensor]:
     total, c_out = x.shape[0], weight.shape[0]
-    signs = needs_sign(negative_slope, residual)
+    signs = negative_slope is not None
     # Groups that end within a byte would share it: their flags are packed afterwards.
     straddles = c_out // groups % 8 != 0
     width = c_out if straddles else bits.width(c_out)
@@ -112,7 +111,7 @@ def temporal_conv_backward(
     with on_device(x):
         grad, x, n = rows_of(grad), rows_of(x), lengths.shape[0]
         offsets, lengths = offsets.contiguous(), lengths.contiguous()
-        kind = NO_SIGN if negative_slope is None or sign is None else BYTES if sign.is_floating_point() else BITS
+        kind = NO_SIGN if negative_slope is None or sign is None else BITS
         # Products that transformed their operand on the way would do so once a tap and a tile, in registers. What a
         # gradient's gap rows hold is anything: where they count as zero rows, they are written.
         changes = kind != NO_SIGN or dropout > 0 or (gap > 0 and 90 <= device_of(x)[0] < 120)
