@@ -47,11 +47,11 @@ void* Reader::capsule(const char* name) {
     return held;
 }
 
-Address Reader::address() {
+Address Reader::address(bool written) {
     static_assert(sizeof(Address) == sizeof(unsigned long long), "addresses have 64 bits");
     PyObject* const given = object();
     if (given == Py_None) return 0;
-    if (!PyLong_Check(given)) return tensor_address(given, *kept_);
+    if (!PyLong_Check(given)) return tensor_address(given, *kept_, written);
     const unsigned long long value = PyLong_AsUnsignedLongLong(given);
     if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred()) throw PythonError{};
     return value;

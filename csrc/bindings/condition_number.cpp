@@ -10,7 +10,8 @@ namespace {
 template <class T>
 ConditionNumber<T> problem_of(Reader r) {
     int dtype;
-    Address a, b, value;
+    Address a, b;
+    WrittenAddress value;
     int64_t batch, rows, inner, columns;
     double atol, rtol, *slope_a, *slope_b;
     bool log;

@@ -7,7 +7,8 @@ namespace d2k {
 
 void bind_dropout(Module& m) {
     m.def("dropout_cpu", [](Call& c) {
-        Address x, y;
+        Address x;
+        WrittenAddress y;
         int dtype, threads;
         int64_t rows, channels, seed, first_row;
         uint32_t threshold;

@@ -36,7 +36,8 @@ void with_snippet(const Reader& problem, const Function& call) {
 template <class T>
 PdmiVideo<T> video(Reader r) {
     int dtype;
-    Address p, value;
+    Address p;
+    WrittenAddress value;
     const bool *labels, *keep;
     int64_t videos, classes, *rank;
     bool floored, normalize_rows, per_class;

@@ -14,6 +14,12 @@ namespace d2k {
 
 using Address = std::uintptr_t;
 
+// Of memory that is written, where the type of its elements is not known yet.
+struct WrittenAddress {
+    Address at;
+    operator Address() const { return at; }
+};
+
 // Thrown where Python's error is set.
 struct PythonError {};
 
@@ -27,13 +33,15 @@ class Reader {
 public:
     explicit Reader(PyObject* tuple = nullptr, Kept* kept = nullptr) : tuple_(tuple), kept_(kept) {}
 
-    // An integer in T's range, a number, a bool, a tuple as a Reader, or a pointer: of an address, of a tensor, whose
-    // elements are copied first where they are not row-major, or null of None.
+    // An integer in T's range, a number, a bool, a tuple as a Reader, or a pointer: of an address, of a tensor, or null of
+    // None. Elements that are not row-major are copied first where they are const, and refused where they are not.
     template <class T>
     T next() {
         if constexpr (std::is_same_v<T, Reader>) return tuple();
-        else if constexpr (std::is_pointer_v<T>) return reinterpret_cast<T>(address());
-        else if constexpr (std::is_same_v<T, Address>) return address();
+        else if constexpr (std::is_pointer_v<T>)
+            return reinterpret_cast<T>(address(!std::is_const_v<std::remove_pointer_t<T>>));
+        else if constexpr (std::is_same_v<T, Address>) return address(false);
+        else if constexpr (std::is_same_v<T, WrittenAddress>) return {address(true)};
         else if constexpr (std::is_same_v<T, bool>) return flag();
         else if constexpr (std::is_floating_point_v<T>) return static_cast<T>(number());
         else return static_cast<T>(integer(std::numeric_limits<T>::min(), std::numeric_limits<T>::max()));
@@ -79,7 +87,7 @@ private:
     PyObject* object();
     Reader tuple();
     void* capsule(const char* name);
-    Address address();
+    Address address(bool written);
     bool flag();
     double number();
     int64_t integer(int64_t least, int64_t most);

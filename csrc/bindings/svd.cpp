@@ -10,7 +10,8 @@ namespace {
 template <class T>
 Svd<T> problem_of(Reader r) {
     int dtype;
-    Address a, u, s, vh;
+    Address a;
+    WrittenAddress u, s, vh;
     int64_t batch, rows, columns;
     r.rest(dtype, a, batch, rows, columns, u, s, vh);
     const auto output = [&](Address address) { return floats_at<OutputOf<T>>(address, dtype); };

@@ -58,7 +58,7 @@ PyObject* method(PyObject* object, const char* name) {
 
 }  // namespace
 
-std::uintptr_t tensor_address(PyObject* tensor, Kept& kept) {
+std::uintptr_t tensor_address(PyObject* tensor, Kept& kept, bool written) {
     if (const Exchange* const of = exchange(Py_TYPE(tensor))) {
         View view;
         if (of->view(tensor, &view) != 0) throw PythonError{};
@@ -70,6 +70,10 @@ std::uintptr_t tensor_address(PyObject* tensor, Kept& kept) {
     }
     PyObject* const same = method(tensor, "contiguous");
     kept.add(same);
+    if (written && same != tensor) {
+        PyErr_SetString(PyExc_TypeError, "a tensor that is written must be contiguous");
+        throw PythonError{};
+    }
     PyObject* const address = method(same, "data_ptr");
     const unsigned long long value = PyLong_AsUnsignedLongLong(address);
     Py_DECREF(address);

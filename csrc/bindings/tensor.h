@@ -24,7 +24,7 @@ private:
 };
 
 // The address of a tensor's elements, row-major; of a copy in `kept` where they lie otherwise. Throws PythonError: a
-// TypeError where it is no tensor.
-std::uintptr_t tensor_address(PyObject* tensor, Kept& kept);
+// TypeError where it is no tensor, or one that is `written` and lies otherwise.
+std::uintptr_t tensor_address(PyObject* tensor, Kept& kept, bool written);
 
 }  // namespace d2k

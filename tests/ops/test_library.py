@@ -104,6 +104,8 @@ def test_csrc_takes_tensors_row_major_or_not(given):
         problem = (given(rows), 0, 5, 2, spread, lengths, 2, None, 2, 1, 0)
         module.topk_pool_cpu(problem, out, None, 0, 0, 1)
         assert torch.equal(out, want)
+    with pytest.raises(TypeError, match="a tensor that is written must be contiguous"):
+        module.topk_pool_cpu(problem, torch.empty(2, 4)[:, :2], None, 0, 0, 1)
     for wrong in (1.5, "x", [scores]):
         with pytest.raises(TypeError, match="an address or a tensor is taken, not"):
             module.topk_pool_cpu((wrong, *problem[1:]), out, 0, 0, 0, 1)
