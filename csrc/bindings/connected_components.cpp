@@ -33,6 +33,7 @@ void bind_connected_components(Module& m) {
         c.rest(problem, positions, threads);
         with_components(problem, [&](const auto& p) {
             run([&] { return cpu::connected_components_count(p, positions, threads); });
+            c.give(positions[p.sequences.count * p.classes * p.levels]);
         });
     });
     m.def("connected_components_fill_cpu", [](Call& c) {

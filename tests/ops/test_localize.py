@@ -261,6 +261,7 @@ class OnGpu(torch.Tensor):
     """A CPU tensor that says that it is on a GPU, and counts how often the host waits for its value."""
 
     waits = 0
+    is_cpu, is_cuda = False, True
 
     @property
     def device(self):

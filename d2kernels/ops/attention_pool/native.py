@@ -63,8 +63,8 @@ def attention_pool_forward(
     normalize: bool,
 ) -> tuple[Tensor, Tensor]:
     problem, wide, wide_attention = _inputs(x, attention, offsets, lengths, threshold, inclusive, normalize)
-    shape = lengths.shape + attention.shape[1:]
-    embedding, mass = wide.new_empty(*shape, x.shape[1]), wide_attention.new_empty(*shape)
+    n, columns = lengths.shape[0], attention.shape[1:]
+    embedding, mass = wide.new_empty(n, *columns, x.shape[1]), wide_attention.new_empty(n, *columns)
     _native.module().attention_pool_cpu(problem, embedding, mass, torch.get_num_threads())
     return _native.cast(embedding, x.dtype), mass
 

@@ -26,16 +26,16 @@ def _problem(
     dtype_size: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
-    offsets: int,
-    lengths: int,
+    offsets: Any,
+    lengths: Any,
     sequences: int,
-    thresholds: int,
+    thresholds: Any,
     thresholds_shape: tuple[int, ...],
-    class_mask: int,
+    class_mask: Any,
     min_length: int,
     distinct: bool,
 ) -> tuple[Any, ...]:
-    """The arguments of csrc in its order; pointers are integers, strides count elements."""
+    """The arguments of csrc in its order; strides count elements."""
     return (
         scores,
         dtype_size == 8,
@@ -68,29 +68,27 @@ def connected_components_forward(
     from d2kernels.ops.connected_components.reference import of_capacity
 
     module = _module()
-    scores = scores.to(thresholds.dtype)
-    offsets, lengths, thresholds = offsets.contiguous(), lengths.contiguous(), thresholds.contiguous()
-    class_mask = None if class_mask is None else class_mask.contiguous()
+    scores = _native.cast(scores, thresholds.dtype)
     problem = _problem(
         scores.data_ptr(),
         scores.element_size(),
         tuple(scores.shape),
         scores.stride(),
-        offsets.data_ptr(),
-        lengths.data_ptr(),
+        offsets,
+        lengths,
         lengths.shape[0],
-        thresholds.data_ptr(),
+        thresholds,
         tuple(thresholds.shape),
-        0 if class_mask is None else class_mask.data_ptr(),
+        class_mask,
         min_length,
         distinct,
     )
-    if scores.device.type == "cpu":
+    if scores.is_cpu:
         positions = offsets.new_empty(lengths.shape[0] * scores.shape[1] * thresholds.shape[-1] + 1)
         threads = torch.get_num_threads()
-        module.connected_components_count_cpu(problem, positions.data_ptr(), threads)
-        out = offsets.new_empty((5, int(positions[-1])))
-        module.connected_components_fill_cpu(problem, positions.data_ptr(), out.data_ptr(), out.shape[1], threads)
+        size = module.connected_components_count_cpu(problem, positions, threads)
+        out = offsets.new_empty(5, size)
+        module.connected_components_fill_cpu(problem, positions, out, size, threads)
         return of_capacity(out, capacity)
     device, stream = _native.device_and_stream(scores.device)
     size, places = module.connected_components_workspace_cuda(problem)
@@ -135,7 +133,7 @@ def connected_components_arrays(
         distinct,
     )
     positions = np.empty(len(lengths) * scores.shape[1] * thresholds.shape[-1] + 1, np.int64)
-    module.connected_components_count_cpu(problem, positions.ctypes.data, 0)
-    out = np.empty((5, int(positions[-1])), np.int64)
+    size = module.connected_components_count_cpu(problem, positions.ctypes.data, 0)
+    out = np.empty((5, size), np.int64)
     module.connected_components_fill_cpu(problem, positions.ctypes.data, out.ctypes.data, out.shape[1], 0)
     return out

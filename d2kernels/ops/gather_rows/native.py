@@ -16,16 +16,18 @@ def why_not(device: str, dtype: object) -> str | None:
 
 def gather_rows_forward(source: Tensor, first: Tensor, offsets: Tensor, lengths: Tensor, out: Tensor) -> None:
     problem = (
-        source.data_ptr(),
+        source,
         _native.dtype_number(source.dtype),
         *source.shape,
-        *(x.data_ptr() for x in (first, offsets, lengths)),
+        first,
+        offsets,
+        lengths,
         lengths.shape[0],
         out.shape[0],
         out.data_ptr(),
         _native.dtype_number(out.dtype),
     )
-    if out.device.type == "cpu":
+    if out.is_cpu:
         _native.module().gather_rows_cpu(problem, torch.get_num_threads())
     else:
         _native.module().gather_rows_cuda(problem, *_native.device_and_stream(out.device))

@@ -13,14 +13,14 @@ def _fake(
     z: Tensor, logits: Tensor, labels: Tensor | None, offsets: Tensor, lengths: Tensor, streams: int, *_: object
 ) -> tuple[Tensor, ...]:
     total, n, width = z.shape[0], lengths.shape[0], z.shape[1] // streams
-    wide = logits.new_empty(0, dtype=accumulation_dtype(z.dtype))
+    attention = logits.new_empty(total, dtype=accumulation_dtype(z.dtype))
     return (
-        wide.new_empty((total, logits.shape[1] // streams)),
-        wide.new_empty(total),
-        wide.new_empty(0 if labels is None else total),
-        wide.new_empty((n, 2, width)),
-        wide.new_empty((n, 2)),
-        wide.new_empty((n, width)),
+        attention.new_empty(total, logits.shape[1] // streams),
+        attention,
+        attention.new_empty(0 if labels is None else total),
+        attention.new_empty(n, 2, width),
+        attention.new_empty(n, 2),
+        attention.new_empty(n, width),
     )
 
 

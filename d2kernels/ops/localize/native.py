@@ -50,7 +50,7 @@ def localize_forward(
     *others, relative, class_score, capacity = options
     rules = (*others, RELATIVE[relative])
     if _values_can_be_checked(thresholds):
-        _check_order(thresholds if relative else thresholds.to(activations.dtype))
+        _check_order(thresholds if relative else _native.cast(thresholds, activations.dtype))
     offsets, lengths, thresholds = offsets.contiguous(), lengths.contiguous(), thresholds.contiguous()
     class_mask = None if class_mask is None else class_mask.contiguous()
     class_score = None if class_score is None else class_score.detach().double().contiguous()
@@ -73,11 +73,11 @@ def localize_forward(
         return [like.new_empty(size) for like in (lengths, lengths, thresholds, thresholds, thresholds)]
 
     module = _module()
-    if activations.device.type == "cpu":
+    if activations.is_cpu:
         threads = torch.get_num_threads()
         found = _found(module, given, rules, count.data_ptr(), threads)
         out = columns(module.localized_size(found))
-        module.localized_write_cpu(found, tuple(c.data_ptr() for c in out), threads)
+        module.localized_write_cpu(found, tuple([c.data_ptr() for c in out]), threads)
         return padded((*out, count), capacity)
     (total, classes), n, upsample = activations.shape, lengths.shape[0], rules[9]
     if total * upsample > MOST_POSITIONS:

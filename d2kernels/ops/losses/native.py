@@ -21,13 +21,8 @@ def why_not(device: str, dtype: object) -> str | None:
     return f"native kernels take {' and '.join(map(str, known))} on {device}, not {dtype}"
 
 
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
-def _sequences(offsets: Tensor, lengths: Tensor, rows: Tensor | None) -> tuple[int, int, int, int]:
-    total = 0 if rows is None else rows.shape[0]
-    return offsets.data_ptr(), lengths.data_ptr(), lengths.shape[0], total
+def _sequences(offsets: Tensor, lengths: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, int, int]:
+    return offsets, lengths, lengths.shape[0], 0 if rows is None else rows.shape[0]
 
 
 def losses_forward(
@@ -45,29 +40,27 @@ def losses_forward(
     *settings: Any,
 ) -> tuple[Tensor, ...]:
     o = Options(*settings)
-    if o.video and min(p.shape) > LARGEST[p.device.type]:
+    on_cpu = p.is_cpu
+    if o.video and min(p.shape) > LARGEST["cpu" if on_cpu else "cuda"]:
         return reference.losses_forward(
             p, embedding, mass, on, off, score, labels, offsets, lengths, pairs_drawn, iteration, *settings
         )
-    p, embedding, mass, labels = p.contiguous(), embedding.contiguous(), mass.contiguous(), labels.contiguous()
-    on, off, score = (None if x is None else x.contiguous() for x in (on, off, score))
-    offsets, lengths = offsets.contiguous(), lengths.contiguous()
     keys = drawn = None
     if pairs_drawn is not None:
         if pairs_drawn.is_floating_point():
-            keys = pairs_drawn.to(p.dtype).contiguous()
+            keys = _native.cast(pairs_drawn, p.dtype)
         else:
-            drawn = pairs_drawn.contiguous()
+            drawn = pairs_drawn
     n, classes = p.shape
     terms = [p.new_empty(()) for _ in range(4)]
-    factors, by_row = p.new_empty(2, dtype=torch.float64), p.new_empty((n, 2), dtype=torch.float64)
-    by_p, video_by_p = torch.empty_like(p), torch.empty_like(p, dtype=torch.float64)
-    by_embedding = torch.empty_like(embedding)
+    factors, by_row = p.new_empty(2, dtype=torch.float64), p.new_empty(n, 2, dtype=torch.float64)
+    by_p, video_by_p = p.new_empty(n, classes), p.new_empty(n, classes, dtype=torch.float64)
+    by_embedding = embedding.new_empty(*embedding.shape)
     out = *terms, factors, by_p, video_by_p, by_embedding, by_row
     relative = o.relative_floor is not None
     problem = (
         *_sequences(offsets, lengths, score),
-        *map(_address, (p, embedding, mass, on, off, score, labels, keys, drawn, iteration)),
+        *(p, embedding, mass, on, off, score, labels, keys, drawn, iteration),
         classes,
         embedding.shape[2],
         *o[:21],
@@ -75,14 +68,13 @@ def losses_forward(
         o.relative_floor if relative else 0.0,
         *o[22:],
     )
-    pointers = tuple(x.data_ptr() for x in out)
     module, dtype = _native.module(), _native.dtype_number(p.dtype)
-    if p.device.type == "cpu":
-        module.losses_cpu(dtype, problem, pointers)
+    if on_cpu:
+        module.losses_cpu(dtype, problem, out)
     else:
         device, stream = _native.device_and_stream(p.device)
         workspace = p.new_empty(module.losses_workspace_cuda(problem, device), dtype=torch.uint8)
-        module.losses_cuda(problem, pointers, workspace.data_ptr(), workspace.numel(), device, stream)
+        module.losses_cuda(problem, out, workspace.data_ptr(), workspace.numel(), device, stream)
     return out
 
 
@@ -102,29 +94,25 @@ def losses_backward(
     foreground_threshold: float,
     background_threshold: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads = [None if g is None else g.to(by_p.dtype) for g in (total, classification, ds, dv)]
-    score = None if score is None else score.contiguous()
-    offsets, lengths = offsets.contiguous(), lengths.contiguous()
-    saved = [x.contiguous() for x in (factors, by_p, video_by_p, by_embedding, snippet_by_row)]
+    grads = [_native.cast(g, by_p.dtype) for g in (total, classification, ds, dv)]
     rows = 0 if score is None else score.shape[0]
-    p, embedding = torch.empty_like(saved[1]), torch.empty_like(saved[3])
+    p, embedding = by_p.new_empty(*by_p.shape), by_embedding.new_empty(*by_embedding.shape)
     on, off = by_p.new_empty(rows), by_p.new_empty(rows)
     arguments = (
         *_sequences(offsets, lengths, score),
-        *map(_address, grads),
-        *(x.data_ptr() for x in saved),
-        _address(score),
+        *grads,
+        *(factors, by_p, video_by_p, by_embedding, snippet_by_row, score),
         foreground_threshold,
         background_threshold,
         by_p.shape[1],
         by_embedding.shape[2],
-        p.data_ptr(),
-        embedding.data_ptr(),
-        on.data_ptr(),
-        off.data_ptr(),
+        p,
+        embedding,
+        on,
+        off,
     )
     module, dtype = _native.module(), _native.dtype_number(by_p.dtype)
-    if by_p.device.type == "cpu":
+    if by_p.is_cpu:
         module.losses_backward_cpu(dtype, arguments)
     else:
         module.losses_backward_cuda(arguments, *_native.device_and_stream(by_p.device))

@@ -116,15 +116,16 @@ def soft_nms_by_clusters(
     return found[0], found[1], count
 
 
-def _problem(
-    segments: Tensor, scores: Tensor, groups: Tensor
-) -> tuple[tuple[int, bool, int, int, int], tuple[Tensor, ...]]:
-    """The problem for csrc on the CPU, and the tensors behind it."""
+def _problem(segments: Tensor, scores: Tensor, groups: Tensor) -> tuple[Any, ...]:
+    """The problem for csrc on the CPU."""
     from d2kernels.ops.nms.reference import times
 
-    kept = times(segments).contiguous(), scores.double().contiguous(), groups.contiguous()
-    spans, values, ids = (x.data_ptr() for x in kept)
-    return (spans, not segments.is_floating_point(), values, ids, scores.shape[0]), kept
+    return times(segments), not segments.is_floating_point(), scores.double(), groups, scores.shape[0]
+
+
+def _first(column: Tensor, size: int) -> Tensor:
+    """The first rows in memory of their own."""
+    return column if size == column.shape[0] else column[:size].clone()
 
 
 def nms_forward(
@@ -132,7 +133,7 @@ def nms_forward(
 ) -> tuple[Tensor, Tensor]:
     from d2kernels.ops.nms.reference import of_capacity
 
-    if scores.device.type == "cuda":
+    if scores.is_cuda:
         if len(scores) == 0:
             return of_capacity(groups.new_empty(0), capacity)
         module = _module()
@@ -140,29 +141,26 @@ def nms_forward(
         workspace = groups.new_empty(-(-size // 8)) if size else None  # whole words
         where = (workspace.data_ptr() if workspace is not None else 0, *_on_device(scores))
         return nms_by_clusters(module.nms_cuda, segments, scores, groups, iou_threshold, inclusive, capacity, *where)
-    problem, behind = _problem(segments, scores, groups)
     kept = groups.new_empty(scores.shape[0])
-    size = _module().nms_cpu(problem, iou_threshold, inclusive, kept.data_ptr())
-    del behind
-    return of_capacity(kept[:size].clone(), capacity)
+    size = _module().nms_cpu(_problem(segments, scores, groups), iou_threshold, inclusive, kept)
+    return of_capacity(_first(kept, size), capacity)
 
 
 def soft_nms_forward(
     segments: Tensor, scores: Tensor, groups: Tensor, sigma: float, score_threshold: float, capacity: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    import torch
+
     from d2kernels.ops.nms.reference import of_capacity_soft
 
-    if scores.device.type == "cuda":
+    if scores.is_cuda:
         if len(scores) == 0:
             return of_capacity_soft(groups.new_empty(0), scores.clone(), capacity)
         where = (sigma, score_threshold, capacity, *_on_device(scores))
         return soft_nms_by_clusters(_module().soft_nms_cuda, segments, scores, groups, *where)
-    problem, behind = _problem(segments, scores, groups)
-    kept = groups.new_empty(scores.shape[0])
-    decayed = scores.new_empty(scores.shape[0], dtype=behind[1].dtype)
-    size = _module().soft_nms_cpu(problem, sigma, score_threshold, kept.data_ptr(), decayed.data_ptr())
-    del behind
-    return of_capacity_soft(kept[:size].clone(), decayed[:size].to(scores.dtype, copy=True), capacity)
+    kept, decayed = groups.new_empty(scores.shape[0]), scores.new_empty(scores.shape[0], dtype=torch.float64)
+    size = _module().soft_nms_cpu(_problem(segments, scores, groups), sigma, score_threshold, kept, decayed)
+    return of_capacity_soft(_first(kept, size), _native.cast(_first(decayed, size), scores.dtype), capacity)
 
 
 def _of_arrays(segments: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[int, bool, int, int, int]:

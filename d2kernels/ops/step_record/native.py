@@ -23,15 +23,10 @@ def step_record_forward(
     kept: Tensor,
     sums: Tensor,
 ) -> Tensor:
-    found_inf, reference = torch.empty_like(total), reference.contiguous()
-    arguments = (
-        *(x.data_ptr() for x in (total, classification, ds, dv, norm)),
-        0 if left_out is None else left_out.data_ptr(),
-        reference.data_ptr(),
-        reference.shape[0],
-        *(x.data_ptr() for x in (kept, sums, found_inf)),
-    )
-    if total.device.type == "cpu":
+    found_inf = torch.empty_like(total)
+    given = total, classification, ds, dv, norm, left_out, reference
+    arguments = (*given, reference.shape[0], kept.data_ptr(), sums.data_ptr(), found_inf)
+    if total.is_cpu:
         _native.module().step_record_cpu(arguments)
     else:
         _native.module().step_record_cuda(arguments, *_native.device_and_stream(total.device))

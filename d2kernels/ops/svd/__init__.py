@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from d2kernels.ops._library import apply, once
+from d2kernels.ops._library import apply, once, recorded
 from d2kernels.ops.svd import schema
 
 LARGEST = 128
@@ -56,9 +56,9 @@ def _batched(op: str, a: Tensor) -> Tensor:
         raise TypeError(f"{op}: a must be a tensor, got {type(a).__name__}")
     if a.dim() < 2 or not a.is_floating_point():
         raise ValueError(f"{op}: a must be float (…, m, n), got {a.dtype} {tuple(a.shape)}")
-    if min(a.shape[-2:]) == 0 or max(a.shape[-2:]) > LARGEST:
+    if not (0 < a.shape[-2] <= LARGEST and 0 < a.shape[-1] <= LARGEST):
         raise ValueError(f"{op}: matrices must be 1 × 1 to {LARGEST} × {LARGEST}, got {tuple(a.shape)}")
-    return a.reshape(-1, *a.shape[-2:])
+    return a if a.dim() == 3 else a.reshape(-1, *a.shape[-2:])
 
 
 def svd(a: Tensor) -> SVD:
@@ -78,6 +78,8 @@ def svd(a: Tensor) -> SVD:
             torch.linalg.LinAlgError, and infinity raises it too or leaves no finite singular value.
     """
     u, s, vh = apply(_SVD, _batched("svd", a))
+    if a.dim() == 3:
+        return SVD(u, s, vh)
     batch = a.shape[:-2]
     return SVD(u.reshape(*batch, *u.shape[1:]), s.reshape(*batch, s.shape[1]), vh.reshape(*batch, *vh.shape[1:]))
 
@@ -95,6 +97,5 @@ def svdvals(a: Tensor) -> Tensor:
         ValueError, TypeError: as `svd`.
     """
     matrices = _batched("svdvals", a)
-    needs_vectors = (torch.is_grad_enabled() and matrices.requires_grad) or torch._C._are_functorch_transforms_active()
-    s = apply(_SVD, matrices)[1] if needs_vectors else apply(_Values, matrices)
-    return s.reshape(*a.shape[:-2], s.shape[1])
+    s = apply(_SVD, matrices)[1] if recorded(matrices) else apply(_Values, matrices)
+    return s if a.dim() == 3 else s.reshape(*a.shape[:-2], s.shape[1])

@@ -23,20 +23,18 @@ def why_not(device: str, dtype: object) -> str | None:
 
 def svdvals_forward(a: Tensor) -> Tensor:
     few = min(a.shape[1:]) <= LARGEST_VALUES and max(a.shape[1:]) <= LONGEST_VALUES
-    return svd_forward(a)[1] if few or a.device.type != "cpu" else reference.svdvals_forward(a)
+    return svd_forward(a)[1] if few or not a.is_cpu else reference.svdvals_forward(a)
 
 
 def svd_forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     batch, rows, columns = a.shape
     k = min(rows, columns)
-    if k > LARGEST[a.device.type]:
+    if k > LARGEST["cpu" if a.is_cpu else "cuda"]:
         return reference.svd_forward(a)
-    a = a.contiguous()
-    u, s, vh = a.new_empty((batch, rows, k)), a.new_empty((batch, k)), a.new_empty((batch, k, columns))
-    inputs = _native.dtype_number(a.dtype), a.data_ptr(), batch, rows, columns
-    problem = (*inputs, u.data_ptr(), s.data_ptr(), vh.data_ptr())
+    u, s, vh = a.new_empty(batch, rows, k), a.new_empty(batch, k), a.new_empty(batch, k, columns)
+    problem = _native.dtype_number(a.dtype), a, batch, rows, columns, u, s, vh
     module = _native.module()
-    if a.device.type == "cpu":
+    if a.is_cpu:
         failed = module.svd_cpu(problem, torch.get_num_threads())
         if failed >= 0:
             raise torch.linalg.LinAlgError(f"svd: matrix {failed} of the batch has NaN or infinity")

@@ -25,7 +25,7 @@ def available() -> bool:
 def winograd(weight: Tensor, dilation: int, groups: int) -> bool:
     """Whether Winograd's F(4, 3) was asked for (D2K_FLOAT32=winograd) and the layer is one where it wins."""
     c_out, c_in, kernel = weight.shape
-    if (kernel, dilation) != (3, 1) or min(c_in, c_out // groups) < _LEAST_WIDTH:
+    if kernel != 3 or dilation != 1 or c_in < _LEAST_WIDTH or c_out // groups < _LEAST_WIDTH:
         return False
     return float32() == "winograd"
 
@@ -37,9 +37,8 @@ def serve(x: Tensor, weight: Tensor, dilation: int, groups: int) -> bool:
     c_out, c_in, kernel = weight.shape
     if c_out == 0 or c_in == 0:
         return False
-    if winograd(weight, dilation, groups):
-        return True
-    return kernel <= _MOST_TAPS and table.ours(kernel, c_in, c_out // groups)
+    of_table = kernel <= _MOST_TAPS and table.ours(kernel, c_in, c_out // groups)
+    return of_table or winograd(weight, dilation, groups)
 
 
 def _rows(x: Tensor) -> Tensor:
