@@ -37,14 +37,17 @@ def test_the_count_sees_what_is_inside_an_operation():
     assert max(np.cumsum([0, *allocations(lambda: x.add_(1))])) < 1000
 
 
-def peak(preset, recipe, iteration):
+def peak(preset, recipe, iteration, precision="fp32"):
     """Bytes that a step holds at its peak, those that it must, its largest tensor's, and the most that one may have."""
     lengths, width, classes = SHAPES[preset]
-    config = make_config(preset, recipe)
+    config = make_config(preset, recipe, overrides={"train.precision": precision})
     random = np.random.default_rng(0)
     labels = np.eye(classes, dtype=bool)[np.arange(len(lengths)) % classes]
     arrays = [random.standard_normal((s, width)).astype(np.float32) for s in lengths]
     batch = pack(arrays, labels, config.model.gap)
+    low = precision == "bf16"
+    if low:
+        batch = batch._replace(features=batch.features.bfloat16())  # as the loader makes them
     state = new_state(config, width, 2, classes, torch.device("cpu"))
     state.iteration = iteration - 2
     train_step(state, batch, config)  # the optimiser makes its moments
@@ -52,9 +55,10 @@ def peak(preset, recipe, iteration):
         weight.grad = None
     made = allocations(lambda: train_step(state, batch, config))
     rows, weights = len(batch.features), FLOAT * sum(p.numel() for p in state.parameters)
-    activation, logits = FLOAT * rows * width, FLOAT * rows * 2 * classes
+    activation, logits = batch.features.nbytes, FLOAT * rows * 2 * classes
     there = activation + 3 * weights  # inputs, weights, moments
     must = there + weights + 2 * activation + logits + 2 * rows * width // 8 + 2 * activation
+    must += weights // 2 if low else 0  # the weights in bfloat16
     most = max(activation, FLOAT * max(p.numel() for p in state.parameters))
     return there + max(np.cumsum(made)), must, max(made), most
 
@@ -62,11 +66,12 @@ def peak(preset, recipe, iteration):
 @pytest.mark.parametrize("iteration", [7, 2000], ids=["before L_D", "with L_D"])
 @pytest.mark.parametrize("preset", SHAPES)
 @pytest.mark.parametrize("recipe", ["release", "paper"])
-def test_a_step_holds_what_it_must(preset, recipe, iteration, monkeypatch):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_holds_what_it_must(preset, recipe, iteration, precision, monkeypatch):
     """Inputs, weights, their gradients and moments, one activation and one sign bit an element of each layer, and two
     gradients of an activation; a tenth more. No tensor is larger than an activation or a weight: nothing is padded."""
     monkeypatch.setattr(method, "objective_at_once", lambda *_: None)
-    held, must, largest, most = peak(preset, recipe, iteration)
+    held, must, largest, most = peak(preset, recipe, iteration, precision)
     assert held <= 1.1 * must
     assert largest <= 1.01 * most
 

@@ -14,6 +14,11 @@ _SPREAD = 0x0101010101010101
 _SELECT = 0x8040201008040201 - (1 << 64)  # byte i keeps bit i
 
 
+def rows_at_a_time(channels: int) -> int:
+    """Rows whose intermediate results are held at a time: 65 536 elements, of any batch a small part."""
+    return max(1, (1 << 16) // max(1, channels))
+
+
 def width(channels: int) -> int:
     """Bytes a row."""
     return (channels + 7) // 8
@@ -41,11 +46,13 @@ def before_activation(grad: Tensor, sign: Tensor | None, slope: float) -> Tensor
     A table's row for each byte of flags takes a seventh of what `where` takes there.
     """
     assert sign is not None  # an activation has one
-    total, channels = grad.shape
-    if channels % 8 or not total:
+    channels = grad.shape[1]
+    if channels % 8 or not len(grad):
         return torch.where(unpack(sign, channels), grad, grad * slope)
     bit = unpack(torch.arange(256, dtype=torch.uint8, device=sign.device)[:, None], 8)
     # In float32 for 16-bit gradients: the slope itself must not be rounded.
     table = torch.ones((), dtype=accumulation_dtype(grad.dtype), device=grad.device).where(bit, slope)
-    factor = table.index_select(0, sign.reshape(-1).to(torch.int32)).view(total, channels)
-    return factor.mul_(grad).to(grad.dtype)
+    out, rows = torch.empty_like(grad, memory_format=torch.contiguous_format), rows_at_a_time(channels)
+    for g, s, to in zip(grad.split(rows), sign.split(rows), out.split(rows), strict=True):
+        to.copy_(table.index_select(0, s.reshape(-1).to(torch.int32)).view(g.shape).mul_(g))
+    return out

@@ -61,7 +61,8 @@ class Layout(NamedTuple):
         if len(self.source) == len(x):
             to.add_(x)
         else:
-            to.index_add_(0, self.source, x.index_select(0, self.source))
+            for rows in self.source.split(bits.rows_at_a_time(x.shape[1])):
+                to.index_add_(0, rows, x.index_select(0, rows))
 
     def gather(self, buffer: Tensor, total: int) -> Tensor:
         """(total, c): the buffer's rows in x's places, gap rows zero."""
@@ -165,6 +166,13 @@ def _weight_gradient(inner: Tensor, image: Tensor, weight: Tensor, dilation: int
             product = of_out[low:high].t() @ of_in[low + shift : high + shift] if low < high else 0
             of_weight[:, :, j] = product
     return grad
+
+
+def _bias_gradient(inner: Tensor) -> Tensor:
+    """(c_out,): in parts, since a sum of 16-bit rows makes a float32 copy of them."""
+    parts = inner.split(bits.rows_at_a_time(inner.shape[1]))
+    sums = [part.sum(0, dtype=accumulation_dtype(inner.dtype)) for part in parts]
+    return torch.stack(sums).sum(0).to(inner.dtype)
 
 
 def _drop(x: Tensor, p: float, seed: Tensor | None, out: Tensor | None = None) -> Tensor:
@@ -272,11 +280,6 @@ def temporal_conv_backward(
     # Gap rows are zero in both buffers, so that no tap mixes sequences.
     inner = places.spread(inner)
     grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
-    if need_x:
-        across = grouped_transpose(weight, groups)
-        grad_x = places.gather(_convolve(inner, across, None, dilation, groups), total).contiguous()
-        if residual:
-            places.add(grad_x, grad)
     if need_weight:
         image = places.spread(x, gap > 0)
         grad_w = _weight_gradient(inner, image, weight, dilation, groups)
@@ -284,5 +287,13 @@ def temporal_conv_backward(
             # A gap's zero times infinity is no part of the gradient: taps by themselves, which have no gaps.
             packed = places.gather(inner, total)
             grad_w = reference.weight_gradient(packed, x, weight, offsets, lengths, dilation, groups)
-        grad_b = inner.sum(0, dtype=accumulation_dtype(inner.dtype)).to(weight.dtype)
+        grad_b = _bias_gradient(inner)
+        del image
+    # After what needs more buffers beside the gradient's.
+    if need_x:
+        across = grouped_transpose(weight, groups)
+        grad_x = places.gather(_convolve(inner, across, None, dilation, groups), total).contiguous()
+        del inner
+        if residual:
+            places.add(grad_x, grad)
     return grad_x, grad_w, grad_b
