@@ -217,6 +217,14 @@ def _joined(op: Any) -> Callable[..., Any]:
     return super(torch.autograd.Function, joined).apply  # type: ignore[misc]
 
 
+def without_gradient(call: Call, *args: Any) -> Any:
+    """call(*args) of an op that has no derivative and may write to its arguments, whatever they ask for."""
+    if not is_dynamo_compiling() and not (torch.is_grad_enabled() and _C._any_requires_grad(*args)):
+        return call(*args)
+    with torch.no_grad():
+        return call(*args)
+
+
 def constant(*args: Any) -> tuple[Any, ...]:
     """The arguments without gradients or tangents, for ops that have no derivative."""
     tangents = forward_ad._current_level >= 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from d2kernels.ops._library import without_gradient
 from d2kernels.ops.gather_rows import schema
 from d2kernels.ragged import FEW, _check_layout, _values_can_be_checked
 
@@ -13,7 +14,6 @@ __all__ = ["DTYPES", "gather_rows"]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@torch.no_grad()
 def gather_rows(source: Tensor, first: Tensor, offsets: Tensor, lengths: Tensor, out: Tensor) -> Tensor:
     """Sequence i of `out` becomes rows first[i], ..., first[i] + lengths[i] - 1 of the source, cast to its dtype; all
     other rows of `out` become 0.
@@ -48,7 +48,7 @@ def gather_rows(source: Tensor, first: Tensor, offsets: Tensor, lengths: Tensor,
     if _values_can_be_checked(first, offsets, lengths):
         _check_layout("gather_rows", out.shape[0], offsets, lengths)
         _check_first(first, lengths, source.shape[0])
-    schema.gather_rows(source, first, offsets, lengths, out)
+    without_gradient(schema.gather_rows, source, first, offsets, lengths, out)
     return out
 
 

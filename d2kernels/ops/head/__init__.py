@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2kernels._arguments import flag, number, whole
-from d2kernels.ops._library import apply, once
+from d2kernels.ops._library import apply, once, without_gradient
 from d2kernels.ops._rows import accumulation_dtype
 from d2kernels.ops.head import schema
 from d2kernels.ragged import Ragged
@@ -153,8 +153,6 @@ def reference_score(
                 f"reference_score: {name} must be {dtype} {shape} on {rows.device},"
                 f" got {x.dtype} {tuple(x.shape)} on {x.device}"
             )
-    with torch.no_grad():
-        updated, found = schema.reference_score(
-            rows, reference, candidate, mass, labels, z.offsets, z.lengths, streams, min_snippets, momentum, score
-        )
+    given = rows, reference, candidate, mass, labels, z.offsets, z.lengths
+    updated, found = without_gradient(schema.reference_score, *given, streams, min_snippets, momentum, score)
     return updated, found if score else None

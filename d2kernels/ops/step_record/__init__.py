@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from d2kernels.ops._library import without_gradient
 from d2kernels.ops.step_record import schema
 
 __all__ = ["step_record"]
@@ -43,5 +44,4 @@ def step_record(
             )
     if left_out is not None and (left_out.dtype != torch.int64 or left_out.dim()):
         raise ValueError(f"step_record: left_out must be int64 (), got {left_out.dtype} {tuple(left_out.shape)}")
-    with torch.no_grad():
-        return schema.step_record(*terms, norm, left_out, reference, kept, sums)
+    return without_gradient(schema.step_record, *terms, norm, left_out, reference, kept, sums)
