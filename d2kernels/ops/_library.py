@@ -193,7 +193,7 @@ def recorded(*inputs: Tensor | None) -> bool:
     """Whether a gradient of one of these may be asked for, so that what only a backward reads must be kept."""
     if is_dynamo_compiling() or _C._are_functorch_transforms_active():
         return True
-    return torch.is_grad_enabled() and any([x is not None and x.requires_grad for x in inputs])
+    return torch.is_grad_enabled() and _C._any_requires_grad(*inputs)
 
 
 @functools.cache

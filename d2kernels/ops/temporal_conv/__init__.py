@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2kernels._arguments import flag, number, whole
-from d2kernels.ops._library import apply, autocasts, once
+from d2kernels.ops._library import apply, autocasts, once, recorded
 from d2kernels.ops.temporal_conv import schema
 from d2kernels.ops.temporal_conv.dropout import placed
 from d2kernels.ragged import Ragged, take
@@ -22,7 +22,7 @@ class TemporalConv(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        x, weight, _, offsets, lengths, _, _, slope, _, _, seed, ctx.gap = inputs
+        x, weight, _, offsets, lengths, _, _, slope, _, _, seed, ctx.gap, _ = inputs
         ctx.options = inputs[5:10]
         _, sign = output
         if sign is not None:
@@ -34,13 +34,13 @@ class TemporalConv(torch.autograd.Function):
     @once
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple:
         if grad is None:
-            return (None,) * 12
+            return (None,) * 13
         x, weight, offsets, lengths, sign, seed = ctx.saved_tensors
         need_x, need_w, need_b = ctx.needs_input_grad[:3]
         grad_x, grad_w, grad_b = schema.temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, *ctx.options, seed, need_x, need_w or need_b, ctx.gap
         )
-        rest = (None,) * 9
+        rest = (None,) * 10
         return grad_x if need_x else None, grad_w if need_w else None, grad_b if need_b else None, *rest
 
 
@@ -153,6 +153,6 @@ def temporal_conv(
     _check(rows, weight, bias, groups, residual)
     if dropout or seed is not None or first_row is not None:
         seed = _seed(rows, dropout, seed, first_row)
-    options = (dilation, groups, slope, residual, dropout, seed, form.gap)
+    options = (dilation, groups, slope, residual, dropout, seed, form.gap, recorded(rows, weight, bias))
     out, _ = apply(TemporalConv, rows, weight, bias, form.offsets, form.lengths, *options)
     return form.restore(out)

@@ -210,26 +210,29 @@ def temporal_conv_forward(
     dropout: float,
     seed: Tensor | None,
     gap: int = 0,
+    for_backward: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     total = x.shape[0]
     if products.serve(x, weight, dilation, groups):
         return products.forward(
-            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
+            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed, for_backward
         )
     taps = _seen(lengths, weight.shape[2], dilation)
     if taps < weight.shape[2]:
         middle = _middle(weight, taps)
         return temporal_conv_forward(
-            x, middle, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed, gap
+            x, middle, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed, gap,
+            for_backward,
         )
     reach = dilation * (weight.shape[2] // 2)
     places = layout(offsets, lengths, total, reach, gap)
     if places.empty(total, reach) or weight.numel() == 0:
         return reference.temporal_conv_forward(
-            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
+            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed, gap,
+            for_backward,
         )
     y = places.gather(_convolve(places.spread(x, gap > 0), weight, bias, dilation, groups), total).contiguous()
-    sign = bits.pack((y[:0] if negative_slope is None else y) > 0)
+    sign = bits.pack((y if negative_slope is not None and for_backward else y[:0]) > 0)
     if negative_slope is not None:
         F.leaky_relu_(y, negative_slope)
     if residual:

@@ -76,12 +76,13 @@ def forward(
     residual: bool,
     dropout: float,
     seed: Tensor | None,
+    for_backward: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     x = _rows(x)
     total, c_out = x.shape[0], weight.shape[0]
     out, sign = x.new_empty(total, c_out), None
-    if negative_slope is not None:
-        sign = x.new_zeros((total, bits.width(c_out)), dtype=torch.uint8)
+    if negative_slope is not None and for_backward:
+        sign = x.new_zeros(total, bits.width(c_out), dtype=torch.uint8)
     _native.module().temporal_conv_cpu(
         _shape(offsets, lengths, total, weight, dilation, groups),
         x.data_ptr(),

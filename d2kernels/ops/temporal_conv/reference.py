@@ -84,9 +84,10 @@ def temporal_conv_forward(
     dropout: float,
     seed: Tensor | None,
     gap: int = 0,
+    for_backward: bool = True,
 ) -> tuple[Tensor, Tensor]:
     y = _linear(x, weight, bias, offsets, lengths, dilation, groups)
-    sign = bits.pack((y[:0] if negative_slope is None else y) > 0)
+    sign = bits.pack((y if negative_slope is not None and for_backward else y[:0]) > 0)
     if negative_slope is not None:
         y = F.leaky_relu(y, negative_slope)
     if residual:

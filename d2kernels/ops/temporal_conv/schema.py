@@ -1,9 +1,9 @@
 """Schema and fake kernels of temporal_conv.
 
-`sign` says where the activation passed its input: one bit an element (bits.py), no rows where there is none. The
-backward takes that and not the output, which may be freed before it. Dropped elements have no sign, and need none.
-`seed` is (2,) int64, dropout.py's seed and first row, and not None where dropout is not 0. x has at least `gap` zero
-rows before, between and after its sequences; a gradient's gap rows hold anything.
+`sign` says where the activation passed its input: one bit an element (bits.py), no rows where there is none, or
+without `for_backward`. The backward takes that and not the output, which may be freed before it. Dropped elements
+have no sign, and need none. `seed` is (2,) int64, dropout.py's seed and first row, and not None where dropout is not
+0. x has at least `gap` zero rows before, between and after its sequences; a gradient's gap rows hold anything.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ def _fake(
     dropout: float,
     seed: Tensor | None,
     gap: int = 0,
+    for_backward: bool = True,
 ) -> tuple[Tensor, Tensor]:
     out = x.new_empty((x.shape[0], weight.shape[0]))
-    rows = 0 if negative_slope is None else x.shape[0]
+    rows = x.shape[0] if negative_slope is not None and for_backward else 0
     return out, x.new_empty((rows, bits.width(weight.shape[0])), dtype=torch.uint8)
 
 
@@ -63,7 +64,8 @@ temporal_conv = define(
     "temporal_conv",
     "temporal_conv",
     "(Tensor x, Tensor weight, Tensor? bias, Tensor offsets, Tensor lengths, int dilation, int groups,"
-    " float? negative_slope, bool residual, float dropout, Tensor? seed, int gap=0) -> (Tensor out, Tensor sign)",
+    " float? negative_slope, bool residual, float dropout, Tensor? seed, int gap=0, bool for_backward=True)"
+    " -> (Tensor out, Tensor sign)",
     _fake,
 )
 temporal_conv_backward = define(

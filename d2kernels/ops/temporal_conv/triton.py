@@ -47,9 +47,10 @@ def temporal_conv_forward(
     dropout: float,
     seed: Tensor | None,
     gap: int = 0,
+    for_backward: bool = True,
 ) -> tuple[Tensor, Tensor]:
     total, c_out = x.shape[0], weight.shape[0]
-    signs = negative_slope is not None
+    signs = negative_slope is not None and for_backward
     # Groups that end within a byte would share it: their flags are packed afterwards.
     straddles = c_out // groups % 8 != 0
     width = c_out if straddles else bits.width(c_out)
@@ -58,7 +59,8 @@ def temporal_conv_forward(
         from d2kernels.ops.temporal_conv import reference
 
         return reference.temporal_conv_forward(
-            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed
+            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed, gap,
+            for_backward,
         )
     with on_device(x):
         x, bias = rows_of(x), None if bias is None else bias.contiguous()
