@@ -1,6 +1,9 @@
-"""What ptxas says of each kernel: registers, shared memory, spills. Reads nvcc's output on stdin; exit 1 on a spill.
+"""What ptxas says of each kernel: registers, shared memory, spills. Reads nvcc's output on stdin.
 
 nvcc -Xptxas=-v ... 2>&1 | python scripts/resources.py
+nvcc -Xptxas=-v $(python scripts/resources.py --gencode) ...      for the architectures that wheels hold
+
+Exit status 1 where a kernel spills or has other local memory.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from build_plan import DEFAULT_ARCHS
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(sm_\w+)'")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -53,7 +58,16 @@ def readable(names: list[str]) -> list[str]:
     return [re.sub(r"^void ", "", line.partition("(")[0]) for line in short]
 
 
+def gencode(listed: str) -> str:
+    """nvcc's option, as in CMakeLists.txt, for what wheels hold of the architectures that --list-gpu-code lists."""
+    known = [arch for arch in DEFAULT_ARCHS if f"sm_{arch}" in listed.split()]
+    return f"-gencode=arch=compute_{known[0]},code=[{','.join(f'sm_{arch}' for arch in known)}]"
+
+
 def main() -> int:
+    if sys.argv[1:] == ["--gencode"]:
+        print(gencode(subprocess.run(["nvcc", "--list-gpu-code"], capture_output=True, text=True, check=True).stdout))
+        return 0
     found = kernels(sys.stdin)
     if not found:
         print("resources: ptxas named no kernel; compile with -Xptxas=-v", file=sys.stderr)
@@ -62,9 +76,9 @@ def main() -> int:
     for kernel, name in zip(found, readable([k.name for k in found]), strict=True):
         sizes = f"{kernel.registers:9} {kernel.shared:7} {kernel.stack:6} {kernel.spilled:8}"
         print(f"{sizes}  {kernel.arch} {name[:80]}")
-    spills = [kernel for kernel in found if kernel.spilled]
-    print(f"{len(found)} kernels, {len(spills)} with spills")
-    return 1 if spills else 0
+    wrong = [kernel for kernel in found if kernel.spilled or kernel.stack]
+    print(f"{len(found)} kernels, {len(wrong)} with spills or other local memory")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ import time
 import zipfile
 from pathlib import Path
 
+from build_plan import DEFAULT_ARCHS
 from fresh import ROOT, Environment, Failed, files, interpreter, release, run, unpacked
 
 WORK = ROOT / "build/wheel"
 Made = tuple[Path, str, str]  # a wheel, what it holds, and the Python that it is for
-ARCHS = "80;90;100;120"  # whatever GPU is seen here
+ARCHS = ";".join(map(str, DEFAULT_ARCHS))  # whatever GPU is seen here
 # What a test environment has beside the ops' own requirements: none of it is the trainer's.
 TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis")
 TRAINERS = ("pydantic", "typer", "yaml", "h5py", "matplotlib", "safetensors")

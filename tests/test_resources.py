@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
+import build_plan
 import kernel_table
 import latency
 import resources
@@ -34,10 +35,21 @@ def test_reads_every_kernel():
     assert poor == ("_Z4poord", "sm_90", 255, 0, 16, 16)
 
 
-@pytest.mark.parametrize(("text", "code"), [(REPORT.format(12), 1), (REPORT.partition("_Z4poord")[0], 0), ("", 1)])
-def test_a_spill_or_no_report_fails(text, code, monkeypatch, capsys):
+FINE = REPORT.partition("_Z4poord")[0]
+STACK = REPORT.format(0).replace("4 bytes spill loads", "0 bytes spill loads")
+
+
+@pytest.mark.parametrize(("text", "code"), [(REPORT.format(12), 1), (STACK, 1), (FINE, 0), ("", 1)])
+def test_a_spill_a_stack_frame_or_no_report_fails(text, code, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    monkeypatch.setattr(sys, "argv", ["resources.py"])
     assert resources.main() == code
+
+
+def test_compiles_for_every_architecture_that_wheels_hold_and_the_compiler_knows():
+    every = [f"sm_{arch}" for arch in build_plan.DEFAULT_ARCHS]
+    assert resources.gencode("\n".join(["sm_75", *every])) == f"-gencode=arch=compute_80,code=[{','.join(every)}]"
+    assert resources.gencode("sm_80\nsm_90\n") == "-gencode=arch=compute_80,code=[sm_80,sm_90]"
 
 
 CODE = """

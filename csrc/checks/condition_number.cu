@@ -42,6 +42,37 @@ void compare(checks::Tally& tally, const Shape& shape, Matrices kind) {
               number ? "" : "value", slopes ? "" : "slopes");
 }
 
+// A warp a matrix where a launch has more of them than the device has multiprocessors: the same bits as blocks of their own.
+void many(checks::Tally& tally) {
+    constexpr int64_t rows = 7, inner = 3, columns = 6, few = 2;
+    int processors = 0;
+    CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
+    const int64_t batch = processors + 1;
+    auto a = checks::make<double>(few, rows, inner, Matrices::kUniform, 6);
+    auto b = checks::make<double>(few, inner, columns, Matrices::kUniform, 9);
+    a.resize(batch * rows * inner, 0.5);
+    b.resize(batch * inner * columns, 0.5);
+    const Device<double> there_a(a), there_b(b), values(batch), slopes_a(a.size()), slopes_b(b.size());
+    const auto floats = [](double* x) { return d2k::Floats(x, checks::kDtype<double>); };
+    std::vector<double> found[2][3];
+    for (int run = 0; run < 2; ++run) {
+        const d2k::ConditionNumber<d2k::AnyFloat> there{
+            floats(there_a.get()), floats(there_b.get()), run ? few : batch, rows, inner, columns, 0, 1e-11, true,
+            floats(values.get()), slopes_a.get(), slopes_b.get()};
+        CAPTURED(d2k::cuda::condition_number(there, nullptr, 0, 0, checks::stream()));
+        CHECK(cudaDeviceSynchronize());
+        const Device<double>* const all[3] = {&values, &slopes_a, &slopes_b};
+        const int64_t sizes[3] = {few, few * rows * inner, few * inner * columns};
+        for (int i = 0; i < 3; ++i) {
+            found[run][i] = all[i]->host();
+            found[run][i].resize(sizes[i]);
+        }
+    }
+    bool same = true;
+    for (int i = 0; i < 3; ++i) same &= found[0][i] == found[1][i];
+    tally.add(same, "a warp each of", batch, "matrices");
+}
+
 // Gradients scaled by a batch's slopes.
 template <class T>
 void scale(checks::Tally& tally) {
@@ -63,7 +94,8 @@ int check_condition_number() {
         // Closed form; a warp a matrix; a block a matrix; products reduced and not; what counts by either tolerance.
         for (const Shape& shape : {Shape{0, 3, 0, 3}, Shape{2, 1, 0, 1}, Shape{3, 2, 0, 2}, Shape{3, 5, 0, 9},
                                    Shape{2, 9, 0, 5}, Shape{1, 33, 0, 17}, Shape{1, 36, 0, 34}, Shape{1, 1, 0, 40},
-                                   Shape{1, 40, 0, 1}, Shape{2, 20, 10, 20}, Shape{2, 6, 8, 5}, Shape{1, 7, 1, 7},
+                                   Shape{1, 40, 0, 1}, Shape{2, 20, 10, 20}, Shape{1, 20, 0, 18}, Shape{1, 20, 16, 18},
+                                   Shape{2, 6, 8, 5}, Shape{1, 7, 1, 7},
                                    Shape{2, 6, 0, 6, 0.3, 0}, Shape{2, 6, 0, 6, 0, 1e-3, false}})
             compare<double>(tally, shape, kind);
         compare<float>(tally, {70, 2, 0, 2}, kind);
@@ -74,6 +106,7 @@ int check_condition_number() {
     // More than shared memory holds.
     compare<double>(tally, {1, 128, 0, 120}, Matrices::kUniform);
     compare<double>(tally, {1, 128, 100, 128}, Matrices::kUniform);
+    many(tally);
     scale<float>(tally);
     scale<double>(tally);
     scale<d2k::BFloat16>(tally);

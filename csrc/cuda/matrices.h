@@ -13,7 +13,7 @@ constexpr int64_t kMostBlocks = 1 << 20;      // of a launch
 constexpr int64_t kMostWorkspaces = 1 << 10;  // the same where they work in device memory
 
 constexpr int kBesideMatrix = sizeof(MatrixTeam::Storage) + 256;
-constexpr int kMatrixThreads = 256;  // of a block for more columns than a warp has lanes
+constexpr int kMatrixThreads = 256;  // the most of a block
 
 // Where a block works: in its own shared memory, or in its part of the workspace.
 struct Room {
@@ -74,11 +74,16 @@ Status launch_items(void (*kernel)(Parameters...), int64_t items, int64_t bytes,
     return launch_items(kernel, Threads, items, bytes, workspace, available, device, stream, arguments...);
 }
 
-// The same for matrices of so many columns. Threads count rows in 32 bits, which more memory could not hold.
+// The same for matrices of so many columns: kMatrixThreads where those are more than a warp has lanes, or where every item
+// has a multiprocessor to itself, else a warp. Threads count rows in 32 bits, which more memory could not hold.
 template <class Kernel, class... Arguments>
-Status launch_matrices(Kernel kernel, int64_t columns, int64_t items, int64_t bytes, const Arguments&... arguments) {
+Status launch_matrices(Kernel kernel, int64_t columns, int64_t items, int64_t bytes, void* workspace, size_t available,
+                       int device, void* stream, const Arguments&... arguments) {
     if (bytes >= int64_t{1} << 34) return kOutOfMemory;
-    return launch_items(kernel, columns <= 32 ? 32 : kMatrixThreads, items, bytes, arguments...);
+    int processors = 0;
+    D2K_TRY(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+    return launch_items(kernel, columns > 32 || items <= processors ? kMatrixThreads : 32, items, bytes, workspace,
+                        available, device, stream, arguments...);
 }
 
 }  // namespace d2k::cuda

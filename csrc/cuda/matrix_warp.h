@@ -2,8 +2,6 @@
 // dot products need no shuffles, pivoting moves nothing, and rounds of rotations no memory.
 #pragma once
 
-#include <type_traits>
-
 #include "matrix_team.h"
 
 namespace d2k {
@@ -22,7 +20,7 @@ __device__ __forceinline__ double near_reciprocal(double x) {
     return y;
 }
 
-constexpr int kMostRows = 20;
+constexpr int kFewRows = 12, kMostRows = 20;  // that a lane's registers hold
 
 // A lane's column of at most Rows rows; the rows past the matrix are 0.
 template <int Rows>
@@ -68,66 +66,61 @@ struct Lane {
     }
 };
 
-// The lane with the largest square of those that take part, the first of equals; its square goes to *most.
-__device__ __forceinline__ int largest_lane(double square, bool part, double* most) {
-#if __CUDA_ARCH__ >= 800
-    const auto bits = part ? static_cast<unsigned long long>(__double_as_longlong(square)) : 0;
-    const auto high = static_cast<unsigned>(bits >> 32), low = static_cast<unsigned>(bits);
-    const unsigned top = __reduce_max_sync(~0u, high), rest = __reduce_max_sync(~0u, high == top ? low : 0);
-    *most = __hiloint2double(static_cast<int>(top), static_cast<int>(rest));
-    return __ffs(static_cast<int>(__ballot_sync(~0u, part && high == top && low == rest))) - 1;
-#else
-    double x = part ? square : -1;
-    D2K_ROLLED
-    for (int step = 16; step > 0; step /= 2) x = larger(x, __shfl_xor_sync(~0u, x, step));
-    *most = x;
-    return __ffs(static_cast<int>(__ballot_sync(~0u, part && square == x))) - 1;
-#endif
-}
-
-// As factorize_block, and then turn_triangle to `to` where that is not null.
+// As factorize_block, and then turn_triangle to `to` and `copy` where those are not null; R goes nowhere else. `thin`: the
+// lanes behind the columns hold the axes, and the columns become Q's first ones; else they become reflectors.
 template <int Rows>
-__device__ __forceinline__ int factorize_lanes(MatrixTeam& team, const Triangle<double>& qr, bool pivoted,
-                                               const Cutoff<double>& cutoff, double* order, double* to, int to_ld) {
+__device__ __forceinline__ int factorize_lanes(MatrixTeam& team, const Triangle<double>& qr, bool pivoted, bool thin,
+                                               const Cutoff<double>& cutoff, double* order, double* to, double* copy,
+                                               int to_ld) {
     const int lane = team.rank(), count = static_cast<int>(qr.count), ld = static_cast<int>(qr.columns.ld);
-    const bool own = lane < count;
-    double* const mine = column(qr.columns, own ? lane : 0);
-    double *below = qr.columns.first + lane, *turned = to + lane;  // this lane's row in column j of each
+    const int axis = lane - count;  // whose row of Q this lane finds
+    const bool own = lane < count, finds = thin && axis >= 0 && axis < ld;
     Lane<Rows> y;
-    y.load(mine, own ? ld : 0);
-    double square = y.dot(y), limit = 0, diagonal = 0, tau = 0;
+    y.load(column(qr.columns, own ? lane : 0), own ? ld : 0);
+    D2K_UNROLLED
+    for (int i = 0; i < Rows; ++i) y.rows[i] = finds && i == axis ? 1 : y.rows[i];
+    double* q = qr.columns.first + (thin ? axis : lane);  // this lane's row of Q's columns, or of the reflectors
+    double* turned = to + lane;
+    const bool inside = lane < ld;
+    double square = y.dot(y), limit = -1, rest = count;
     int place = -1, j = 0;  // where this lane's column has come to
+    if (pivoted) limit = cutoff.square(largest_magnitude(team, own ? square : 0.0));
+    unsigned bits, most;
+    double own_beta, own_over;
+    // What the next pivot is found by: squares are not negative, so that their bits are in their order. And what each lane's
+    // own column's reflector I - gamma v vᵀ needs, v = (0 …, head, the column below). Of a column that is as good as 0 head
+    // is 0, and gamma anything.
+    const auto look = [&] {
+        bits = own && place < 0 ? static_cast<unsigned>(__double2hiint(square)) : 0;
+        most = largest_of(bits);
+        const bool nothing = square < DBL_MIN;
+        const double safe = nothing ? 1 : square, root = safe * reciprocal_root(safe), alpha = y.rows[0];
+        own_beta = nothing ? alpha : alpha < 0 ? root : -root;
+        own_over = safe + magnitude(alpha) * root;
+    };
+    look();
     __syncwarp();
     D2K_ROLLED
-    for (; j < count; ++j) {
-        int pivot = j;
-        double s;
-        if (pivoted) {
-            pivot = largest_lane(square, own && place < 0, &s);
-            if (j == 0) limit = cutoff.square(s);
-            // By a vote, which the compiler knows to be the same for all.
-            if (__any_sync(~0u, s * static_cast<double>(count - j) <= limit)) break;
-        } else {
-            s = __shfl_sync(~0u, square, j);
-        }
-        // The reflector is I - gamma v vᵀ with v = (0 …, head, the column below).
+    for (; j < count; ++j, rest -= 1) {
+        const bool part = own && place < 0;
+        // The largest square to 20 bits, the first of equals.
+        const unsigned has = __ballot_sync(~0u, part && bits == most);
+        const int pivot = pivoted ? __ffs(static_cast<int>(has)) - 1 : j;
+        // By a vote, which the compiler knows to be the same for all.
+        if (!__any_sync(~0u, part && square * rest > limit)) break;
         double* const stage = team.stage(j % 2);
         if (lane == pivot) {
             place = j;
             D2K_UNROLLED
             for (int i = 0; i < Rows; ++i) stage[i] = y.rows[i];
+            stage[Rows] = own_beta;
+            stage[Rows + 1] = own_over;
         }
         __syncwarp();
         Lane<Rows> v;
+        const double beta = stage[Rows], over = stage[Rows + 1];
         v.load(stage, Rows);
-        const bool inside = lane > j && lane < ld;
-        const double entry_below = stage[inside ? lane - j : 0];
-        // No branch where there is nothing below: 1 in place of what would not be finite, and 0 times the result.
-        const bool nothing = s < DBL_MIN;
-        const double some = nothing ? 0 : 1, safe = nothing ? 1 : s;
-        const double alpha = v.rows[0], length = safe * reciprocal_root(safe), signed_length = alpha < 0 ? length : -length;
-        const double gamma = some * reciprocal(safe + magnitude(alpha) * length);
-        const double beta = nothing ? alpha : signed_length, head = alpha - beta;
+        const double head = v.rows[0] - beta, gamma = reciprocal(over);
         v.rows[0] = head;
         const double factor = gamma * v.dot(y);
         const double entry = place == j ? beta : y.rows[0] - factor * head;
@@ -135,19 +128,16 @@ __device__ __forceinline__ int factorize_lanes(MatrixTeam& team, const Triangle<
         for (int i = 1; i < Rows; ++i) y.rows[i - 1] = y.rows[i] - factor * v.rows[i];
         y.rows[Rows - 1] = 0;
         square = y.dot(y);
-        // As jacobi.h keeps reflectors: 1 at the pivot, and tau.
-        const double scale = some * reciprocal(nothing ? 1 : head);
-        diagonal = lane == j ? beta : diagonal;
-        tau = lane == j ? gamma * head * head : tau;
-        if (inside) *below = scale * entry_below;
-        if (!pivoted && own && lane > j) mine[j] = entry;
-        if (to && lane < to_ld) *turned = pivoted || lane >= j ? entry : 0;
-        below += ld;
+        look();
+        if (finds) *q = entry;
+        if (!thin) {
+            // As jacobi.h keeps reflectors: 1 at the pivot, and tau.
+            if (inside && lane > j) *q = reciprocal(head == 0 ? 1 : head) * stage[lane - j];
+            if (lane == j) qr.tau[j] = gamma * head * head;
+        }
+        if (lane < to_ld) *turned = own && (pivoted || lane >= j) ? entry : 0;
+        q += ld;
         turned += to_ld;
-    }
-    if (lane < j) {
-        qr.diagonal[lane] = diagonal;
-        qr.tau[lane] = tau;
     }
     __syncwarp();
     if (!pivoted) return j;
@@ -156,12 +146,16 @@ __device__ __forceinline__ int factorize_lanes(MatrixTeam& team, const Triangle<
     const unsigned before = __ballot_sync(~0u, left) & ((1u << lane) - 1);
     place = left ? j + __popc(before) : own ? place : lane;
     if (own) order[place] = static_cast<double>(lane);
-    D2K_ROLLED
-    for (int c = 0; c < j; ++c) {
-        const double entry = lane < to_ld ? to[c * to_ld + lane] : 0;
-        __syncwarp();
-        if (lane < to_ld) to[c * to_ld + place] = place >= c ? entry : 0;
-    }
+    D2K_UNROLLED
+    for (int c = 0; c < Rows; ++c) y.rows[c] = c < j && lane < to_ld ? to[c * to_ld + lane] : 0;
+    __syncwarp();
+    D2K_UNROLLED
+    for (int c = 0; c < Rows; ++c)
+        if (c < j && lane < to_ld) {
+            const double entry = place >= c ? y.rows[c] : 0;
+            to[c * to_ld + place] = entry;
+            if (copy) copy[c * to_ld + place] = entry;
+        }
     __syncwarp();
     return j;
 }
@@ -188,28 +182,40 @@ __device__ __forceinline__ void orthogonalize_lanes(MatrixTeam& team, const Colu
     for (int sweep = 0; sweep < kMostSweeps && rotated; ++sweep) {
         rotated = false;
         int partner = partner_of(lane, 0, wheel);
+        // A column is `scale` times what is held; over = 1 / scale. Cosines are found in the next round, beside its dot
+        // product, so that nobody waits for them.
+        double scale = 1, over = 1, wide = 1, near = 1;  // wide: 1 + tan² θ
+        const auto turn_scale = [&] {
+            const double cosine = reciprocal_root_from(near, wide);
+            scale *= cosine;
+            over *= wide * cosine;
+        };
         D2K_ROLLED
         for (int round = 0; round < wheel; ++round) {
+            const int next = partner_of(lane, round + 1, wheel);
             const Lane<Rows> other = mine.of(partner);
             const double qq = __shfl_sync(~0u, pp, partner);
-            const double g = mine.dot(other), d = qq - pp, h = 2 * g, n = d * d + h * h;  // tan 2θ = h/d
-            const bool apart = g * g > tolerance * pp * qq && n >= DBL_MIN;
+            turn_scale();
+            const double other_scale = __shfl_sync(~0u, scale, partner);
+            const double h = 2 * (scale * other_scale) * mine.dot(other), d = qq - pp, n = d * d + h * h;  // tan 2θ = h/d
+            const bool apart = h * h > 4 * tolerance * pp * qq && n >= DBL_MIN;
             const bool back = (d < 0) | ((d == 0) & (lane > partner));
-            // tan θ to 20 bits, by which the rotation is exact: it leaves 2^-18 of g at most.
-            const double size = (back ? -h : h) * near_reciprocal(magnitude(d) + n * near_reciprocal_root(n));
-            const double t = apart ? size : 0, more = reciprocal_root(1 + t * t), cosine = apart ? more : 1;
-            mine.subtract(t, other);
+            // tan θ to 20 bits, by which the rotation is exact: it leaves 2^-18 of the cosine at most.
+            const double size = h * near_reciprocal(d + (back ? -n : n) * near_reciprocal_root(n));
+            const double t = apart ? size : 0, factor = t * (other_scale * over);
+            wide = 1 + t * t;
+            near = near_reciprocal_root(wide);
+            mine.subtract(factor, other);
+            if (basis) turned.subtract(factor, turned.of(partner));
+            partner = next;
             // Turns as fine leave cosines of at most 2^-49: those need no other sweep.
-            rotated |= apart & ((t * t > 0x1p-54) | (g * g > 0x1p-62 * pp * qq));
-            pp = larger(pp - t * g, 0.0);
-            if (basis) {
-                turned.subtract(t, turned.of(partner));
-                turned.scale(cosine);
-            }
-            partner = partner_of(lane, round + 1, wheel);
-            mine.scale(cosine);
+            rotated |= apart & ((t * t > 0x1p-54) | (h * h > 0x1p-60 * pp * qq));
+            pp = larger(pp - 0.5 * t * h, 0.0);
         }
         rotated = __any_sync(~0u, rotated);
+        turn_scale();
+        mine.scale(scale);
+        if (basis) turned.scale(scale);
         pp = mine.dot(mine);
     }
     if (own) {
@@ -238,17 +244,15 @@ __device__ __forceinline__ double multiply_lanes(MatrixTeam& team, const Columns
         most = larger(most, magnitude(x));
     }
     team.barrier();
-    return team.reduce(most, Larger());
+    return largest_magnitude(team, most);
 }
 
 // As rotate_columns.
 template <int Rows>
-__device__ __forceinline__ void rotate_lanes(MatrixTeam& team, const Triangle<double>& first,
-                                             const Triangle<double>& second, int split, int count, int reflectors,
+__device__ __forceinline__ void rotate_lanes(MatrixTeam& team, const Triangle<double>& qr, int count, int reflectors,
                                              const Columns<double>& columns) {
     const int lane = team.rank();
     const bool own = lane < count;
-    const Triangle<double> qr = either(lane < split || !own, first, second);
     const int ld = static_cast<int>(qr.columns.ld);
     double* const to = column(columns, own ? lane : 0);
     Lane<Rows> y, v;
@@ -264,37 +268,36 @@ __device__ __forceinline__ void rotate_lanes(MatrixTeam& team, const Triangle<do
     team.barrier();
 }
 
-// As rotate_columns for at most four columns, eight lanes each: every reflector waits for the one before, and the least
-// for three shuffles.
-__device__ __forceinline__ void rotate_four(MatrixTeam& team, const Triangle<double>& first,
-                                            const Triangle<double>& second, int split, int count, int reflectors,
+// As rotate_few, eight lanes a column: every reflector waits for the one before, and the least for three shuffles.
+__device__ __forceinline__ void rotate_four(MatrixTeam& team, const Reflectors& first, const Reflectors& second, int count,
                                             const Columns<double>& columns) {
     constexpr int kOwn = 4, kLanes = 8;
     const int c = team.rank() / kLanes, part = team.rank() % kLanes;
     const bool own = c < count;
-    const Triangle<double> qr = either(c < split || !own, first, second);
-    const int ld = static_cast<int>(qr.columns.ld);
+    const Reflectors qr = either(c < 2, first, second);
+    const int ld = static_cast<int>(qr.columns.ld), most = first.count < second.count ? second.count : first.count;
     double* const to = column(columns, own ? c : 0);
     double y[kOwn], v[kOwn], tau;
     const auto load = [&](int j, double (&rows)[kOwn]) {
-        const double* const x = column(qr.columns, j);
+        const bool here = j >= 0 && j < qr.count;
+        const double* const x = column(qr.columns, here ? j : 0);
         D2K_UNROLLED
         for (int m = 0; m < kOwn; ++m) {
             const int i = part + m * kLanes;
-            rows[m] = i > j && i < ld ? x[i] : i == j ? 1 : 0;
+            rows[m] = here && i > j && i < ld ? x[i] : i == j ? 1 : 0;
         }
-        return qr.tau[j];
+        return here ? qr.tau[j] : 0.0;
     };
     D2K_UNROLLED
     for (int m = 0; m < kOwn; ++m) {
         const int i = part + m * kLanes;
         y[m] = own && i < ld ? to[i] : 0;
     }
-    tau = reflectors > 0 ? load(reflectors - 1, v) : 0;
+    tau = load(most - 1, v);
     D2K_ROLLED
-    for (int j = reflectors - 1; j >= 0; --j) {
+    for (int j = most - 1; j >= 0; --j) {
         double next[kOwn];
-        const double next_tau = load(j > 0 ? j - 1 : 0, next);
+        const double next_tau = load(j - 1, next);
         double sum = (v[0] * y[0] + v[1] * y[1]) + (v[2] * y[2] + v[3] * y[3]);
         D2K_UNROLLED
         for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
@@ -312,71 +315,147 @@ __device__ __forceinline__ void rotate_four(MatrixTeam& team, const Triangle<dou
     team.barrier();
 }
 
-// How many of a lane's registers hold rows: the least of three numbers that is enough.
-template <class Body>
-__device__ __forceinline__ void with_rows(int rows, const Body& body) {
-    if (rows <= 12) body(std::integral_constant<int, 12>());
-    else body(std::integral_constant<int, kMostRows>());
+// The same by Q's columns, where those were kept: a lane finds a row of two products.
+template <int Rows>
+__device__ __forceinline__ void multiply_thin(MatrixTeam& team, const Reflectors& q, const Columns<double>& two) {
+    const int lane = team.rank(), ld = static_cast<int>(q.columns.ld);
+    Lane<Rows> row, y;
+    D2K_UNROLLED
+    for (int c = 0; c < Rows; ++c) row.rows[c] = c < q.count && lane < ld ? column(q.columns, c)[lane] : 0;
+    double result[2];
+    D2K_UNROLLED
+    for (int x = 0; x < 2; ++x) {
+        y.load(column(two, x), q.count);
+        result[x] = row.dot(y);
+    }
+    __syncwarp();
+    D2K_UNROLLED
+    for (int x = 0; x < 2; ++x)
+        if (lane < ld) column(two, x)[lane] = result[x];
+    __syncwarp();
 }
 
-// Whether each lane of a warp alone has a column.
-__device__ __forceinline__ bool by_lanes(const MatrixTeam& team, int64_t rows) {
-    return team.size() == 32 && rows <= kMostRows;
+// As solve_block, each lane for its own number.
+__device__ __forceinline__ void solve_lanes(MatrixTeam& team, const Columns<double>& l, int count, double* x) {
+    const int lane = team.rank();
+    const bool own = lane < count;
+    const double* row = l.first + (own ? lane : 0);  // of this lane, in column i
+    const double diagonal = own ? column(l, lane)[lane] : 0, over = diagonal == 0 ? 0 : 1 / diagonal;
+    double number = own ? x[lane] : 0, factor = *row;
+#pragma unroll 2
+    for (int i = 0; i < count; ++i) {
+        row += i + 1 < count ? l.ld : 0;
+        const double next = *row, solved = __shfl_sync(~0u, number * over, i);
+        number = lane == i ? solved : lane > i ? number - factor * solved : number;
+        factor = next;
+    }
+    if (own) x[lane] = number;
+}
+
+// Whether the lanes behind a factorization's columns find Q itself.
+__device__ __forceinline__ bool finds_thin(const MatrixTeam& team, const Columns<double>& columns, int64_t count) {
+    return team.by_lanes() && columns.ld + count <= 32;
 }
 
 // Overloads of jacobi_block.h's, for which they are called where the matrix is small enough.
-__device__ __forceinline__ int factorize_turned(MatrixTeam& team, const Triangle<double>& qr, bool pivoted,
+__device__ __forceinline__ int factorize_turned(MatrixTeam& team, const Triangle<double>& qr, bool pivoted, bool thin,
                                                 const Cutoff<double>& cutoff, double* order, double* square,
-                                                const Columns<double>& to, int rows) {
-    if (!by_lanes(team, qr.columns.ld))
-        return d2k::factorize_turned<MatrixTeam>(team, qr, pivoted, cutoff, order, square, to, rows);
-    return factorize_lanes<kMostRows>(team, qr, pivoted, cutoff, order, to.first, static_cast<int>(to.ld));
+                                                const Columns<double>& to, double* copy, int rows) {
+    if (!team.by_lanes())
+        return d2k::factorize_turned<MatrixTeam>(team, qr, pivoted, thin, cutoff, order, square, to, copy, rows);
+    return factorize_lanes<kMostRows>(team, qr, pivoted, thin && finds_thin(team, qr.columns, qr.count), cutoff, order,
+                                      to.first, copy, static_cast<int>(to.ld));
 }
 
 __device__ __forceinline__ double multiply_block(MatrixTeam& team, const Columns<double>& r, int count,
                                                  const Columns<double>& b, const Columns<double>& to) {
-    if (!by_lanes(team, count) || b.ld > 32) return d2k::multiply_block<MatrixTeam>(team, r, count, b, to);
+    if (!team.by_lanes()) return d2k::multiply_block<MatrixTeam>(team, r, count, b, to);
     return multiply_lanes<kMostRows>(team, r, count, b, to);
 }
 
-__device__ __forceinline__ void rotate_columns(MatrixTeam& team, const Triangle<double>& first,
-                                               const Triangle<double>& second, int split, int count, int reflectors,
+__device__ __forceinline__ void rotate_columns(MatrixTeam& team, const Triangle<double>& qr, int count, int reflectors,
                                                const Columns<double>& y) {
-    const int64_t ld = first.columns.ld < second.columns.ld ? second.columns.ld : first.columns.ld;
-    if (!by_lanes(team, ld))
-        return d2k::rotate_columns<MatrixTeam>(team, first, second, split, count, reflectors, y);
-    rotate_lanes<kMostRows>(team, first, second, split, count, reflectors, y);
+    if (!team.by_lanes()) return d2k::rotate_columns<MatrixTeam>(team, qr, count, reflectors, y);
+    rotate_lanes<kMostRows>(team, qr, count, reflectors, y);
 }
 
-__device__ __forceinline__ void rotate_few(MatrixTeam& team, const Triangle<double>& first,
-                                           const Triangle<double>& second, int split, int count, int reflectors,
-                                           const Columns<double>& y) {
-    if (team.size() != 32 || first.columns.ld > 32 || second.columns.ld > 32)
-        return d2k::rotate_few<MatrixTeam>(team, first, second, split, count, reflectors, y);
-    rotate_four(team, first, second, split, count, reflectors, y);
-}
-
-// A warp alone has at most as many columns as lanes: each lane solves for its own number.
-__device__ __forceinline__ void solve_block(MatrixTeam& team, const Triangle<double>& r, int count, double* x) {
-    if (team.size() != 32) return d2k::solve_block<MatrixTeam>(team, r, count, x);
-    const int lane = team.rank();
-    const bool own = lane < count;
-    const double* const mine = column(r.columns, own ? lane : 0);
-    const double diagonal = own ? r.diagonal[lane] : 0, over = diagonal == 0 ? 0 : 1 / diagonal;
-    double number = own ? x[lane] : 0;
-    D2K_ROLLED
-    for (int i = 0; i < count; ++i) {
-        const double factor = mine[i < lane ? i : 0], solved = __shfl_sync(~0u, number * over, i);
-        number = lane == i ? solved : lane > i ? number - factor * solved : number;
+// The first warp does it for the whole team.
+template <class Body>
+__device__ __forceinline__ void by_first_warp(MatrixTeam& team, const Body& body) {
+    if (team.first_warp()) {
+        MatrixTeam warp = team.lanes();
+        body(warp);
     }
-    if (own) x[lane] = number;
     team.barrier();
+}
+
+__device__ __forceinline__ void rotate_few(MatrixTeam& team, const Reflectors& first, const Reflectors& second, int count,
+                                           const Columns<double>& y) {
+    if (finds_thin(team, first.columns, first.all) && (count < 4 || finds_thin(team, second.columns, second.all))) {
+        // One product's code for both.
+        D2K_ROLLED
+        for (int f = 0; f < count / 2; ++f)
+            multiply_thin<kMostRows>(team, either(f == 0, first, second), Columns<double>{column(y, 2 * f), y.ld});
+        return;
+    }
+    if (first.columns.ld > 32 || second.columns.ld > 32) return d2k::rotate_few<MatrixTeam>(team, first, second, count, y);
+    by_first_warp(team, [&](MatrixTeam& warp) { rotate_four(warp, first, second, count, y); });
+}
+
+__device__ __forceinline__ void solve_block(MatrixTeam& team, const Columns<double>& l, int count, double* x) {
+    if (count > 32) return d2k::solve_block<MatrixTeam>(team, l, count, x);
+    by_first_warp(team, [&](MatrixTeam& warp) { solve_lanes(warp, l, count, x); });
 }
 
 __device__ __forceinline__ void orthogonalize_block(MatrixTeam& team, const Columns<double>& x,
                                                     const Columns<double>* basis, int count, double* square) {
-    if (!by_lanes(team, x.ld)) return d2k::orthogonalize_block<MatrixTeam>(team, x, basis, count, square);
-    with_rows(count, [&](auto most) { orthogonalize_lanes<most>(team, x, basis, count, square); });
+    if (x.ld > kMostRows) return d2k::orthogonalize_block<MatrixTeam>(team, x, basis, count, square);
+    by_first_warp(team, [&](MatrixTeam& warp) {
+        if (x.ld <= kFewRows) orthogonalize_lanes<kFewRows>(warp, x, basis, count, square);
+        else orthogonalize_lanes<kMostRows>(warp, x, basis, count, square);
+    });
+}
+
+// A lane a column; minima by the largest of what their bits lack.
+__device__ __forceinline__ Chosen<double> choose(MatrixTeam& team, const double* square, int64_t count, double limit,
+                                                 double rtol) {
+    if (!team.by_lanes()) return d2k::choose<MatrixTeam, double>(team, square, count, limit, rtol);
+    const int lane = team.rank();
+    const bool own = lane < count;
+    const double s = own ? square[lane] : 0, length = root(s);
+    const auto bits = bit_cast<uint64_t>(s);
+    const auto first_of = [&](bool holds) { return Max()(__ffs(static_cast<int>(__ballot_sync(~0u, holds))), 1) - 1; };
+    const uint64_t most = team.largest(bits);
+    const int first = first_of(own && bits == most);
+    const double largest = __shfl_sync(~0u, length, first);
+    const bool counts = own && length > larger(limit, largest * rtol);
+    const int rank = __popc(__ballot_sync(~0u, counts));
+    const uint64_t lacks = team.largest(counts ? ~bits : 0), lacks_least = team.largest(s > 0 ? ~bits : 0);
+    const int last = first_of(counts && ~bits == lacks), least = first_of(s > 0 && ~bits == lacks_least);
+    const double smallest = __shfl_sync(~0u, length, last);
+    return {static_cast<double>(first), static_cast<double>(last), largest, rank ? smallest : 1.0,
+            static_cast<double>(rank), __shfl_sync(~0u, length, least)};
+}
+
+// Matrices of at most so many rows and columns are the first warp's.
+__device__ __forceinline__ bool fits_lanes(const Plan& plan) { return plan.longest() <= kMostRows; }
+
+// As d2k::extremes, with one code for the whole team and for the first warp alone.
+__device__ __forceinline__ Extremes<double> extremes(MatrixTeam& team, const Plan& plan, const ExtremesWork<double>& work,
+                                                     double atol, double rtol, Range* range) {
+    MatrixTeam some = fits_lanes(plan) ? team.lanes() : team;
+    MatrixTeam::Storage& storage = team.storage();
+    team.barrier();
+    if (!fits_lanes(plan) || team.first_warp()) {
+        const Extremes<double> e = d2k::extremes<MatrixTeam, double>(some, plan, work, atol, rtol, range);
+        if (team.rank() == 0) {
+            storage.extremes = e;
+            storage.exponent = range->exponent;
+        }
+    }
+    team.barrier();
+    range->exponent = storage.exponent;
+    return storage.extremes;
 }
 
 }  // namespace cuda

@@ -12,8 +12,10 @@ int64_t bytes_of(const Problem& problem) { return 8 * SvdWork<double>::size(prob
 __global__ void __launch_bounds__(kMatrixThreads, 1) kernel(Problem problem, Room room) {
     __shared__ MatrixTeam::Storage storage;
     extern __shared__ __align__(16) unsigned char shared[];
-    MatrixTeam team(storage);
     const Plan plan = problem.plan();
+    const MatrixTeam block(storage);
+    if (fits_lanes(plan) && !block.first_warp()) return;
+    MatrixTeam team = fits_lanes(plan) ? block.lanes() : block;
     Scratch scratch = room.scratch(shared);
     const auto work = SvdWork<double>::in(scratch, plan);
     const int64_t size = problem.rows * problem.columns;

@@ -50,7 +50,7 @@ struct TopkLong {
 };
 
 // Gives the long sequences slots and chunks. One block.
-__global__ void __launch_bounds__(kLongThreads) long_kernel(Sequences sequences, TopkLong work) {
+__global__ void __launch_bounds__(kLongThreads, 1) long_kernel(Sequences sequences, TopkLong work) {
     __shared__ typename LongTeam::Storage storage;
     LongTeam team(storage);
     int64_t slots = 0, chunks = 0, refused = sequences.count;
@@ -80,8 +80,8 @@ __global__ void __launch_bounds__(kLongThreads) long_kernel(Sequences sequences,
 // Counts the keys of a chunk by their next bits. The last block of a sequence's classes narrows their brackets, and after
 // the last bits writes the result. What lies above a bracket is added up by the pass after it, chunk by chunk.
 template <class T>
-__global__ void __launch_bounds__(kLongThreads) long_pass_kernel(TopkPool<T> problem, TopkPoolOut<T> out, TopkLong work,
-                                                                 int pass) {
+__global__ void __launch_bounds__(kLongThreads, 3)
+    long_pass_kernel(TopkPool<T> problem, TopkPoolOut<T> out, TopkLong work, int pass) {
     using K = KeyOf<T>;
     using V = ArithmeticOf<T>;
     constexpr int kGroup = kTopkGroup<T>, kUnrolled = 4;
@@ -108,14 +108,12 @@ __global__ void __launch_bounds__(kLongThreads) long_pass_kernel(TopkPool<T> pro
     TopkBracket* const brackets = work.bracket + at * kGroup;
 
     for (int i = rank; i < kGroup * kLongBins; i += team.size()) bins[i] = 0;
-    K low[kGroup], high[kGroup], before[kGroup];  // the bracket, and the end of the one before it
+    K low[kGroup];  // the bracket's beginning; `behind`: the bits in which it differs from the end of the one before it
+    const K behind = pass <= 1 ? static_cast<K>(~K(0)) : static_cast<K>((uint64_t{1} << shift << 2 * kLongBits) - 1);
     V sum[kGroup];
     D2K_UNROLLED
     for (int g = 0; g < kGroup; ++g) {
-        const uint64_t wide = (uint64_t{1} << shift << kLongBits) - 1;
         low[g] = pass == 0 ? K(0) : static_cast<K>(brackets[g].low);
-        high[g] = pass == 0 ? static_cast<K>(~K(0)) : static_cast<K>(low[g] + wide);
-        before[g] = pass <= 1 ? static_cast<K>(~K(0)) : static_cast<K>(low[g] | (wide << kLongBits) | wide);
         sum[g] = 0;
     }
     team.barrier();
@@ -134,8 +132,9 @@ __global__ void __launch_bounds__(kLongThreads) long_pass_kernel(TopkPool<T> pro
                 for (int g = 0; g < kGroup; ++g) {
                     const K key = ordered_key(bit_cast<T>(found[u][g]));
                     if (key < low[g]) continue;
-                    if (key <= high[g]) count_shared(bins + g * kLongBins + ((key - low[g]) >> shift));
-                    else if (key <= before[g]) sum[g] += static_cast<V>(score_of<T>(key));
+                    const K bin = static_cast<K>(key - low[g]) >> shift;
+                    if (bin < kLongBins) count_shared(bins + g * kLongBins + static_cast<int>(bin));
+                    else if (key <= static_cast<K>(low[g] | behind)) sum[g] += static_cast<V>(score_of<T>(key));
                 }
     }
     D2K_UNROLLED

@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads) warp_kernel(Work work, Place place, 
         float across[4], down[4], sums[3] = {};
         column.weights(across);
         line.weights(down);
-#pragma unroll 1
+        D2K_UNROLLED
         for (int k = 0; k < 4; ++k) {
             const int row = line.first + k;
             if (row < 0 || row >= height) continue;

@@ -1,5 +1,6 @@
 // The algorithms on small matrices: blocks in which four threads share a column, against the host, which adds in another
 // order.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -57,6 +58,14 @@ struct d2k::Group<QuadTeam> {
         double all[kParts];
         team.quad.pass(part(), parts[0], all);
         return (all[0] + all[2]) + (all[1] + all[3]);
+    }
+
+    double whole(double x) const { return sum({x}); }
+
+    double most(double x) const {
+        double all[kParts];
+        team.quad.pass(part(), x, all);
+        return *std::max_element(all, all + kParts);
     }
 
     double from(double x, int part) const {

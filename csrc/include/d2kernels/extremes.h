@@ -3,6 +3,7 @@
 
 #include <cfloat>
 #include <cstdint>
+#include <type_traits>
 
 #include "d2kernels/floats.h"
 #include "d2kernels/jacobi.h"
@@ -102,29 +103,39 @@ struct Range {
     D2K_DEVICE Power scale() const { return Power(exponent < -2000 ? 2000 : exponent > 2000 ? -2000 : -exponent); }
 };
 
+// Of the bits of what is not negative; a team may have a faster way.
+template <class Team>
+D2K_DEVICE uint64_t largest_bits(Team& team, uint64_t bits) { return team.reduce(bits, Max{}); }
+
 template <class Team, class Source>
 D2K_DEVICE Range range_of(Team& team, const Source& source, int64_t count) {
-    double most = 0;
-    bool nan = false;
-    const auto consider = [&](double value) {
-        const double x = magnitude(value);
-        nan |= x != x;
-        most = most < x ? x : most;
-    };
     if constexpr (Group<Team>::width == 1) {
-        for (int64_t i = team.rank(); i < count; i += team.size()) consider(static_cast<double>(source[i]));
-    } else {
-        D2K_ROLLED
-        for (int64_t i = team.rank(); i < count; i += kRead * team.size()) {
-            double values[kRead];
-            read(source, i, team.size(), count, values);
-            for (const double x : values) consider(x);
+        double most = 0;
+        bool nan = false;
+        for (int64_t i = team.rank(); i < count; i += team.size()) {
+            const double x = magnitude(static_cast<double>(source[i]));
+            nan |= x != x;
+            most = most < x ? x : most;
         }
+        nan = any(team, nan);
+        most = team.reduce(most, Max{});
+        const bool finite = !nan && most <= DBL_MAX;
+        return {finite ? exponent(most) : 0, finite, nan};
+    } else {
+        // Magnitudes' bits are in their order, behind infinity's those of NaN.
+        constexpr uint64_t sign = uint64_t{1} << 63, infinity = uint64_t{0x7ff} << 52;
+        uint64_t most = 0;
+        const int size = team.size(), end = static_cast<int>(count);
+        D2K_ROLLED
+        for (int i = team.rank(); i < end; i += kRead * size) {
+            double values[kRead];
+            read(source, i, size, end, values);
+            for (const double x : values) most = Max()(most, bit_cast<uint64_t>(x) & ~sign);
+        }
+        most = largest_bits(team, most);
+        const bool finite = most < infinity;
+        return {finite ? exponent(bit_cast<double>(most)) : 0, finite, most > infinity};
     }
-    nan = any(team, nan);
-    most = team.reduce(most, Max{});
-    const bool finite = !nan && most <= DBL_MAX;
-    return {finite ? exponent(most) : 0, finite, nan};
 }
 
 // Columns of one lane, from the rows or the columns of a row-major source, divided by 2^exponent; 0 if not finite.
@@ -132,29 +143,35 @@ template <class Team, class Source, class Real>
 D2K_DEVICE void load(Team& team, const Source& source, int64_t rows, int64_t columns, bool by_rows, const Range& range,
                      const Columns<Real>& to, int lane) {
     const Power scale = range.scale();
-    const int64_t count = by_rows ? rows : columns, length = by_rows ? columns : rows;
-    const int64_t step = by_rows ? 1 : columns, next = by_rows ? columns : 1;
+    // A block counts in 32 bits, which more memory could not hold.
+    using Index = std::conditional_t<Group<Team>::width == 1, int64_t, int>;
+    const auto count = static_cast<Index>(by_rows ? rows : columns), length = static_cast<Index>(by_rows ? columns : rows);
+    const auto step = static_cast<Index>(by_rows ? 1 : columns), next = static_cast<Index>(by_rows ? columns : 1);
+    const auto ld = static_cast<Index>(to.ld);
     const Group<Team> group(team);
-    for (int64_t c = group.index(); c < count; c += group.count()) {
+    for (auto c = static_cast<Index>(group.index()); c < count; c += static_cast<Index>(group.count())) {
         const auto from = source + c * next;
+        Real* const column = to.first + c * ld;
         if constexpr (Group<Team>::width == 1) {
-            own_rows(group, 0, to.ld, [&](int64_t i) {
-                lane_of(to[c] + i, lane) =
+            own_rows(group, 0, ld, [&](int64_t i) {
+                lane_of(column + i, lane) =
                     range.finite && i < length ? scale * static_cast<double>(from[i * step]) : 0.0;
             });
         } else {
             D2K_ROLLED
-            for (int64_t i = group.part(); i < to.ld; i += kRead * kParts) {
+            for (int i = group.part(); i < ld; i += kRead * kParts) {
                 double values[kRead];
                 read(from, i * step, kParts * step, range.finite ? length * step : 0, values);
-                for (int j = 0; j < kRead && i + j * kParts < to.ld; ++j)
-                    lane_of(to[c] + (i + j * kParts), lane) = scale * values[j];
+                D2K_UNROLLED
+                for (int j = 0; j < kRead; ++j)
+                    if (i + j * kParts < ld) column[i + j * kParts] = scale * values[j];
             }
         }
     }
 }
 
-// The triangle in work.x that has G's singular values, by its columns; how many there are of them.
+// The triangle in work.x that has G's singular values, by its columns; how many there are of them. A block leaves it at one
+// QR with pivoting: its transposed triangle is in work.w too.
 template <class Team, class Real>
 D2K_DEVICE int64_t precondition(Team& team, const Plan& plan, const ExtremesWork<Real>& work, double atol, double rtol,
                                 Range* ranges) {
@@ -163,7 +180,7 @@ D2K_DEVICE int64_t precondition(Team& team, const Plan& plan, const ExtremesWork
     const int64_t q = plan.q;
     const double noise = static_cast<double>(plan.rows > plan.columns ? plan.rows : plan.columns) * DBL_EPSILON;
     if constexpr (Group<Team>::width > 1) {
-        return precondition_block(team, work, work.a, plan.reduced, static_cast<int>(q), [&] {
+        return precondition_block(team, work, work.a, plan.reduced, false, static_cast<int>(q), [&] {
             if (plan.reduced) {
                 const int e = exponent(multiply_block(team, work.w.columns, static_cast<int>(q), work.b, work.g.columns));
                 const Power scale(-e);
@@ -213,32 +230,26 @@ D2K_DEVICE int64_t precondition(Team& team, const Plan& plan, const ExtremesWork
     }
 }
 
-// As ExtremesWork says; `ranges` of each lane's matrix as it was loaded; their exponents become the final ones.
-template <class Team, class Real>
-D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesWork<Real>& work, double atol,
-                                   double rtol, Range* ranges) {
-    const Group<Team> group(team);
-    constexpr int lanes = kPacked<Real>;
-    const int64_t q = plan.q, longest = plan.longest();
-    team.barrier();
-    const int64_t k = precondition(team, plan, work, atol, rtol, ranges);
-    const Triangle<Real> w{work.w.columns, q, k, work.w.diagonal, work.w.tau};
-    orthogonalize(team, work.x, static_cast<const Columns<Real>*>(nullptr), q, k, work.square, work.vectors);
-    Real limit;
-    for (int l = 0; l < lanes; ++l) lane_of(&limit, l) = ranges[l].scale() * atol;
+// The columns with the largest square and with the smallest that counts, by the limit or rtol; the first of equals.
+template <class Real>
+struct Chosen {
+    Real first, last, largest, smallest, rank, least;  // columns, their lengths, how many count, the least that is not 0
+};
 
+template <class Team, class Real>
+D2K_DEVICE Chosen<Real> choose(Team& team, const Real* square, int64_t count, Real limit, double rtol) {
     Pivot<Real> first{Real(0.0), Real(0.0)};
     D2K_ROLLED
-    for (int64_t c = team.rank(); c < k; c += team.size())
-        first = LargerPivot()(first, Pivot<Real>{work.square[c], Real(static_cast<double>(c))});
+    for (int64_t c = team.rank(); c < count; c += team.size())
+        first = LargerPivot()(first, Pivot<Real>{square[c], Real(static_cast<double>(c))});
     first = team.reduce(first, LargerPivot());
     const Real largest = root(first.square);
     limit = larger(limit, largest * rtol);
     Pivot<Real> last{Real(-DBL_MAX), Real(0.0)};  // of the negative squares
     Real rank(0.0), least(DBL_MAX);
     D2K_ROLLED
-    for (int64_t c = team.rank(); c < k; c += team.size()) {
-        const Real s = work.square[c];
+    for (int64_t c = team.rank(); c < count; c += team.size()) {
+        const Real s = square[c];
         const auto counts = root(s) > limit;
         rank = rank + select(counts, Real(1.0), Real(0.0));
         last = LargerPivot()(last, Pivot<Real>{select(counts, -s, Real(-DBL_MAX)), Real(static_cast<double>(c))});
@@ -249,45 +260,90 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
     least = root(team.reduce(least, Smaller()));
     const auto none = rank == Real(0.0);
     const Real smallest = select(none, Real(1.0), root(select(none, Real(0.0), -last.square)));
-    const Real safe = select(none, Real(1.0), largest);
+    return {first.column, last.column, largest, smallest, rank, least};
+}
 
-    Real *const u = work.vectors, *const v = u + 2 * longest, *const out = v + 2 * longest;
+// The singular vectors, from k columns of work.x that are orthogonal. G P = Q R and Rᵀ = U Σ Vᵀ, so that G's right vectors are
+// P U and its left ones Q V.
+template <class Team>
+D2K_DEVICE Extremes<double> vectors_by_block(Team& team, const Plan& plan, const ExtremesWork<double>& work, int k,
+                                             const Chosen<double>& chosen) {
+    const int q = static_cast<int>(plan.q), next = static_cast<int>(plan.longest());
+    const double largest = chosen.largest, smallest = chosen.smallest, least = chosen.least;
+    const double safe = chosen.rank == 0 ? 1 : largest;
+    const double over = chosen.rank == 0 ? 0 : 1 / largest, over_last = chosen.rank == 0 ? 0 : 1 / smallest;
+    double *const u = work.vectors, *const v = u + 2 * next, *const out = v + 2 * next;
+    for_each(team, 6 * next, [&](int i) { work.vectors[i] = 0; });
+    team.barrier();
+    for_each(team, q, [&](int i) {
+        u[i] = k ? column(work.x, static_cast<int>(chosen.first))[i] * over : 0;
+        u[next + i] = k ? column(work.x, static_cast<int>(chosen.last))[i] * over_last : 0;
+    });
+    team.barrier();
+    // v is R u / σ, accurate for a large σ, or solves Rᵀ v = u σ, accurate for a small one.
+    for_each(team, k, [&](int i) { v[next + i] = smallest * u[next + i]; });
+    team.barrier();
+    solve_block(team, work.w.columns, k, v + next);
+    const bool solve = (smallest * smallest < safe * least) | (smallest == least);
+    for_each(team, k, [&](int c) {
+        double a = 0, b = 0;
+        D2K_ROLLED
+        for (int i = c; i < q; ++i) {
+            const double entry = column(work.w.columns, c)[i];
+            a += entry * u[i];
+            b += entry * u[next + i];
+        }
+        v[c] = a * over;
+        v[next + c] = solve ? v[next + c] : b * over_last;
+    });
+    for_each(team, q, [&](int i) {
+        const auto to = static_cast<int>(work.order[i]);
+        out[to] = u[i];
+        out[next + to] = u[next + i];
+    });
+    team.barrier();
+    const Reflectors before = plan.reduced ? Reflectors::of(work.a, q) : Reflectors::of(work.g, 0);
+    rotate_few(team, Reflectors::of(work.g, k), before, plan.reduced ? 4 : 2, Columns<double>{v, next});
+    if (plan.turned) return {safe, smallest, chosen.rank, out, v, next};
+    return {safe, smallest, chosen.rank, v, out, next};
+}
+
+// The same from work.w's triangle, of whose transpose work.x's columns are turns.
+template <class Team, class Real>
+D2K_DEVICE Extremes<Real> vectors(Team& team, const Plan& plan, const ExtremesWork<Real>& work, int64_t k,
+                                  const Chosen<Real>& chosen) {
+    const Group<Team> group(team);
+    constexpr int lanes = kPacked<Real>;
+    const int64_t q = plan.q, longest = plan.longest();
+    const Triangle<Real> w{work.w.columns, q, k, work.w.diagonal, work.w.tau};
+    const Real largest = chosen.largest, smallest = chosen.smallest, rank = chosen.rank, least = chosen.least;
+    const Real safe = select(rank == Real(0.0), Real(1.0), largest);
     for_each(team, 6 * longest, [&](int64_t i) { work.vectors[i] = Real(0.0); });
     team.barrier();
+    Real *const u = work.vectors, *const v = u + 2 * longest, *const out = v + 2 * longest;
     for_each(team, k, [&](int64_t i) {
         Real a(0.0), b(0.0);
-        if constexpr (Group<Team>::width > 1) {
-            a = work.x[static_cast<int64_t>(first.column)][i];
-            b = work.x[static_cast<int64_t>(last.column)][i];
-        } else {
-            for (int64_t c = 0; c < k; ++c) {
-                const Real x = work.x[c][i], column(static_cast<double>(c));
-                a = select(first.column == column, x, a);
-                b = select(last.column == column, x, b);
-            }
+        for (int64_t c = 0; c < k; ++c) {
+            const Real x = work.x[c][i], column(static_cast<double>(c));
+            a = select(chosen.first == column, x, a);
+            b = select(chosen.last == column, x, b);
         }
         u[i] = a / safe;
         u[longest + i] = b / smallest;
     });
     team.barrier();
     // v is Lᵀ u / σ, accurate for a large σ, or L⁻¹ u σ, accurate for a small one.
-    if constexpr (Group<Team>::width > 1) {
-        for_each(team, k, [&](int64_t i) { v[longest + i] = smallest * u[longest + i]; });
-        solve_block(team, w, static_cast<int>(k), v + longest);
-    } else {
-        for (int64_t i = 0; i < k; ++i) {
-            // v is still 0 from row i on, where the column holds a reflector.
-            const Real sum = dot(group, w.columns[i], v + longest, 0, padded(i));
-            const auto empty = w.diagonal[i] == Real(0.0);
-            const Real solved = (smallest * u[longest + i] - sum) / select(empty, Real(1.0), w.diagonal[i]);
-            v[longest + i] = select(empty, Real(0.0), solved);
-        }
+    for (int64_t i = 0; i < k; ++i) {
+        // v is still 0 from row i on, where the column holds a reflector.
+        const Real sum = dot(group, w.columns[i], v + longest, 0, padded(i));
+        const auto empty = w.diagonal[i] == Real(0.0);
+        const Real solved = (smallest * u[longest + i] - sum) / select(empty, Real(1.0), w.diagonal[i]);
+        v[longest + i] = select(empty, Real(0.0), solved);
     }
     team.barrier();
     const auto solve = smallest * smallest < safe * least;
     for_each(team, k, [&](int64_t c) {
         Real a = w.diagonal[c] * u[c], b = w.diagonal[c] * u[longest + c];
-        D2K_ROLLED
         for (int64_t i = c + 1; i < k; ++i) {
             a = a + w.columns[i][c] * u[i];
             b = b + w.columns[i][c] * u[longest + i];
@@ -296,37 +352,40 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
         v[longest + c] = select(solve | (smallest == least), v[longest + c], b / smallest);
     });
     team.barrier();
-    const auto replace = [&] {
-        for_each(team, q, [&](int64_t i) {
-            for (int l = 0; l < lanes; ++l) {
-                const auto to = static_cast<int64_t>(lane_of(work.order + i, l));
-                for (int x = 0; x < 2; ++x) lane_of(out + x * longest + to, l) = lane_of(v + x * longest + i, l);
-            }
-        });
+    for (int64_t i = group.index(); i < 4; i += group.count()) {
+        if (i < 2) work.g.rotate(group, k, u + i * longest);
+        else w.rotate(group, k, u + i * longest);
+    }
+    team.barrier();
+    for_each(team, q, [&](int64_t i) {
+        for (int l = 0; l < lanes; ++l) {
+            const auto to = static_cast<int64_t>(lane_of(work.order + i, l));
+            for (int x = 0; x < 2; ++x) lane_of(out + x * longest + to, l) = lane_of(v + x * longest + i, l);
+        }
+    });
+    team.barrier();
+    if (plan.reduced) {
+        for (int64_t i = group.index(); i < 2; i += group.count()) work.a.rotate(group, q, out + i * longest);
         team.barrier();
-    };
-    if constexpr (Group<Team>::width > 1) {
-        // One rotation's code for the three triangles.
-        D2K_ROLLED
-        for (int stage = 0; stage < (plan.reduced ? 2 : 1); ++stage) {
-            rotate_few(team, either(stage == 1, work.a, work.g), w, 2, stage ? 2 : 4, static_cast<int>(stage ? q : k),
-                       Columns<double>{stage ? out : u, longest});
-            if (stage == 0) replace();
-        }
-    } else {
-        for (int64_t i = group.index(); i < 4; i += group.count()) {
-            if (i < 2) work.g.rotate(group, k, u + i * longest);
-            else w.rotate(group, k, u + i * longest);
-        }
-        team.barrier();
-        replace();
-        if (plan.reduced) {
-            for (int64_t i = group.index(); i < 2; i += group.count()) work.a.rotate(group, q, out + i * longest);
-            team.barrier();
-        }
     }
     if (plan.turned) return {safe, smallest, rank, out, u, longest};
     return {safe, smallest, rank, u, out, longest};
+}
+
+// As ExtremesWork says; `ranges` of each lane's matrix as it was loaded; their exponents become the final ones.
+template <class Team, class Real>
+D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesWork<Real>& work, double atol,
+                                   double rtol, Range* ranges) {
+    constexpr int lanes = kPacked<Real>;
+    team.barrier();
+    const int64_t k = precondition(team, plan, work, atol, rtol, ranges);
+    orthogonalize(team, work.x, static_cast<const Columns<Real>*>(nullptr), plan.q, k, work.square, work.vectors);
+    Real limit;
+    for (int l = 0; l < lanes; ++l) lane_of(&limit, l) = ranges[l].scale() * atol;
+
+    const Chosen<Real> chosen = choose(team, static_cast<const Real*>(work.square), k, limit, rtol);
+    if constexpr (Group<Team>::width > 1) return vectors_by_block(team, plan, work, static_cast<int>(k), chosen);
+    else return vectors(team, plan, work, k, chosen);
 }
 
 }  // namespace d2k

@@ -12,7 +12,7 @@ constexpr int kRead = 8;
 
 // from[i], from[i + step], …; 0 at `end` and beyond.
 template <class T>
-D2K_DEVICE void read(const T* from, int64_t i, int64_t step, int64_t end, double (&to)[kRead]) {
+D2K_DEVICE void read(const T* from, int i, int step, int end, double (&to)[kRead]) {
     for (int j = 0; j < kRead; ++j, i += step)
         to[j] = i < end ? static_cast<double>(static_cast<ArithmeticOf<T>>(from[i])) : 0.0;
 }
@@ -47,7 +47,7 @@ public:
         }
     }
 
-    D2K_DEVICE void read(int64_t i, int64_t step, int64_t end, double (&to)[kRead]) const {
+    D2K_DEVICE void read(int i, int step, int end, double (&to)[kRead]) const {
         const auto of = [&](auto* first) { d2k::read(first + at_, i, step, end, to); };
         switch (dtype_) {
             case 0: return of(static_cast<const float*>(first_));
@@ -72,7 +72,7 @@ private:
     int dtype_;
 };
 
-D2K_DEVICE void read(const Floats& from, int64_t i, int64_t step, int64_t end, double (&to)[kRead]) {
+D2K_DEVICE void read(const Floats& from, int i, int step, int end, double (&to)[kRead]) {
     from.read(i, step, end, to);
 }
 

@@ -33,6 +33,9 @@ struct Group {
 
     template <class Real>
     D2K_DEVICE Real sum(const Real (&parts)[kParts]) const { return (parts[0] + parts[2]) + (parts[1] + parts[3]); }
+    // Of what each thread has: the sum, and the largest.
+    D2K_DEVICE double whole(double x) const { return x; }
+    D2K_DEVICE double most(double x) const { return x; }
 };
 
 #ifdef __CUDACC__
@@ -51,6 +54,12 @@ struct Quad {
         x += __shfl_xor_sync(~0u, x, 2);
         x += __shfl_xor_sync(~0u, x, 1);
         return x;
+    }
+
+    __device__ double whole(double x) const { return sum({x}); }
+    __device__ double most(double x) const {
+        x = larger(x, __shfl_xor_sync(~0u, x, 2));
+        return larger(x, __shfl_xor_sync(~0u, x, 1));
     }
 
     // What one of the four has.

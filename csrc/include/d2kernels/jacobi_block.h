@@ -16,14 +16,19 @@ namespace d2k {
 
 constexpr int kHeld = 4, kChunk = kHeld * kParts;  // rows that a thread and its group hold in registers
 
+// 1/√x by a step of third order from what has its first 20 bits.
+D2K_DEVICE double reciprocal_root_from(double near, double x) {
+    const double error = fma(x, -(near * near), 1.0);
+    return fma(fma(error, 0.375, 0.5), near * error, near);
+}
+
 // 1/√x and 1/x of a normal x with a normal result, to the last bit or two: the chip's first 20 bits and Newton's steps,
 // without the branch for everything else.
 D2K_DEVICE double reciprocal_root(double x) {
 #ifdef __CUDA_ARCH__
     double y;
     asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
-    const double error = fma(x, -(y * y), 1.0);
-    return fma(fma(error, 0.375, 0.5), y * error, y);
+    return reciprocal_root_from(y, x);
 #else
     return 1 / root(x);
 #endif
@@ -215,34 +220,44 @@ D2K_DEVICE Triangle<double> either(bool which, const Triangle<double>& a, const 
             which ? a.diagonal : b.diagonal, which ? a.tau : b.tau};
 }
 
-// The same, and then its first rows in `to`, as columns of `rows` rows.
+// The same, and then its first rows in `to`, as columns of `rows` rows, and in `copy` where that is not null. `thin`: Q's
+// own columns may take the reflectors' place, which they do where matrix_warp.h says so.
 template <class Team>
-D2K_DEVICE int factorize_turned(Team& team, const Triangle<double>& qr, bool pivoted, const Cutoff<double>& cutoff,
-                                double* order, double* square, const Columns<double>& to, int rows) {
+D2K_DEVICE int factorize_turned(Team& team, const Triangle<double>& qr, bool pivoted, bool /*thin*/,
+                                const Cutoff<double>& cutoff, double* order, double* square, const Columns<double>& to,
+                                double* copy, int rows) {
     const int left = factorize_block(team, qr, pivoted, cutoff, order, square);
     turn_triangle(team, qr, left, to, rows);
+    if (copy) for_each(team, left * static_cast<int>(to.ld), [&](int i) { copy[i] = to.first[i]; });
+    team.barrier();
     return left;
 }
 
-// Of the matrix in work.g, or of what prepare() makes of `before` and its triangle's rows in work.w: pivoted QR, QR of the transposed
-// triangle, and its triangle, transposed, in work.x. Returns how many columns are left. prepare() gives the cutoff.
+// Pivoted QR of the matrix in work.g, or of what prepare() makes of `before` and its triangle's rows in work.w; the
+// triangle, transposed, in work.w and in work.x. `twice`: QR of that, and its triangle, transposed, in work.x. Returns how
+// many columns are left. prepare() gives the cutoff.
 template <class Team, class Work, class Prepare>
-D2K_DEVICE int precondition_block(Team& team, const Work& work, const Triangle<double>& before, bool product,
-                                      int q, const Prepare& prepare) {
+D2K_DEVICE int precondition_block(Team& team, const Work& work, const Triangle<double>& before, bool product, bool twice,
+                                  int q, const Prepare& prepare) {
     Cutoff<double> cutoff{};
     int k = q;
     // One factorization's code for the three.
     D2K_ROLLED
-    for (int stage = product ? 0 : 1; stage < 3; ++stage) {
+    for (int stage = product ? 0 : 1; stage < (twice ? 3 : 2); ++stage) {
         if (stage == 1) cutoff = prepare();
         const Triangle<double> w{work.w.columns, q, k, work.w.diagonal, work.w.tau};
         const Triangle<double> triangle = either(stage == 0, before, either(stage == 1, work.g, w));
         const Columns<double> to{stage == 2 ? work.x.first : w.columns.first, work.x.ld};
-        k = factorize_turned(team, triangle, stage == 1, cutoff, work.order,
-                             stage == 1 ? work.square : triangle.tau, to, stage == 2 ? k : q);
+        k = factorize_turned(team, triangle, stage == 1, !twice, cutoff, work.order,
+                             stage == 1 ? work.square : triangle.tau, to, stage == 1 && !twice ? work.x.first : nullptr,
+                             stage == 2 ? k : q);
     }
     return k;
 }
+
+// The largest of what is not negative; a team may have a faster way.
+template <class Team>
+D2K_DEVICE double largest_magnitude(Team& team, double x) { return team.reduce(x, Larger()); }
 
 // to[c] = Σ_{l >= c} R[c, l] b[l] for the `count` rows of R, which are the columns of `r`; the largest magnitude in it.
 template <class Team>
@@ -268,29 +283,45 @@ D2K_DEVICE double multiply_block(Team& team, const Columns<double>& r, int count
         }
     }
     team.barrier();
-    return team.reduce(most, Larger());
+    return largest_magnitude(team, most);
 }
 
-// y = Q y for the first `reflectors` of them, with the group's own y of ld rows, if it is here.
+// The first `count` reflectors of a factorization of `all` columns.
+struct Reflectors {
+    Columns<double> columns;
+    const double* tau;
+    int count, all;
+
+    D2K_DEVICE static Reflectors of(const Triangle<double>& qr, int count) {
+        return {qr.columns, qr.tau, count, static_cast<int>(qr.count)};
+    }
+};
+
+D2K_DEVICE Reflectors either(bool which, const Reflectors& a, const Reflectors& b) {
+    return {{which ? a.columns.first : b.columns.first, which ? a.columns.ld : b.columns.ld},
+            which ? a.tau : b.tau, which ? a.count : b.count, which ? a.all : b.all};
+}
+
+// y = Q y with the group's own y of ld rows, if it is here; every group of a warp takes `most` turns.
 template <class Team>
-D2K_DEVICE void rotate_block(const Group<Team>& group, const Triangle<double>& qr, int reflectors, double* y,
-                             bool here) {
+D2K_DEVICE void rotate_block(const Group<Team>& group, const Reflectors& qr, int most, double* y, bool here) {
     const int ld = static_cast<int>(qr.columns.ld);
     const int part = group.part();
     const bool once = ld <= kChunk;
     Held v, held;
     if (once) held.load(y, part, 0, here ? within(ld, 0) : 0);
     D2K_ROLLED
-    for (int j = reflectors - 1; j >= 0; --j) {
-        const double* const x = column(qr.columns, j);
+    for (int j = most - 1; j >= 0; --j) {
+        const bool turns = here && j < qr.count;
+        const double* const x = column(qr.columns, turns ? j : 0);
         const int first = once ? 0 : j / kParts * kParts;
         const auto load = [&](int at) {
-            const int to = here ? within(ld, at) : 0;
+            const int to = turns ? within(ld, at) : 0;
             v.load(x + at, part, within(j + 1, at), to);
             if (!once) held.load(y + at, part, within(j, at), to);
             D2K_UNROLLED
             for (int m = 0; m < kHeld; ++m)
-                if (at + m * kParts + part == j) v.rows[m] = here ? 1 : 0;
+                if (at + m * kParts + part == j) v.rows[m] = turns ? 1 : 0;
         };
         double sums[2] = {};
         D2K_ROLLED
@@ -298,34 +329,38 @@ D2K_DEVICE void rotate_block(const Group<Team>& group, const Triangle<double>& q
             load(at);
             Held::dot(v, held, sums);
         }
-        const double factor = qr.tau[j] * sum_of(group, sums);
+        const double factor = (turns ? qr.tau[j] : 0) * sum_of(group, sums);
         D2K_ROLLED
         for (int at = first; at < ld; at += kChunk) {
             if (!once) load(at);
             held.add(-factor, v);
-            if (!once) held.store(y + at, part, within(j, at), here ? within(ld, at) : 0);
+            if (!once) held.store(y + at, part, within(j, at), turns ? within(ld, at) : 0);
         }
     }
     if (once) held.store(y, part, 0, here ? within(ld, 0) : 0);
     group.sync();
 }
 
-// y[c] = Q y[c] for the columns [0, count) of y, by the reflectors of `first` up to `split`, else of `second`.
+// y[c] = Q y[c] for the columns [0, count) of y.
 template <class Team>
-D2K_DEVICE void rotate_columns(Team& team, const Triangle<double>& first, const Triangle<double>& second, int split,
-                               int count, int reflectors, const Columns<double>& y) {
+D2K_DEVICE void rotate_columns(Team& team, const Triangle<double>& qr, int count, int reflectors,
+                               const Columns<double>& y) {
     const Group<Team> group(team);
-    for_columns(group, 0, count, [&](int c, bool here) {
-        rotate_block(group, either(c < split, first, second), reflectors, column(y, c), here);
-    });
+    const Reflectors some = Reflectors::of(qr, reflectors);
+    for_columns(group, 0, count, [&](int c, bool here) { rotate_block(group, some, reflectors, column(y, c), here); });
     team.barrier();
 }
 
-// The same for at most four columns.
+// The same for two columns by the one and two by the other, as far as there are `count`.
 template <class Team>
-D2K_DEVICE void rotate_few(Team& team, const Triangle<double>& first, const Triangle<double>& second, int split,
-                           int count, int reflectors, const Columns<double>& y) {
-    rotate_columns<Team>(team, first, second, split, count, reflectors, y);
+D2K_DEVICE void rotate_few(Team& team, const Reflectors& first, const Reflectors& second, int count,
+                           const Columns<double>& y) {
+    const Group<Team> group(team);
+    const int most = first.count < second.count ? second.count : first.count;
+    for_columns(group, 0, count, [&](int c, bool here) {
+        rotate_block(group, either(c < 2, first, second), most, column(y, c), here);
+    });
+    team.barrier();
 }
 
 // As orthogonalize does; the rounds follow `count`.
@@ -405,11 +440,11 @@ D2K_DEVICE void orthogonalize_block(Team& team, const Columns<double>& x, const 
     }
 }
 
-// x = L⁻¹ x for the transpose L of a triangle; 0 where its diagonal is.
+// x = L⁻¹ x for a lower triangle L by its columns; 0 where its diagonal is.
 template <class Team>
-D2K_DEVICE void solve_block(Team& team, const Triangle<double>& r, int count, double* x) {
+D2K_DEVICE void solve_block(Team& team, const Columns<double>& l, int count, double* x) {
     const auto inverse = [&](int i) {
-        const double diagonal = i < count ? r.diagonal[i] : 0;
+        const double diagonal = i < count ? column(l, i)[i] : 0;
         return diagonal == 0 ? 0 : 1 / diagonal;
     };
     double over = inverse(0), before = 0;
@@ -418,7 +453,7 @@ D2K_DEVICE void solve_block(Team& team, const Triangle<double>& r, int count, do
     for (int i = 0; i < count; ++i) {
         const double solved = x[i] * over;
         over = inverse(i + 1);
-        for_each(team, count - (i + 1), [&](int l) { x[i + 1 + l] -= column(r.columns, i + 1 + l)[i] * solved; });
+        for_each(team, count - (i + 1), [&](int c) { x[i + 1 + c] -= column(l, i)[i + 1 + c] * solved; });
         // Everybody has read the one before.
         if (team.rank() == 0 && i > 0) x[i - 1] = before;
         before = solved;

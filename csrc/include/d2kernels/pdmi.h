@@ -188,13 +188,18 @@ struct PdmiVideo {
 // Memory of pdmi_video.
 struct PdmiVideoWork {
     ExtremesWork<double> extremes;
-    double *doubles, *y, *q, *slope_y, *slope_q, *raw, *value;
-    int64_t *kept, *power, *first, *repeats;  // a row's sum is raw · 2^power
+    double *doubles, *y, *q, *slope_y, *slope_q, *value;
+    double *raw, *along, *weight;              // a row's sum is raw · 2^power; slope · q of a row; a class's entry in y
+    int64_t *kept, *power, *first, *leads;     // leads: whether a class is the first with its videos
+    uint64_t* has;                             // (classes, words): a bit for each video that is kept
+
+    static constexpr int kBits = 64;
+    D2K_DEVICE static int64_t words(int64_t videos) { return videos / kBits + 1; }
 
     template <class T>
     D2K_DEVICE static int64_t bytes(const PdmiVideo<T>& problem) {
         const int64_t n = problem.videos, c = problem.classes;
-        return 8 * (ExtremesWork<double>::bound(c, n, c) + extra(n, c) + 2 * n * c + 2 * n * c + n + 1 + 2 * n + 2 * c);
+        return 8 * (ExtremesWork<double>::bound(c, n, c) + extra(n, c) + 4 * n * c + 4 * n + 1 + (3 + words(n)) * c);
     }
 
     D2K_DEVICE static int64_t extra(int64_t n, int64_t c) {
@@ -210,14 +215,42 @@ struct PdmiVideoWork {
         work.doubles = scratch.take<double>(extra(n, c));
         for (double** matrix : {&work.y, &work.q, &work.slope_y, &work.slope_q}) *matrix = scratch.take<double>(n * c);
         work.raw = scratch.take<double>(n);
+        work.along = scratch.take<double>(n);
+        work.weight = scratch.take<double>(c);
         work.value = scratch.take<double>(1);
         work.kept = scratch.take<int64_t>(n);
         work.power = scratch.take<int64_t>(n);
         work.first = scratch.take<int64_t>(c);
-        work.repeats = scratch.take<int64_t>(c);
+        work.leads = scratch.take<int64_t>(c);
+        work.has = scratch.take<uint64_t>(c * words(n));
         return work;
     }
 };
+
+D2K_DEVICE int set_bits(uint64_t x) {
+#ifdef __CUDA_ARCH__
+    return __popcll(x);
+#else
+    int count = 0;
+    for (; x; x &= x - 1) ++count;
+    return count;
+#endif
+}
+
+// body(l, j, l · columns + j) for the entries of a matrix. A block counts in 32 bits, which divide in a fifth of the
+// instructions: it has no memory for more entries.
+template <class Team, class Body>
+D2K_DEVICE void for_entries(Team& team, int64_t rows, int64_t columns, const Body& body) {
+    using Index = std::conditional_t<Group<Team>::width == 1, int64_t, int>;
+    const auto by = static_cast<Index>(columns);
+    if constexpr (Group<Team>::width == 1) {
+        for_each(team, rows, [&](Index l) {
+            for (Index j = 0; j < by; ++j) body(l, j, l * by + j);
+        });
+    } else {
+        for_each(team, static_cast<Index>(rows) * by, [&](Index i) { body(i / by, i % by, i); });
+    }
+}
 
 // Y₂ᵀ of the kept videos in work.y, P₂ᵀ in work.q; returns the product's factors as a problem of one matrix.
 // Classes with the same videos become one row, scaled by √count: that keeps every singular value but the exact
@@ -234,67 +267,92 @@ D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& p
         if (keep) work.kept[place] = i;
     }
     team.barrier();
-    const auto has = [&](int64_t l, int64_t label) { return problem.labels[work.kept[l] * c + label]; };
-    // repeats: how many classes have this one's videos, 0 where an earlier one has them or there are none.
+    constexpr int bits = PdmiVideoWork::kBits, together = 8;
+    const int64_t words = PdmiVideoWork::words(problem.videos);
     for_each(team, c, [&](int64_t label) {
-        int64_t videos = 0, repeats = 1;
         D2K_ROLLED
-        for (int64_t l = 0; l < n; ++l) videos += has(l, label);
-        D2K_ROLLED
-        for (int64_t other = 0; other < c && repeats && videos; ++other) {
-            if (other == label) continue;
-            int64_t l = 0;
-            while (l < n && has(l, label) == has(l, other)) ++l;
-            if (l == n) repeats = other < label ? 0 : repeats + 1;
+        for (int64_t w = 0; w < words; ++w) {
+            const int64_t end = problem.videos < (w + 1) * bits ? problem.videos : (w + 1) * bits;
+            uint64_t word = 0;
+            // Reads that are under way together; beyond the end the last of them again.
+            D2K_ROLLED
+            for (int64_t i = w * bits; i < end; i += together) {
+                bool has[together], keep[together];
+                D2K_UNROLLED
+                for (int j = 0; j < together; ++j) {
+                    const int64_t at = i + j < end ? i + j : end - 1;
+                    has[j] = problem.labels[at * c + label];
+                    keep[j] = problem.keep[at];
+                }
+                D2K_UNROLLED
+                for (int j = 0; j < together; ++j) word |= uint64_t{has[j] && keep[j] && i + j < end} << (i % bits + j);
+            }
+            work.has[label * words + w] = word;
         }
-        work.repeats[label] = videos ? repeats : 0;
+    });
+    team.barrier();
+    // A class is a row where it has videos, and no earlier one has the same.
+    const Group<Team> group(team);
+    for_columns(group, int64_t{0}, c, [&](int64_t label, bool here) {
+        const uint64_t* const own = work.has + label * words;
+        double count = 0, earlier = 0;
+        own_rows(group, 0, here ? c : 0, [&](int64_t other) {
+            bool same = work.has[other * words] == own[0];
+            D2K_ROLLED
+            for (int64_t w = 1; w < words; ++w) same &= work.has[other * words + w] == own[w];
+            count += same;
+            earlier = same && other < label ? 1 : earlier;
+        });
+        count = group.whole(count);
+        earlier = group.most(earlier);
+        if (!here || group.part() != 0) return;
+        int64_t videos = 0;
+        D2K_ROLLED
+        for (int64_t w = 0; w < words; ++w) videos += set_bits(own[w]);
+        work.leads[label] = videos && earlier == 0;
+        work.weight[label] = root(count) * (1 / static_cast<double>(problem.per_class ? videos : n));
     });
     team.barrier();
     int64_t rows = 0;
     for (int64_t tile = 0; tile < c; tile += team.size()) {
         const int64_t label = tile + team.rank();
-        const bool own = label < c && work.repeats[label];
+        const bool own = label < c && work.leads[label];
         const int64_t place = compact(team, own, rows);
         if (own) work.first[place] = label;
     }
     team.barrier();
-    for_each(team, rows, [&](int64_t row) {
-        const int64_t label = work.first[row];
-        int64_t videos = 0;
-        D2K_ROLLED
-        for (int64_t l = 0; l < n; ++l) videos += has(l, label);
-        const double scale = 1 / static_cast<double>(problem.per_class ? videos : n);
-        const double y = scale * root(static_cast<double>(work.repeats[label]));
-        D2K_ROLLED
-        for (int64_t l = 0; l < n; ++l) work.y[row * n + l] = has(l, label) ? y : 0;
+    for_entries(team, rows, n, [&](int64_t row, int64_t l, int64_t i) {
+        const int64_t label = work.first[row], video = work.kept[l];
+        work.y[i] = work.has[label * words + video / bits] >> (video % bits) & 1 ? work.weight[label] : 0;
     });
     finite = true;
-    for_each(team, n, [&](int64_t l) {
-        const auto p = problem.p + work.kept[l] * c;
+    for_entries(team, n, c, [&](int64_t l, int64_t j, int64_t i) {
+        work.q[i] = static_cast<double>(problem.p[work.kept[l] * c + j]);
+        finite &= magnitude(work.q[i]) <= DBL_MAX;
+    });
+    team.barrier();
+    for_columns(group, int64_t{0}, n, [&](int64_t l, bool here) {
         double* const q = work.q + l * c;
-        double most = static_cast<double>(p[0]), total = 0;
-        D2K_ROLLED
-        for (int64_t j = 0; j < c; ++j) {
-            q[j] = static_cast<double>(p[j]);
-            finite &= magnitude(q[j]) <= DBL_MAX;
-            most = larger(most, q[j]);
-        }
+        double most = -HUGE_VAL, total = 0;
+        own_rows(group, 0, here ? c : 0, [&](int64_t j) { most = larger(most, q[j]); });
+        most = group.most(most);
         // Divided by a power of 2, so that the sum does not overflow.
         const int power = problem.normalize_rows && most <= DBL_MAX ? exponent(most) : 0;
         const Power down(-power);
-        D2K_ROLLED
-        for (int64_t j = 0; j < c; ++j) {
-            if (problem.floored && !(q[j] > problem.relative_floor * most)) q[j] = 0;
-            q[j] = down * q[j];
+        own_rows(group, 0, here ? c : 0, [&](int64_t j) {
+            q[j] = problem.floored && !(q[j] > problem.relative_floor * most) ? 0 : down * q[j];
             total += q[j];
-        }
+        });
+        total = group.whole(total);
+        if (!here || group.part() != 0) return;
         work.raw[l] = total > 0 ? total : 0;  // 0: the row stays as it is
         work.power[l] = power;
-        const Power up(power);
-        if (problem.normalize_rows)
-            D2K_ROLLED
-            for (int64_t j = 0; j < c; ++j) q[j] = total > 0 ? q[j] / total : up * q[j];
     });
+    team.barrier();
+    if (problem.normalize_rows)
+        for_entries(team, n, c, [&](int64_t l, int64_t, int64_t i) {
+            work.q[i] = work.raw[l] > 0 ? work.q[i] / work.raw[l] : Power(static_cast<int>(work.power[l])) * work.q[i];
+        });
     finite = all(team, finite);
     return {work.y, work.q, 1, rows, n, c, problem.atol, problem.rtol, true, work.value, work.slope_y, work.slope_q};
 }
@@ -307,29 +365,27 @@ template <class Team, class T>
 D2K_DEVICE void write_video(Team& team, const PdmiVideo<T>& problem, const PdmiVideoWork& work, int64_t n, bool finite,
                             double rank) {
     const int64_t c = problem.classes;
-    for_each(team, finite ? n : 0, [&](int64_t l) {
-        double* const slope = work.slope_q + l * c;
-        const double* const q = work.q + l * c;
+    const Group<Team> group(team);
+    for_columns(group, int64_t{0}, finite ? n : 0, [&](int64_t l, bool here) {
         double along = 0;
+        own_rows(group, 0, here && problem.normalize_rows ? c : 0,
+                 [&](int64_t j) { along += work.slope_q[l * c + j] * work.q[l * c + j]; });
+        along = group.whole(along);
+        if (here && group.part() == 0) work.along[l] = along;
+    });
+    team.barrier();
+    for_entries(team, finite ? n : 0, c, [&](int64_t l, int64_t, int64_t i) {
         const bool divided = problem.normalize_rows && work.raw[l] > 0;
         const Power down(divided ? -static_cast<int>(work.power[l]) : 0);
-        if (divided)
-            D2K_ROLLED
-            for (int64_t j = 0; j < c; ++j) along += slope[j] * q[j];
-        D2K_ROLLED
-        for (int64_t j = 0; j < c; ++j) {
-            if (divided) slope[j] = down * ((slope[j] - along) / work.raw[l]);
-            finite &= magnitude(slope[j]) <= DBL_MAX;
-        }
+        if (divided) work.slope_q[i] = down * ((work.slope_q[i] - work.along[l]) / work.raw[l]);
+        finite &= magnitude(work.slope_q[i]) <= DBL_MAX;
     });
     finite = all(team, finite && (n == 0 || rank < 2 || magnitude(*work.value) <= DBL_MAX));
     for_each(team, problem.slope ? problem.videos * c : 0, [&](int64_t i) { problem.slope[i] = 0; });
     team.barrier();
-    if (finite && problem.slope)
-        for_each(team, n * c, [&](int64_t i) {
-            const int64_t l = i / c;
-            if (taken(problem, work.q[i])) problem.slope[work.kept[l] * c + i % c] = work.slope_q[i];
-        });
+    for_entries(team, finite && problem.slope ? n : 0, c, [&](int64_t l, int64_t j, int64_t i) {
+        if (taken(problem, work.q[i])) problem.slope[work.kept[l] * c + j] = work.slope_q[i];
+    });
     if (team.rank() == 0) {
         put(problem.value, finite && rank > 1 ? *work.value : 0);
         *problem.rank = finite ? static_cast<int64_t>(rank) : 0;

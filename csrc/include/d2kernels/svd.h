@@ -53,7 +53,7 @@ D2K_DEVICE void decompose_whole(Team& team, const Plan& plan, const SvdWork<Real
     const Cutoff<Real> cutoff{Real(0.0), 0, 0};
     int64_t k;
     if constexpr (Group<Team>::width > 1) {
-        k = precondition_block(team, work, work.g, false, static_cast<int>(q), [&] { return cutoff; });
+        k = precondition_block(team, work, work.g, false, true, static_cast<int>(q), [&] { return cutoff; });
     } else {
         k = factorize_pivoted(team, work.g, cutoff, work.order, work.square);
         const Triangle<Real> turned{work.w.columns, q, k, work.w.diagonal, work.w.tau};
@@ -107,7 +107,7 @@ D2K_DEVICE void decompose_whole(Team& team, const Plan& plan, const SvdWork<Real
             const Triangle<double> triangle = either(side == 0, work.g, w);
             const Columns<double> to{side == 0 ? work.left.first : work.right.first,
                                      side == 0 ? work.left.ld : work.right.ld};
-            rotate_columns(team, triangle, triangle, 0, static_cast<int>(q), static_cast<int>(k), to);
+            rotate_columns(team, triangle, static_cast<int>(q), static_cast<int>(k), to);
         }
     }
 }
