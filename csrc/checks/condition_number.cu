@@ -38,8 +38,15 @@ void compare(checks::Tally& tally, const Shape& shape, Matrices kind) {
     // In another order of sums a value near 1 differs by its rounding.
     const bool number = checks::same(values.host(), value, sizeof(T) == 8 ? 1e-8 : 10 * checks::kRounding<T>);
     const bool slopes = checks::same(slopes_a.host(), slope_a, 1e-6) && checks::same(slopes_b.host(), slope_b, 1e-6);
-    tally.add(number && slopes, checks::kDtypeNames[checks::kDtype<T>], name(kind), batch, "of", rows, inner, columns,
-              number ? "" : "value", slopes ? "" : "slopes");
+    // The same value where slopes are not wanted.
+    const std::vector<T> with_slopes = values.host();
+    d2k::ConditionNumber<d2k::AnyFloat> alone = there;
+    alone.slope_a = alone.slope_b = nullptr;
+    CAPTURED(d2k::cuda::condition_number(alone, workspace.get(), bytes, 0, checks::stream()));
+    CHECK(cudaDeviceSynchronize());
+    const bool same = checks::same(values.host(), with_slopes);
+    tally.add(number && slopes && same, checks::kDtypeNames[checks::kDtype<T>], name(kind), batch, "of", rows, inner,
+              columns, number ? "" : "value", slopes ? "" : "slopes", same ? "" : "without slopes");
 }
 
 // A warp a matrix where a launch has more of them than the device has multiprocessors: the same bits as blocks of their own.

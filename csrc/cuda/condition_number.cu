@@ -32,7 +32,8 @@ __global__ void __launch_bounds__(kMatrixThreads, 1) kernel(Problem problem, Roo
     double* const value = a + size_a + size_b;
     const ConditionNumber<double> one{a, problem.b ? a + size_a : nullptr, 1, problem.rows, problem.inner, problem.columns,
                                       problem.atol, problem.rtol, problem.log, value,
-                                      problem.slope_a + room.item() * size_a, problem.slope_b + room.item() * size_b};
+                                      problem.slope_a ? problem.slope_a + room.item() * size_a : nullptr,
+                                      problem.slope_a ? problem.slope_b + room.item() * size_b : nullptr};
     Range range;
     prepare_all(team, one, 0, work, doubles, &range);
     const Extremes<double> e = extremes(team, plan, work, one.atol, one.rtol, &range);
