@@ -390,8 +390,11 @@ def take(
     offsets: Tensor | None = None,
     lengths: Tensor | None = None,
     mask: Tensor | None = None,
+    flat: bool = True,
 ) -> Form:
     """Reads any of the three input forms: Ragged; packed rows + offsets (+ lengths); dense + lengths or mask.
+
+    Dense x comes as packed rows unless `flat` is False.
 
     Raises:
         ValueError, TypeError: naming `op` and the argument that does not fit.
@@ -453,4 +456,4 @@ def take(
         # Only what is wrong is looked at again, to say what.
         if shortest < 0 or longest > s:
             _check_layout(op, n * s, offsets, lengths)
-    return Form(op, x.reshape(n * s, *x.shape[2:]), offsets, lengths, s, None, (n, s))
+    return Form(op, x.reshape(n * s, *x.shape[2:]) if flat else x, offsets, lengths, s, None, (n, s))

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 import d2kernels as d2k
 from d2kernels import _native
+from d2kernels.ops import condition_number, pdmi, temporal_conv, topk_pool
 from d2kernels.ops._library import _unseen
 from d2kernels.ops.topk_pool import schema
 
@@ -109,3 +110,40 @@ def test_csrc_takes_tensors_row_major_or_not(given):
     for wrong in (1.5, "x", [scores]):
         with pytest.raises(TypeError, match="an address or a tensor is taken, not"):
             module.topk_pool_cpu((wrong, *problem[1:]), out, 0, 0, 0, 1)
+
+
+def of_both():
+    """Ops that keep something for a backward or not: their arguments up to that, and the first result that is kept."""
+    scores, lengths, attention = torch.rand(5, 2), OFFSETS.diff(), torch.rand(5)
+    conv = torch.rand(4, 2, 3), None, OFFSETS, lengths, 1, 1, 0.2, False, 0.0, None, 0
+    labels = torch.rand(5, 2) > 0.4
+    return {
+        "topk_pool": (topk_pool.schema.topk_pool, (scores, OFFSETS, lengths, None, 0, 2, True), 1),
+        "condition_number": (condition_number.schema.condition_number, (torch.rand(3, 2, 4), None, 0.0, 1e-9, True), 1),
+        "pdmi_snippet": (
+            pdmi.schema.pdmi_snippet,
+            (attention, attention.clone(), torch.rand(5), OFFSETS, lengths, 0.5, 0.5, True, 0.0, 1e-6),
+            5,
+        ),
+        "pdmi_video": (pdmi.schema.pdmi_video, (scores, labels, None, None, False, False, 0.0, 1e-9), 2),
+        "temporal_conv": (temporal_conv.schema.temporal_conv, (torch.rand(5, 2), *conv), 1),
+        "temporal_conv, dense": (
+            temporal_conv.schema.temporal_conv,
+            (torch.rand(2, 3, 2), *conv[:2], torch.tensor([0, 3, 6]), *conv[3:]),
+            1,
+        ),
+    }
+
+
+@pytest.mark.parametrize("backend", ["reference", None])
+@pytest.mark.parametrize("name", list(of_both()))
+def test_nothing_is_kept_for_a_backward_that_will_not_come(name, backend):
+    call, given, first = of_both()[name]
+    with d2k.backends.use(backend):
+        for wanted in (True, False):
+            torch.library.opcheck(call.op, (*given, wanted))
+        kept, dropped, direct = call.op(*given, True), call.op(*given, False), call(*given, False)
+    assert all(torch.equal(a, b) for a, b in zip(kept[:first], dropped[:first], strict=True))
+    assert any(x.numel() for x in kept[first:]) and not any(x.numel() for x in dropped[first:])
+    assert all(torch.equal(a, b) for a, b in zip(kept[:first], direct[:first], strict=True))
+    assert all(x is None or x.numel() == 0 for x in direct[first:])

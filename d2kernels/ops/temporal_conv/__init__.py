@@ -44,9 +44,10 @@ class TemporalConv(torch.autograd.Function):
         return grad_x if need_x else None, grad_w if need_w else None, grad_b if need_b else None, *rest
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, residual: bool) -> None:
-    if x.dim() != 2 or not x.is_floating_point():
-        raise ValueError(f"temporal_conv: x must be float rows (total, c_in), got {x.dtype} {tuple(x.shape)}")
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, residual: bool, dense: bool) -> None:
+    if x.dim() != (3 if dense else 2) or not x.is_floating_point():
+        got = tuple((x.flatten(0, 1) if dense else x).shape)
+        raise ValueError(f"temporal_conv: x must be float rows (total, c_in), got {x.dtype} {got}")
     shape = weight.shape
     if len(shape) != 3 or shape[2] % 2 == 0 or shape[1] == 0:
         raise ValueError(
@@ -57,9 +58,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, residual
         raise TypeError(f"temporal_conv: weight must be {dtype} as x, got {weight.dtype}")
     if bias is not None and bias.dtype != dtype:
         raise TypeError(f"temporal_conv: bias must be {dtype} as x, got {bias.dtype}")
-    if x.shape[1] != c_in:
+    if x.shape[-1] != c_in:
         raise ValueError(
-            f"temporal_conv: x has {x.shape[1]} channels, but weight {tuple(shape)} with {groups} groups takes {c_in}"
+            f"temporal_conv: x has {x.shape[-1]} channels, but weight {tuple(shape)} with {groups} groups takes {c_in}"
         )
     if c_out % groups:
         raise ValueError(f"temporal_conv: {groups} groups do not divide weight's {c_out} output channels")
@@ -135,7 +136,7 @@ def temporal_conv(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or value.
     """
-    form = take("temporal_conv", x, offsets, lengths, mask)
+    form = take("temporal_conv", x, offsets, lengths, mask, flat=False)
     rows = form.values
     if not isinstance(weight, Tensor):
         raise TypeError(f"temporal_conv: weight must be a tensor, got {type(weight).__name__}")
@@ -150,9 +151,10 @@ def temporal_conv(
     residual = flag("temporal_conv", "residual", residual)
     slope = None if negative_slope is None else number("temporal_conv", "negative_slope", negative_slope)
     dropout = number("temporal_conv", "dropout", dropout, least=0, below=1)
-    _check(rows, weight, bias, groups, residual)
+    _check(rows, weight, bias, groups, residual, form.dense is not None)
     if dropout or seed is not None or first_row is not None:
         seed = _seed(rows, dropout, seed, first_row)
-    options = (dilation, groups, slope, residual, dropout, seed, form.gap, recorded(rows, weight, bias))
+    for_backward = slope is None or recorded(rows, weight, bias)
+    options = (dilation, groups, slope, residual, dropout, seed, form.gap, for_backward)
     out, _ = apply(TemporalConv, rows, weight, bias, form.offsets, form.lengths, *options)
-    return form.restore(out)
+    return out if form.ragged is None else form.restore(out)

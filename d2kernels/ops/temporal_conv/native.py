@@ -19,6 +19,7 @@ from d2kernels.ops._rows import accumulation_dtype
 from d2kernels.ops.temporal_conv import bits, products, reference
 from d2kernels.ops.temporal_conv.dropout import drop, threshold
 from d2kernels.ops.temporal_conv.reference import grouped_transpose
+from d2kernels.ops.temporal_conv.schema import of_rows, of_rows_backward
 
 _NEAR = 64  # rows: gaps up to this are always laid out
 _SPARSE = 4  # times the rows there are, from which gaps wider than that are not worth it
@@ -217,6 +218,11 @@ def temporal_conv_forward(
         return products.forward(
             x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed, for_backward
         )
+    if x.dim() == 3:
+        return of_rows(temporal_conv_forward)(
+            x, weight, bias, offsets, lengths, dilation, groups, negative_slope, residual, dropout, seed, gap,
+            for_backward,
+        )
     taps = _seen(lengths, weight.shape[2], dilation)
     if taps < weight.shape[2]:
         middle = _middle(weight, taps)
@@ -262,6 +268,11 @@ def temporal_conv_backward(
         return products.backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed, need_x,
             need_weight,
+        )
+    if x.dim() == 3:
+        return of_rows_backward(temporal_conv_backward)(
+            grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed, need_x,
+            need_weight, gap,
         )
     taps = _seen(lengths, kernel, dilation)
     if taps < kernel:

@@ -45,6 +45,8 @@ def _rows(x: Tensor) -> Tensor:
     """x with channels next to each other; rows may lie apart."""
     if x.is_contiguous():
         return x
+    if x.dim() == 3:
+        return x.contiguous()
     apart, within = x.stride()
     return x if within == 1 and apart >= x.shape[1] else x.contiguous()
 
@@ -79,14 +81,15 @@ def forward(
     for_backward: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     x = _rows(x)
-    total, c_out = x.shape[0], weight.shape[0]
-    out, sign = x.new_empty(total, c_out), None
+    *form, c_in = x.shape
+    total, c_out = x.numel() // c_in, weight.shape[0]
+    out, sign = x.new_empty(*form, c_out), None
     if negative_slope is not None and for_backward:
         sign = x.new_zeros(total, bits.width(c_out), dtype=torch.uint8)
     _native.module().temporal_conv_cpu(
         _shape(offsets, lengths, total, weight, dilation, groups),
         x.data_ptr(),
-        x.stride(0),
+        x.stride(-2),
         weight,
         bias,
         negative_slope,
@@ -115,22 +118,22 @@ def backward(
     need_x: bool,
     need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    (total, c_in), c_out = x.shape, weight.shape[0]
+    total, c_out = x.numel() // x.shape[-1], weight.shape[0]
     grad, x = _rows(grad), _rows(x)
     dropped = _dropout(dropout, seed)
     inner = x.new_empty(total, c_out) if negative_slope is not None or dropped[2] > 0 else None
-    grad_x = x.new_empty(total, c_in) if need_x else None
+    grad_x = x.new_empty(*x.shape) if need_x else None
     grad_w, grad_b = (x.new_empty(*weight.shape), x.new_empty(c_out)) if need_weight else (None, None)
     _native.module().temporal_conv_backward_cpu(
         _shape(offsets, lengths, total, weight, dilation, groups),
         grad.data_ptr(),
-        grad.stride(0),
+        grad.stride(-2),
         sign,
         negative_slope,
         residual,
         dropped,
         x.data_ptr(),
-        x.stride(0),
+        x.stride(-2),
         weight,
         inner,
         grad_x,

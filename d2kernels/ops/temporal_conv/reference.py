@@ -9,6 +9,7 @@ from torch import Tensor
 from d2kernels.ops._rows import accumulation_dtype, rows
 from d2kernels.ops.temporal_conv import bits
 from d2kernels.ops.temporal_conv.dropout import drop
+from d2kernels.ops.temporal_conv.schema import of_rows, of_rows_backward
 
 
 def _taps(x: Tensor, offsets: Tensor, lengths: Tensor, kernel: int, dilation: int, groups: int) -> Tensor:
@@ -71,6 +72,7 @@ def temporal_conv(
     return torch.where(rows(offsets, lengths, x.shape[0]).valid[:, None], drop(y, dropout, seed), 0)
 
 
+@of_rows
 def temporal_conv_forward(
     x: Tensor,
     weight: Tensor,
@@ -107,6 +109,7 @@ def weight_gradient(
     return product.permute(0, 3, 2, 1).reshape(c_out, c_in, kernel).contiguous()
 
 
+@of_rows_backward
 def temporal_conv_backward(
     grad: Tensor,
     x: Tensor,

@@ -11,6 +11,7 @@ from torch import Tensor
 from d2kernels.ops._triton import bound, cdiv, on_device, power, steps
 from d2kernels.ops.temporal_conv import bits
 from d2kernels.ops.temporal_conv.dropout import threshold
+from d2kernels.ops.temporal_conv.schema import of_rows, of_rows_backward
 from d2kernels.ops.temporal_conv.triton_beside import gradient_kernel
 from d2kernels.ops.temporal_conv.triton_configs import BITS, NO_SIGN
 from d2kernels.ops.temporal_conv.triton_forms import specializations
@@ -34,6 +35,7 @@ def why_not(device: str, dtype: torch.dtype | None) -> str | None:
     return f"its products accumulate in float32, which is too little for {dtype}"
 
 
+@of_rows
 def temporal_conv_forward(
     x: Tensor,
     weight: Tensor,
@@ -84,6 +86,7 @@ def temporal_conv_forward(
     return out, sign
 
 
+@of_rows_backward
 def temporal_conv_backward(
     grad: Tensor,
     x: Tensor,
