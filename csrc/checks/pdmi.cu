@@ -66,7 +66,8 @@ void video(checks::Tally& tally, int64_t videos, int64_t classes, Labels labels,
     d2k::PdmiVideo<T> host{};
     host.p = p.data();
     host.labels = checks::as_bool(bits.data());
-    host.keep = checks::as_bool(kept.data());
+    const bool all = !(variant & 1);  // which need not be said
+    host.keep = all ? nullptr : checks::as_bool(kept.data());
     host.videos = videos;
     host.classes = classes;
     host.floored = variant % 3 == 1;
@@ -85,7 +86,7 @@ void video(checks::Tally& tally, int64_t videos, int64_t classes, Labels labels,
     const Device<int64_t> ranks(1);
     const auto floats = [](const Device<T>& x) { return d2k::Floats(x.get(), checks::kDtype<T>); };
     const d2k::PdmiVideo<d2k::AnyFloat> there{
-        floats(there_p), checks::as_bool(there_labels.get()), checks::as_bool(there_keep.get()), videos, classes,
+        floats(there_p), checks::as_bool(there_labels.get()), all ? nullptr : checks::as_bool(there_keep.get()), videos, classes,
         host.floored, host.relative_floor, host.normalize_rows, host.per_class, 0, host.rtol, floats(values),
         ranks.get(), slopes.get()};
     size_t bytes = 0;

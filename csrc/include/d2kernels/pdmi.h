@@ -282,7 +282,7 @@ D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& p
                 for (int j = 0; j < together; ++j) {
                     const int64_t at = i + j < end ? i + j : end - 1;
                     has[j] = problem.labels[at * c + label];
-                    keep[j] = problem.keep[at];
+                    keep[j] = !problem.keep || problem.keep[at];
                 }
                 D2K_UNROLLED
                 for (int j = 0; j < together; ++j) word |= uint64_t{has[j] && keep[j] && i + j < end} << (i % bits + j);
