@@ -38,8 +38,8 @@ def layer(kernel: int, c_in: int, c_out: int) -> Callable[[], Any]:
     options = (offsets, lengths, 1, GROUPS, SLOPE, False, 0.0, None)
 
     def run() -> None:
-        out, _ = native.temporal_conv_forward(x, weight, bias, *options)
-        native.temporal_conv_backward(grad, x, weight, offsets, lengths, out, *options[2:], True, True)
+        _, sign = native.temporal_conv_forward(x, weight, bias, *options)
+        native.temporal_conv_backward(grad, x, weight, offsets, lengths, sign, *options[2:], True, True)
 
     return run
 
