@@ -151,6 +151,7 @@ def reference_score_cpu(dtype: int, problem: _Head, updated: int, score: int, th
 _Activations = tuple[int, bool, int, int, int, int, int, int, int, int, int, int, int]
 _Rules = tuple[float, bool, float | None, int, float, bool, float | None, float | None, bool, int, int, int]
 _Columns = tuple[int, ...]
+_LocalizeCall = tuple[int, int, int, int]
 
 def localize_cpu(activations: _Activations, rules: _Rules, counts: int, threads: int, /) -> object: ...
 def localized_size(found: object, /) -> int: ...
@@ -219,29 +220,16 @@ def topk_pool_backward_cuda(
     stream: int,
     /,
 ) -> None: ...
-def localize_workspace_cuda(
-    is_double: bool, rows: int, total: int, sequences: int, classes: int, upsample: int, /
-) -> int: ...
+def localize_workspace_cuda(activations: _Activations, rules: _Rules, rows: int, /) -> int: ...
 def localize_find_cuda(
-    activations: _Activations,
-    rules: _Rules,
-    rows: int,
-    counts: int,
-    first: int,
-    workspace: int,
-    device: int,
-    stream: int,
-    /,
+    activations: _Activations, rules: _Rules, call: _LocalizeCall, device: int, stream: int, /
 ) -> None: ...
 def localize_write_cuda(
     activations: _Activations,
     rules: _Rules,
-    rows: int,
-    counts: int,
-    first: int,
+    call: _LocalizeCall,
     capacity: int,
     columns: _Columns,
-    workspace: int,
     device: int,
     stream: int,
     /,

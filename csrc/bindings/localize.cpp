@@ -43,6 +43,11 @@ DetectionColumns columns(Reader r) {
     return x;
 }
 
+#ifdef D2K_CUDA
+// rows, counts, first, workspace
+void read_call(Reader r, cuda::LocalizeCall& x) { r.rest(x.room.rows, x.counts, x.first, x.workspace); }
+#endif
+
 // What localize_cpu found, in Python's hands.
 constexpr char kLocalized[] = "d2kernels.Localized";
 
@@ -88,31 +93,32 @@ void bind_localize(Module& m) {
 
 #ifdef D2K_CUDA
     m.def("localize_workspace_cuda", [](Call& c) {
-        bool is_double;
-        int64_t rows, total, sequences, classes, upsample;
-        c.rest(is_double, rows, total, sequences, classes, upsample);
-        const auto query = is_double ? cuda::localize_workspace<double> : cuda::localize_workspace<float>;
-        c.give(static_cast<int64_t>(query({rows}, total, sequences, classes, upsample)));
+        Reader input, rules;
+        int64_t rows;
+        c.rest(input, rules, rows);
+        size_t bytes = 0;
+        with_localization(input, rules, [&](const auto& problem) {
+            bytes = cuda::localize_workspace(problem, {rows});
+            return kOk;
+        });
+        c.give(static_cast<int64_t>(bytes));
     });
     m.def("localize_find_cuda", [](Call& c) {
-        Reader input, rules;
-        int64_t rows, *counts, *first;
-        void *workspace, *stream;
-        int device;
-        c.rest(input, rules, rows, counts, first, workspace, device, stream);
-        with_localization(input, rules, [&](const auto& problem) {
-            return cuda::localize_find(problem, {rows}, counts, first, workspace, device, stream);
-        });
+        Reader input, rules, call;
+        cuda::LocalizeCall there{};
+        c.rest(input, rules, call, there.device, there.stream);
+        read_call(call, there);
+        with_localization(input, rules, [&](const auto& problem) { return cuda::localize_find(problem, there); });
     });
     m.def("localize_write_cuda", [](Call& c) {
-        Reader input, rules, out;
-        int64_t rows, *counts, *first, capacity;
-        void *workspace, *stream;
-        int device;
-        c.rest(input, rules, rows, counts, first, capacity, out, workspace, device, stream);
+        Reader input, rules, call, out;
+        int64_t capacity;
+        cuda::LocalizeCall there{};
+        c.rest(input, rules, call, capacity, out, there.device, there.stream);
+        read_call(call, there);
         const DetectionColumns to = columns(out);
         with_localization(input, rules, [&](const auto& problem) {
-            return cuda::localize_write(problem, {rows}, counts, first, capacity, to, workspace, device, stream);
+            return cuda::localize_write(problem, there, capacity, to);
         });
     });
 #endif

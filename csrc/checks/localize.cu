@@ -78,14 +78,14 @@ void compare(checks::Tally& tally, const checks::Batch& b, int64_t classes, Valu
     there.thresholds = there_levels.get();
     if (problem.class_mask) there.class_mask = checks::as_bool(there_mask.get());
     if (problem.class_score) there.class_score = there_bonus.get();
-    const size_t bytes = d2k::cuda::localize_workspace<T>(room, b.total, n, classes, problem.rules.upsample);
+    const size_t bytes = d2k::cuda::localize_workspace(there, room);
     const Device<char> workspace(bytes, variant & 1 ? checks::Holds::kJunk : checks::Holds::kNothing);
     const Device<int64_t> sequences(most), labels(most);  // full of junk
     const Device<double> starts(most), ends(most), scores(most);
-    CAPTURED(d2k::cuda::localize_find(there, room, found.get(), first.get(), workspace.get(), 0, checks::stream()));
-    CAPTURED(d2k::cuda::localize_write(there, room, found.get(), first.get(), most,
-                                    {sequences.get(), labels.get(), starts.get(), ends.get(), scores.get()},
-                                    workspace.get(), 0, checks::stream()));
+    const d2k::cuda::LocalizeCall call{room, found.get(), first.get(), workspace.get(), 0, checks::stream()};
+    CAPTURED(d2k::cuda::localize_find(there, call));
+    CAPTURED(d2k::cuda::localize_write(there, call, most,
+                                       {sequences.get(), labels.get(), starts.get(), ends.get(), scores.get()}));
     CHECK(cudaDeviceSynchronize());
     int64_t sum = 0;
     for (const int64_t count : counts) sum += count;
@@ -117,11 +117,11 @@ void two_runs_without_a_score(checks::Tally& tally) {
     problem.rules = rules_of(1);
     problem.rules.relative = d2k::Relative::kNone;
     problem.rules.has_min_score = false;
-    const Device<char> workspace(d2k::cuda::localize_workspace<float>({400}, 400, 2, 1, 1), checks::Holds::kNothing);
-    CAPTURED(d2k::cuda::localize_find(problem, {400}, found.get(), first.get(), workspace.get(), 0, checks::stream()));
-    CAPTURED(d2k::cuda::localize_write(problem, {400}, found.get(), first.get(), 400,
-                                    {sequence.get(), label.get(), start.get(), end.get(), score.get()},
-                                    workspace.get(), 0, checks::stream()));
+    const Device<char> workspace(d2k::cuda::localize_workspace(problem, {400}), checks::Holds::kNothing);
+    const d2k::cuda::LocalizeCall call{{400}, found.get(), first.get(), workspace.get(), 0, checks::stream()};
+    CAPTURED(d2k::cuda::localize_find(problem, call));
+    CAPTURED(d2k::cuda::localize_write(problem, call, 400,
+                                       {sequence.get(), label.get(), start.get(), end.get(), score.get()}));
     CHECK(cudaDeviceSynchronize());
     const bool fine = found.host() == std::vector<int64_t>{1, d2k::kNotANumber} && first.host()[2] == d2k::kNotANumber &&
                       start.host()[0] == 20 && end.host()[0] == 30;

@@ -94,61 +94,53 @@ __global__ void __launch_bounds__(kItemThreads) write_kernel(Localization<T> pro
 
 // Laid out in the workspace; `bytes` is how much of it that takes.
 template <class T>
-LocalizeMemory<T> memory_of(const LocalizeRoom& room, int64_t total, int64_t sequences, int64_t classes,
-                            int64_t upsample, void* workspace, size_t* bytes) {
+LocalizeMemory<T> memory_of(const Localization<T>& p, const LocalizeRoom& room, void* workspace, size_t* bytes) {
     LocalizeMemory<T> memory{};
-    *bytes = static_cast<size_t>(
-        memory.lay_out(reinterpret_cast<uintptr_t>(workspace), room, total, sequences, classes, upsample, kShared));
+    *bytes = static_cast<size_t>(memory.lay_out(reinterpret_cast<uintptr_t>(workspace), room, p.sequences.total,
+                                                p.sequences.count, p.classes, p.rules.upsample, kShared));
     return memory;
-}
-
-template <class T>
-LocalizeMemory<T> memory_of(const Localization<T>& p, const LocalizeRoom& room, void* workspace) {
-    size_t bytes = 0;
-    return memory_of<T>(room, p.sequences.total, p.sequences.count, p.classes, p.rules.upsample, workspace, &bytes);
 }
 
 }  // namespace
 
 template <class T>
-size_t localize_workspace(const LocalizeRoom& room, int64_t total, int64_t sequences, int64_t classes,
-                          int64_t upsample) {
+size_t localize_workspace(const Localization<T>& problem, const LocalizeRoom& room) {
     size_t bytes = 0;
-    memory_of<T>(room, total, sequences, classes, upsample, nullptr, &bytes);
+    memory_of(problem, room, nullptr, &bytes);
     return bytes;
 }
 
 template <class T>
-Status localize_find(const Localization<T>& problem, const LocalizeRoom& room, int64_t* counts, int64_t* first,
-                     void* workspace, int device, void* stream) {
-    const DeviceGuard guard(device);
+Status localize_find(const Localization<T>& problem, const LocalizeCall& call) {
+    const DeviceGuard guard(call.device);
     D2K_TRY(guard.status);
-    const LocalizeMemory<T> memory = memory_of(problem, room, workspace);
+    size_t bytes = 0;
+    const LocalizeMemory<T> memory = memory_of(problem, call.room, call.workspace, &bytes);
     const int64_t blocks = std::clamp<int64_t>(memory.items_most, 1, kMostItemBlocks);
-    D2K_TRY(launch(place_kernel<T>, 1, kPlaceThreads, 0, stream, problem, memory, counts));
+    D2K_TRY(launch(place_kernel<T>, 1, kPlaceThreads, 0, call.stream, problem, memory, call.counts));
     D2K_TRY(cudaFuncSetAttribute(item_kernel<T>, cudaFuncAttributePreferredSharedMemoryCarveout,
                                  cudaSharedmemCarveoutMaxShared));
-    D2K_TRY(launch(item_kernel<T>, blocks, kItemThreads, kShared, stream, problem, memory, counts, first));
+    D2K_TRY(launch(item_kernel<T>, blocks, kItemThreads, kShared, call.stream, problem, memory, call.counts, call.first));
     return kOk;
 }
 
 template <class T>
-Status localize_write(const Localization<T>& problem, const LocalizeRoom& room, const int64_t* counts,
-                      const int64_t* first, int64_t capacity, const DetectionColumns& out, void* workspace, int device,
-                      void* stream) {
-    const DeviceGuard guard(device);
+Status localize_write(const Localization<T>& problem, const LocalizeCall& call, int64_t capacity,
+                      const DetectionColumns& out) {
+    const DeviceGuard guard(call.device);
     D2K_TRY(guard.status);
-    const LocalizeMemory<T> memory = memory_of(problem, room, workspace);
+    size_t bytes = 0;
+    const LocalizeMemory<T> memory = memory_of(problem, call.room, call.workspace, &bytes);
     const int64_t blocks = std::clamp<int64_t>(memory.items_most, 1, kMostBlocks);
-    D2K_TRY(launch(write_kernel<T>, blocks, kItemThreads, 0, stream, problem, memory, counts, first, capacity, out));
+    D2K_TRY(launch(write_kernel<T>, blocks, kItemThreads, 0, call.stream, problem, memory, call.counts, call.first,
+                   capacity, out));
     return kOk;
 }
 
-#define D2K_INSTANTIATE(T)                                                                                           \
-    template size_t localize_workspace<T>(const LocalizeRoom&, int64_t, int64_t, int64_t, int64_t);                  \
-    template Status localize_find<T>(const Localization<T>&, const LocalizeRoom&, int64_t*, int64_t*, void*, int, void*); \
-    template Status localize_write<T>(const Localization<T>&, const LocalizeRoom&, const int64_t*, const int64_t*, int64_t, \
-                                      const DetectionColumns&, void*, int, void*);
+#define D2K_INSTANTIATE(T)                                                                 \
+    template size_t localize_workspace<T>(const Localization<T>&, const LocalizeRoom&);    \
+    template Status localize_find<T>(const Localization<T>&, const LocalizeCall&);         \
+    template Status localize_write<T>(const Localization<T>&, const LocalizeCall&, int64_t, const DetectionColumns&);
 D2K_INSTANTIATE(float)
 D2K_INSTANTIATE(double)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
 import d2kernels as d2k
 from d2net.config import make_config
 from d2net.localization.activations import Activations
-from d2net.localization.decoding import localize_chunks
+from d2net.localization.decoding import ClassScores, detect, localize_chunks
 
 
 @pytest.mark.parametrize("recipe", ["release", "paper"])
@@ -36,3 +38,19 @@ def test_the_class_bonus_is_the_video_level_score(recipe):
     for (video, label, start, end), score in bonus.items():
         expected = plain[video, label, start, end] + weight * p[video, label].item()
         assert score == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_decoder_gives_localize_each_of_its_arguments(monkeypatch):
+    """But those of the batch's form, a fixed capacity, and the release's inclusive NMS."""
+    parameters = set(inspect.signature(d2k.localize).parameters)
+    values = {"margin": 0.5, "outer": "pooled", "min_score": 0.1, "min_length": 3, "iou_threshold": 0.4, "sigma": 0.2}
+    values |= {"keep_ratio": 0.3, "keep_scope": "sequence", "upsample": 2, "smoothing": 5, "relative": "max"}
+    config = make_config(recipe="release").localize.model_copy(update={**values, "class_score_weight": 0.5})
+    given = {}
+    monkeypatch.setattr(d2k, "localize", lambda activations, **others: given.update(others))
+    ones = torch.ones(1, 3)
+    detect(d2k.Ragged(torch.rand(4, 3), torch.tensor([0, 4])), ClassScores(ones, ones > 0), config, ones)
+    left_out = {"activations", "offsets", "lengths", "mask", "capacity", "inclusive"}
+    assert set(given) == parameters - left_out
+    assert {name: given[name] for name in values} == values
+    assert given["thresholds"] == config.threshold_values() and torch.equal(given["class_score"], 0.5 * ones)

@@ -275,11 +275,11 @@ class OnGpu(torch.Tensor):
 class AsGpu(AsBlock):
     """The extension's functions for CUDA, on that thread."""
 
-    def localize_workspace_cuda(self, is_double, room, total, sequences, classes, upsample):
-        return 54 * room * upsample
+    def localize_workspace_cuda(self, given, rules, room):
+        return 54 * room * rules[9]
 
-    def localize_find_cuda(self, given, rules, room, counts, first, workspace, device, stream):
-        self.room, n = room, given[8]
+    def localize_find_cuda(self, given, rules, call, device, stream):
+        (self.room, counts, first, _), n = call, given[8]
         try:
             self.localize_cpu(given, rules, counts, 1)
             total = self.size
@@ -289,7 +289,7 @@ class AsGpu(AsBlock):
         starts = [sum(max(0, c) for c in numbers[:i]) for i in range(n)]
         (ctypes.c_int64 * (n + 1)).from_address(first)[:] = [*starts, total]
 
-    def localize_write_cuda(self, given, rules, room, counts, first, capacity, columns, workspace, device, stream):
+    def localize_write_cuda(self, given, rules, call, capacity, columns, device, stream):
         self.size = min(capacity, (self.rows[0] != -7).sum().item())
         for to, kind, padding in zip(columns, "qqddd", PADDING, strict=True):
             ctypes.memmove(to, array(kind, [padding] * capacity).tobytes(), 8 * capacity)

@@ -162,19 +162,26 @@ struct LocalizeRoom {
 };
 
 namespace cuda {
-// Bytes of device memory to work in; they hold what was found until it is written.
+// Where a call on the device works, and what it counts. counts (sequences); first (sequences + 1): where each sequence's
+// rows go, and their number last. Where a proposal's score is none its sequence's count is kNotANumber, and so is the last
+// of `first`.
+struct LocalizeCall {
+    LocalizeRoom room;
+    int64_t *counts, *first;
+    void* workspace;
+    int device;
+    void* stream;
+};
+
+// Bytes of device memory to work in; they hold what was found until it is written. Reads nothing that is on a device.
 template <class T>
-size_t localize_workspace(const LocalizeRoom& room, int64_t total, int64_t sequences, int64_t classes, int64_t upsample);
-// counts (sequences); first (sequences + 1): where each sequence's rows go, and their number last. Where a proposal's
-// score is none its sequence's count is kNotANumber, and so is the last of `first`.
+size_t localize_workspace(const Localization<T>& problem, const LocalizeRoom& room);
 template <class T>
-Status localize_find(const Localization<T>& problem, const LocalizeRoom& room, int64_t* counts, int64_t* first,
-                     void* workspace, int device, void* stream);
+Status localize_find(const Localization<T>& problem, const LocalizeCall& call);
 // At most `capacity` rows; those beyond the last are -1, -1, 0, 0, 0.
 template <class T>
-Status localize_write(const Localization<T>& problem, const LocalizeRoom& room, const int64_t* counts,
-                      const int64_t* first, int64_t capacity, const DetectionColumns& out, void* workspace, int device,
-                      void* stream);
+Status localize_write(const Localization<T>& problem, const LocalizeCall& call, int64_t capacity,
+                      const DetectionColumns& out);
 }  // namespace cuda
 
 }  // namespace d2k

@@ -24,7 +24,7 @@ def condition_number_forward(
     if min(rows, inner, columns) > LARGEST["cpu" if on_cpu else "cuda"]:
         return reference.condition_number_forward(a, b, atol, rtol, log, for_backward)
     value, slope_a, slope_b = a.new_empty(batch), None, None
-    if for_backward or not on_cpu:
+    if for_backward:
         slope_a = a.new_empty(*a.shape, dtype=torch.float64)
         slope_b = None if b is None else a.new_empty(*b.shape, dtype=torch.float64)
     inputs = a, b, batch, rows, 0 if b is None else inner, columns
@@ -36,7 +36,7 @@ def condition_number_forward(
         workspace = a.new_empty(module.condition_number_workspace_cuda(problem, a.device.index), dtype=torch.uint8)
         stream = torch.cuda.current_stream(a.device).cuda_stream
         module.condition_number_cuda(problem, workspace.data_ptr(), workspace.numel(), a.device.index, stream)
-    return (value, slope_a, slope_b) if for_backward else (value, None, None)
+    return value, slope_a, slope_b
 
 
 def condition_number_backward(grad: Tensor, slope: Tensor) -> Tensor:

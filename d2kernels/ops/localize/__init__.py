@@ -137,22 +137,23 @@ def localize(
         raise ValueError(f"localize: smoothing must be odd, got {smoothing}")
     if capacity is not None:
         capacity = whole("localize", "capacity", capacity, 0)
-    if isinstance(activations, np.ndarray):
-        return _of_arrays(activations, offsets, lengths, mask, thresholds, class_mask, class_score, capacity, rules)
-    return _of_tensors(activations, offsets, lengths, mask, thresholds, class_mask, class_score, capacity, rules)
+    form = activations, offsets, lengths, mask
+    given = _Given(form, thresholds, class_mask, class_score, capacity, rules)
+    return _of_arrays(given) if isinstance(activations, np.ndarray) else _of_tensors(given)
 
 
-def _of_tensors(
-    activations: Tensor | Ragged,
-    offsets: Any,
-    lengths: Any,
-    mask: Any,
-    thresholds: Any,
-    class_mask: Any,
-    class_score: Any,
-    capacity: int | None,
-    rules: tuple[Any, ...],
-) -> Detections:
+class _Given(NamedTuple):
+    """A call's arguments."""
+
+    form: tuple[Any, Any, Any, Any]  # activations, offsets, lengths, mask
+    thresholds: Any
+    class_mask: Any
+    class_score: Any
+    capacity: int | None
+    rules: tuple[Any, ...]  # those of the schema, in its order
+
+
+def _of_tensors(given: _Given) -> Detections:
     import torch
 
     from d2kernels.ops._library import constant
@@ -160,7 +161,8 @@ def _of_tensors(
     from d2kernels.ops.localize import schema
     from d2kernels.ragged import take
 
-    form = take("localize", activations, offsets, lengths, mask)
+    _, thresholds, class_mask, class_score, capacity, rules = given
+    form = take("localize", *given.form)
     values, n = form.values, form.lengths.shape[0]
     if values.dim() != 2 or not values.is_floating_point():
         raise ValueError(
@@ -179,25 +181,16 @@ def _of_tensors(
     _check_positions(values.shape[0], rules[9])
     levels = as_levels("localize", thresholds, torch.float64, values.device)
     _check_thresholds(levels)
-    given = constant(values, form.offsets, form.lengths, levels, class_mask, *rules, class_score)
-    return Detections(*schema.localize(*given, capacity))
+    arguments = constant(values, form.offsets, form.lengths, levels, class_mask, *rules, class_score)
+    return Detections(*schema.localize(*arguments, capacity))
 
 
-def _of_arrays(
-    activations: np.ndarray,
-    offsets: Any,
-    lengths: Any,
-    mask: Any,
-    thresholds: Any,
-    class_mask: Any,
-    class_score: Any,
-    capacity: int | None,
-    rules: tuple[Any, ...],
-) -> Detections:
+def _of_arrays(given: _Given) -> Detections:
     from d2kernels._arrays import backend_for_arrays, take_array
     from d2kernels._arrays import levels as as_levels
 
-    form = take_array("localize", activations, offsets, lengths, mask)
+    _, thresholds, class_mask, class_score, capacity, rules = given
+    form = take_array("localize", *given.form)
     values, n = form.values, len(form.lengths)
     if values.ndim != 2 or values.dtype.kind != "f":
         raise ValueError(f"localize: activations must be float rows (total, C), got {values.dtype} {values.shape}")

@@ -85,17 +85,16 @@ def localize_forward(
     device, stream = _native.device_and_stream(activations.device)
 
     def bytes_of(room: int) -> int:
-        return module.localize_workspace_cuda(activations.element_size() == 8, room, total, n, classes, upsample)
+        return module.localize_workspace_cuda(given, rules, room)
 
     room = total * classes
     if class_mask is not None and capacity is None and bytes_of(room) > LARGE:
         room = int((lengths.clamp(0, total) * class_mask.sum(1)).sum())
     workspace = activations.new_empty(bytes_of(room), dtype=torch.uint8)
     first = offsets.new_empty(n + 1)
+    call = room, count.data_ptr(), first.data_ptr(), workspace.data_ptr()
     # Everything stays on the stream but the one number that sizes the result.
-    module.localize_find_cuda(
-        given, rules, room, count.data_ptr(), first.data_ptr(), workspace.data_ptr(), device, stream
-    )
+    module.localize_find_cuda(given, rules, call, device, stream)
     if capacity is None or _values_can_be_checked(offsets):
         needed = int(first[-1])
         if needed < 0:
@@ -104,9 +103,7 @@ def localize_forward(
             check_capacity("localize", needed, capacity)
     size = needed if capacity is None else capacity
     out = columns(size)
-    addresses = tuple(c.data_ptr() for c in out)
-    memory = count.data_ptr(), first.data_ptr(), size, addresses, workspace.data_ptr()
-    module.localize_write_cuda(given, rules, room, *memory, device, stream)
+    module.localize_write_cuda(given, rules, call, size, tuple([c.data_ptr() for c in out]), device, stream)
     return (*out, count)
 
 
