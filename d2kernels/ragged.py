@@ -339,11 +339,6 @@ class Form(NamedTuple):
     ragged: Ragged | None
     dense: tuple[int, int] | None
 
-    @property
-    def gap(self) -> int:
-        """Zero rows that are known to lie before, between and after the sequences."""
-        return 0 if self.ragged is None else self.ragged._gap
-
     def restore(self, values: Tensor) -> Tensor | Ragged:
         """Per-row output (total, ...), zero on gap rows, in the input's form: Ragged, packed or dense (n, s, ...)."""
         if self.ragged is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -23,6 +24,7 @@ class Call(Protocol):
     """What calls a registered op; `op` is what torch knows of it."""
 
     op: torch._ops.OpOverload
+    __signature__: inspect.Signature
 
     def __call__(self, *args: Any) -> Any: ...
 
@@ -83,7 +85,19 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
 
     found = cast(Call, call)
     found.op = op
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    found.__signature__ = inspect.Signature([inspect.Parameter(a.name, kind) for a in op._schema.arguments])
     return found
+
+
+def takes_as(call: Call) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Gives a Function's forward an op's signature: dynamo counts parameters to know whether it takes a context."""
+
+    def mark(forward: Any) -> Any:
+        forward.__signature__ = call.__signature__
+        return forward
+
+    return mark
 
 
 def watched() -> bool:
@@ -175,12 +189,8 @@ def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
 
     `inputs` of the Function: how many of its first arguments may have a gradient; all where it does not say.
     """
-    if _C._are_functorch_transforms_active():
+    if is_dynamo_compiling() or _C._are_functorch_transforms_active():
         return function.apply(*args)
-    if is_dynamo_compiling():
-        # For one without gradients dynamo counts the parameters of forward, to know whether it takes a context.
-        graded = torch.is_grad_enabled() and any([isinstance(a, Tensor) and a.requires_grad for a in args])
-        return function.apply(*args) if graded else function.forward(*args)
     if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
         op, oracle = _names(function)
         raise NotImplementedError(f"{op} has no forward-mode derivative; use backward, or {oracle}, which has one")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from d2kernels._arguments import flag, number, whole
-from d2kernels.ops._library import apply, once
+from d2kernels.ops._library import apply, once, takes_as
 from d2kernels.ops.losses import schema
 from d2kernels.ops.losses.schema import PAIRS, Options
 
@@ -84,6 +84,7 @@ class _Losses(torch.autograd.Function):
 
     # One tensor in both places comes once, as torch.compile asks of a Function's inputs.
     @staticmethod
+    @takes_as(schema.losses)
     def forward(
         p: Tensor, embedding: Tensor, mass: Tensor, on: Tensor | None, off: Tensor | None, *rest: Any
     ) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2kernels._arguments import choice, flag, number
-from d2kernels.ops._library import apply, constant, once, recorded
+from d2kernels.ops._library import apply, constant, once, recorded, takes_as
 from d2kernels.ops.condition_number import tolerances
 from d2kernels.ops.pdmi import schema
 from d2kernels.ragged import Ragged, take
@@ -36,6 +36,7 @@ class _Snippet(torch.autograd.Function):
 
     # One tensor in both places comes once, as torch.compile asks of a Function's inputs.
     @staticmethod
+    @takes_as(schema.pdmi_snippet)
     def forward(attention: Tensor, other: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
         return schema.pdmi_snippet(attention, attention if other is None else other, *arguments)
 

@@ -154,7 +154,8 @@ def temporal_conv(
     _check(rows, weight, bias, groups, residual, form.dense is not None)
     if dropout or seed is not None or first_row is not None:
         seed = _seed(rows, dropout, seed, first_row)
+    gap = 0 if form.ragged is None else form.ragged.gap
     for_backward = slope is None or recorded(rows, weight, bias)
-    options = (dilation, groups, slope, residual, dropout, seed, form.gap, for_backward)
+    options = (dilation, groups, slope, residual, dropout, seed, gap, for_backward)
     out, _ = apply(TemporalConv, rows, weight, bias, form.offsets, form.lengths, *options)
     return out if form.ragged is None else form.restore(out)
