@@ -53,9 +53,10 @@ struct Products {
     // kPackedStride apart.
     void (*tile)(int m, int n, const Taps& taps, float* c, int64_t stride, bool add);
 
-    // c (m, n · lanes) = or += Σ a[r]ᵀ b[r + shift] over the rows of spans; a (…, m) and b (…, n · lanes).
-    void (*outer)(int m, int n, const Matrix& a, const Matrix& b, const Span* spans, int64_t count, int64_t shift, float* c,
-                  bool add);
+    // c (m, n · lanes) = or += Σ a[r]ᵀ b[r + shift] over the rows of spans; a (…, m) and b (…, n · lanes). What lies `ahead`
+    // floats beyond a's rows is asked for meanwhile.
+    void (*outer)(int m, int n, const Matrix& a, const Matrix& b, const Span* spans, int64_t count, int64_t shift,
+                  int64_t ahead, float* c, bool add);
 
     // `size` columns of rows of sums that are `stride` apart.
     void (*finish)(int64_t rows, const float* sums, int64_t stride, int64_t size, const Finish& to);

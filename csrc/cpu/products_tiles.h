@@ -49,7 +49,8 @@ void tile(const Taps& taps, float* c, int64_t stride, bool add) {
 }
 
 template <int m, int n>
-void outer(const Matrix& a, const Matrix& b, const Span* spans, int64_t count, int64_t shift, float* c, bool add) {
+void outer(const Matrix& a, const Matrix& b, const Span* spans, int64_t count, int64_t shift, int64_t ahead, float* c,
+           bool add) {
     Isa::V sum[m][n];
 #pragma GCC unroll 14
     for (int i = 0; i < m; ++i)
@@ -59,6 +60,7 @@ void outer(const Matrix& a, const Matrix& b, const Span* spans, int64_t count, i
         const float* x = a.data + spans[s].begin * a.stride;
         const float* y = b.data + (spans[s].begin + shift) * b.stride;
         for (int64_t r = spans[s].begin; r < spans[s].end; ++r, x += a.stride, y += b.stride) {
+            __builtin_prefetch(x + ahead);
             Isa::V of_y[n];
 #pragma GCC unroll 2
             for (int j = 0; j < n; ++j) of_y[j] = Isa::load(y + j * Isa::lanes);
@@ -80,7 +82,7 @@ void outer(const Matrix& a, const Matrix& b, const Span* spans, int64_t count, i
 }
 
 using Tile = void (*)(const Taps&, float*, int64_t, bool);
-using Outer = void (*)(const Matrix&, const Matrix&, const Span*, int64_t, int64_t, float*, bool);
+using Outer = void (*)(const Matrix&, const Matrix&, const Span*, int64_t, int64_t, int64_t, float*, bool);
 
 // By width and number of rows.
 template <int... m>
@@ -93,9 +95,9 @@ void any_tile(int m, int n, const Taps& taps, float* c, int64_t stride, bool add
     Isa::Rows::tiles[n - 1][m - 1](taps, c, stride, add);
 }
 
-void any_outer(int m, int n, const Matrix& a, const Matrix& b, const Span* spans, int64_t count, int64_t shift, float* c,
-               bool add) {
-    Isa::Rows::outers[n - 1][m - 1](a, b, spans, count, shift, c, add);
+void any_outer(int m, int n, const Matrix& a, const Matrix& b, const Span* spans, int64_t count, int64_t shift,
+               int64_t ahead, float* c, bool add) {
+    Isa::Rows::outers[n - 1][m - 1](a, b, spans, count, shift, ahead, c, add);
 }
 
 // `count` lanes of x, a whole vector where there are as many.

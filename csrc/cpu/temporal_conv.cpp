@@ -484,17 +484,22 @@ Status temporal_conv_weight_gradient(const Convolution& shape, const float* inne
                         // All panels before this one are of full width.
                         of_b = {b.get() + g * b_size + p * b_rows * 2 * by.lanes + (first - b_first) * width, width};
                     }
+                    float* const of_out = grad_weight + (((group + g) * shape.c_out + o) * shape.c_in + panel.first) * taps;
+                    // Written in the end, to lines that come from memory meanwhile.
+                    for (int64_t r = 0; r < m; ++r)
+                        for (int64_t c = 0; c < panel.width * taps; c += kWhole)
+                            __builtin_prefetch(of_out + r * shape.c_in * taps + c, 1, 2);
                     for (int64_t piece = 0; piece < parts; ++piece)
                         for (int64_t t = 0; t < taps; ++t) {
                             const size_t at = from_span[static_cast<size_t>(piece * taps + t)];
                             const size_t next = from_span[static_cast<size_t>(piece * taps + t + 1)];
                             by.outer(static_cast<int>(m), panel.vectors, of_a, of_b, spans.data() + at,
-                                     static_cast<int64_t>(next - at), (t - taps / 2) * shape.dilation, sums + t * m * width,
-                                     piece > 0);
+                                     static_cast<int64_t>(next - at), (t - taps / 2) * shape.dilation, lie ? 0 : kPart * m,
+                                     sums + t * m * width, piece > 0);
                         }
                     for_taps(taps, [&](auto each) {
                         for (int64_t r = 0; r < m; ++r) {
-                            float* out = grad_weight + (((group + g) * shape.c_out + o + r) * shape.c_in + panel.first) * each;
+                            float* out = of_out + r * shape.c_in * each;
                             for (int64_t c = 0; c < panel.width; ++c)
                                 for (int64_t t = 0; t < each; ++t) {
                                     const float sum = sums[(t * m + r) * width + c];

@@ -298,7 +298,7 @@ Status winograd_weight_gradient(const Convolution& shape, const Input& inner, co
                             const Span span{at, std::min(size, at + kPart)};
                             by.outer(static_cast<int>(m), panel.vectors, {z.get() + P * chunk * o + point * chunk * m, m},
                                      {v.get() + P * chunk * panel.first + point * chunk * width, width}, &span, 1, 0,
-                                     sums + point * m * width, at > 0);
+                                     kPart * m, sums + point * m * width, at > 0);
                         }
                     if (!finite_numbers(sums, P * m * width)) all = false;
                     for (int64_t r = 0; r < m; ++r)

@@ -60,7 +60,7 @@ void outers(const Products& by) {
                         const int64_t width = n * by.lanes, rows = 13, of_a = m + apart, of_b = width + apart;
                         const auto a = drawn(rows * of_a), b = drawn(rows * of_b);
                         auto got = drawn(m * width), want = got;
-                        by.outer(m, n, {a.data(), of_a}, {b.data(), of_b}, spans, 3, shift, got.data(), add);
+                        by.outer(m, n, {a.data(), of_a}, {b.data(), of_b}, spans, 3, shift, 5, got.data(), add);
                         for (int64_t i = 0; i < m; ++i)
                             for (int64_t j = 0; j < width; ++j) {
                                 float sum = 0;
