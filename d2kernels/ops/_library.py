@@ -218,8 +218,7 @@ def _joined(op: Any) -> Callable[..., Any]:
     def forward(ctx: Any, *args: Any) -> Any:
         out = run(*args)
         setup_context(ctx, args, out)
-        if asked := backends.asked():
-            ctx.asked = asked  # autograd runs the backward on threads that know nothing of this one's choice
+        ctx.asked = backends.asked()  # autograd runs the backward on threads that know nothing of this one's choice
         return out
 
     parts = {"forward": staticmethod(forward), "setup_context": torch.autograd.Function.setup_context}
