@@ -14,7 +14,8 @@ CSRC = ROOT / "csrc"
 THREAD = ("-fsanitize=thread",)
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 PRODUCTS = ("cpu/products_avx2.cpp", "cpu/products_avx512.cpp")
-SOURCES = {"products": PRODUCTS, "convolution": (*PRODUCTS, "cpu/parallel.cpp", "cpu/dropout.cpp", "cpu/winograd.cpp")}
+BESIDE = ("cpu/parallel.cpp", "cpu/dropout.cpp", "cpu/temporal_conv_weight.cpp", "cpu/winograd.cpp")
+SOURCES = {"products": PRODUCTS, "convolution": (*PRODUCTS, *BESIDE)}
 
 
 @pytest.fixture(scope="session")

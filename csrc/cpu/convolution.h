@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #include "d2kernels/temporal_conv.h"
@@ -19,6 +20,9 @@ constexpr int64_t kPackedWeights = 3 << 20;   // floats: what all threads read s
 constexpr int64_t kPackedRows = 8 << 20;      // floats
 constexpr int64_t kPart = 256;                // rows that are summed before sums are added: bounds the rounding
 constexpr int64_t kTogether = 64;             // channels whose weights are packed at a time, in the first cache
+constexpr int64_t kShortRow = 256;            // floats: longer ones are slower where they lie than packed
+constexpr int64_t kWhole = 16;                // channels, a line of the caches
+constexpr double kBytes = 8;                  // a nanosecond
 constexpr double kFlops = 50;                 // a nanosecond
 
 struct Free {
@@ -151,6 +155,15 @@ inline void zero_gaps(const Sequences& sequences, int64_t channels, float* out) 
     each_stretch(sequences, 0, sequences.total, [&](int64_t i, int64_t begin, int64_t end) {
         if (i < 0) memset(out + begin * channels, 0, static_cast<size_t>((end - begin) * channels) * sizeof(float));
     });
+}
+
+// Calls body with the number of taps, a constant where it is a usual one.
+template <class Body>
+void for_taps(int64_t taps, const Body& body) {
+    if (taps == 1) body(std::integral_constant<int64_t, 1>{});
+    else if (taps == 3) body(std::integral_constant<int64_t, 3>{});
+    else if (taps == 5) body(std::integral_constant<int64_t, 5>{});
+    else body(taps);
 }
 
 template <int m>
