@@ -78,6 +78,9 @@ def test_checks_are_laid_at_an_op():
     assert csrc.of_op("nms", [fine, fine]) is True and csrc.of_op("pdmi", [fine]) is None
     assert csrc.of_op("nms", [fine, wrong]) is True and csrc.of_op("svd", [fine, wrong]) is False
     assert csrc.of_op("nms", [fine, csrc.Run(False, fine.equal, [])]) is False
+    lines = ["0 csrc/cuda/a.cu:3", "1 csrc/cuda/a.cu:3 < b.h:9", "0 csrc/cuda/a.cu:7", "0 cub/c.cuh:1"]
+    assert csrc.reached(lines) == ["1 of 2 lines of kernels were reached", "never reached: csrc/cuda/a.cu 7"]
+    assert csrc.reached([]) == []
     assert csrc.of_op("pdmi", [csrc.Run(False, [], ["pdmi, 8 cases: WRONG"])]) is False
 
 
@@ -86,7 +89,9 @@ def test_every_launcher_of_csrc_is_captured_by_the_checks():
     for header in (ROOT / "csrc/include/d2kernels").glob("*.h"):
         for device in re.findall(r"namespace cuda \{(.*?)\n\}  // namespace cuda", header.read_text(), re.S):
             found = re.findall(r"\bStatus (\w+)\(([^;]*)\);", device)
-            launchers |= {name for name, parameters in found if "stream" in parameters}
+            structs = re.findall(r"struct (\w+) \{([^}]*)\}", device)
+            streams = {"stream", *(name for name, fields in structs if "stream" in fields)}
+            launchers |= {name for name, parameters in found if any(x in parameters for x in streams)}
     checks = "".join(file.read_text() for file in (ROOT / "csrc/checks").glob("*.cu"))
     assert {"tv_l1", "svd"} <= launchers == set(re.findall(r"CAPTURED\(d2k::cuda::(\w+)[(<]", checks))
 

@@ -76,9 +76,6 @@ int run(const checks::Batch& b, int64_t streams, int64_t width, int64_t classes,
     const auto by_activations = checks::uniform<float>(rows * classes, 5), by_attention = checks::uniform<float>(rows, 6);
     const auto by_own = checks::uniform<float>(rows, 7), by_embedding = checks::uniform<float>(2 * n * width, 8);
     std::vector<T> grad_z(z.size()), grad_logits(logits.size());
-    CHECK(d2k::cpu::head_backward(host, out, {by_activations.data(), by_attention.data(),
-                                              by_labels ? by_own.data() : nullptr, by_embedding.data(), grad_z.data(),
-                                              grad_logits.data()}, 1));
     const Device<V> kept_activations(activations), kept_attention(attention), kept_own(mine), kept_embedding(embedding);
     const Device<V> kept_mass(mass), g_activations(by_activations), g_attention(by_attention), g_own(by_own);
     const Device<V> g_embedding(by_embedding);
@@ -86,12 +83,21 @@ int run(const checks::Batch& b, int64_t streams, int64_t width, int64_t classes,
     const d2k::HeadOut<T> saved{kept_activations.get(), kept_attention.get(), kept_own.get(), kept_embedding.get(),
                                 kept_mass.get(), nullptr};
     const Device<char> again(d2k::cuda::head_workspace(there), checks::Holds::kNothing);
-    CAPTURED(d2k::cuda::head_backward(there, saved, {g_activations.get(), g_attention.get(),
-                                                  by_labels ? g_own.get() : nullptr, g_embedding.get(), to_z.get(),
-                                                  to_logits.get()}, again.get(), 0, checks::stream()));
-    CHECK(cudaDeviceSynchronize());
-    if (b.apart())
-        fine &= checks::same(wide(to_z), wide(grad_z), rounding) && checks::same(wide(to_logits), wide(grad_logits), rounding);
+    // With a gradient of the embedding, and without.
+    for (const bool embedded : {true, false}) {
+        CHECK(d2k::cpu::head_backward(host, out, {by_activations.data(), by_attention.data(),
+                                                  by_labels ? by_own.data() : nullptr,
+                                                  embedded ? by_embedding.data() : nullptr, grad_z.data(),
+                                                  grad_logits.data()}, 1));
+        CAPTURED(d2k::cuda::head_backward(there, saved, {g_activations.get(), g_attention.get(),
+                                                         by_labels ? g_own.get() : nullptr,
+                                                         embedded ? g_embedding.get() : nullptr, to_z.get(),
+                                                         to_logits.get()}, again.get(), 0, checks::stream()));
+        CHECK(cudaDeviceSynchronize());
+        if (b.apart())
+            fine &= checks::same(wide(to_z), wide(grad_z), rounding) &&
+                    checks::same(wide(to_logits), wide(grad_logits), rounding);
+    }
     return checks::report("head", fine);
 }
 

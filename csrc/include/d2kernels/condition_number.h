@@ -46,7 +46,7 @@ D2K_DEVICE void multiply(Team& team, const A& a, const B& b, int64_t rows, int64
         for (int64_t l = 0; l < inner; ++l) {
             const double x = scale_a * static_cast<double>(a[i * inner + l]);
             const auto y = b + (l * columns + first);
-            if (width == tile)
+            if (tile == 1 || width == tile)
                 for (int j = 0; j < tile; ++j) sum[j] += x * (scale_b * static_cast<double>(y[j]));
             else
                 for (int64_t j = 0; j < width; ++j) sum[j] += x * (scale_b * static_cast<double>(y[j]));
