@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from d2kernels._arguments import whole
+from d2kernels._arguments import FEW, whole
 from d2kernels._elementwise import Arithmetic
 from d2kernels.ops._rows import rows
-
-FEW = 24  # rows of a table that are checked one by one, in less time than an operation on all of them takes
 
 
 def _values_can_be_checked(*tensors: Tensor | None) -> bool:

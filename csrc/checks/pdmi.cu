@@ -124,7 +124,8 @@ int check_pdmi() {
             video<d2k::BFloat16>(videos, 5, 6, labels, kind, variant);
             video<d2k::Half>(videos, 5, 6, labels, kind, variant);
         }
-    video<double>(videos, 10, 20, Labels::kSome, Values::kUniform, 0);
+    // Of 13 to 16 videos one factor may leave Q itself where the other leaves reflectors.
+    for (const int64_t n : {10, 13, 14, 15, 16}) video<double>(videos, n, n == 14 ? 18 : 20, Labels::kSome, Values::kUniform, 0);
     video<double>(videos, 40, 100, Labels::kSome, Values::kUniform, 0);
     return snippets.finish() + videos.finish();
 }

@@ -391,15 +391,19 @@ __device__ __forceinline__ void by_first_warp(MatrixTeam& team, const Body& body
 
 __device__ __forceinline__ void rotate_few(MatrixTeam& team, const Reflectors& first, const Reflectors& second, int count,
                                            const Columns<double>& y) {
-    if (finds_thin(team, first.columns, first.all) && (count < 4 || finds_thin(team, second.columns, second.all))) {
-        // One product's code for both.
-        D2K_ROLLED
-        for (int f = 0; f < count / 2; ++f)
-            multiply_thin<kMostRows>(team, either(f == 0, first, second), Columns<double>{column(y, 2 * f), y.ld});
-        return;
-    }
     if (first.columns.ld > 32 || second.columns.ld > 32) return d2k::rotate_few<MatrixTeam>(team, first, second, count, y);
-    by_first_warp(team, [&](MatrixTeam& warp) { rotate_four(warp, first, second, count, y); });
+    // Either factorization may have left Q itself, the other one reflectors.
+    const bool of_first = finds_thin(team, first.columns, first.all);
+    const bool of_second = count == 4 && finds_thin(team, second.columns, second.all);
+    // One product's code for both.
+    D2K_ROLLED
+    for (int f = 0; f < 2; ++f)
+        if (f == 0 ? of_first : of_second)
+            multiply_thin<kMostRows>(team, either(f == 0, first, second), Columns<double>{column(y, 2 * f), y.ld});
+    if (of_first && (of_second || count < 4)) return;
+    const Reflectors one{first.columns, first.tau, of_first ? 0 : first.count, first.all};
+    const Reflectors other{second.columns, second.tau, of_second ? 0 : second.count, second.all};
+    by_first_warp(team, [&](MatrixTeam& warp) { rotate_four(warp, one, other, count, y); });
 }
 
 __device__ __forceinline__ void solve_block(MatrixTeam& team, const Columns<double>& l, int count, double* x) {

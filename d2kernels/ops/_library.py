@@ -43,18 +43,19 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
     """
     function = name if name.endswith("_backward") else f"{name}_forward"
 
-    def run(*args: Any) -> Any:
+    def direct(*args: Any) -> Any:
         first = _on_one_device(op, tensors, args)
         device = first.device
         call = getattr(backends.select(folder, device.type, first.dtype, device.index), function)
         if not torch.is_autocast_enabled(device.type):
-            return whole(call(*args), args)
+            return call(*args)
         # The public function has cast what autocast casts; a backward runs under whatever is on by then.
         with torch.autocast(device.type, enabled=False):
-            return whole(call(*args), args)
+            return call(*args)
 
-    def whole(out: Any, args: tuple[Any, ...]) -> Any:
+    def run(*args: Any) -> Any:
         """With an empty tensor, as the schema has it, where a backend gives None for what nobody asked for."""
+        out = direct(*args)
         if not isinstance(out, tuple) or all(x is not None for x in out):
             return out
         made = fake(*[a.to("meta") if isinstance(a, Tensor) else a for a in args])
@@ -81,7 +82,7 @@ def define(folder: str, name: str, signature: str, fake: Callable[..., Any]) -> 
             if first is None:
                 first = next(args[i] for i in tensors if args[i] is not None)
             return getattr(backends.select(folder, "cpu", first.dtype), function)(*args)
-        return op(*args) if where is None else run(*args)
+        return op(*args) if where is None else direct(*args)
 
     found = cast(Call, call)
     found.op = op
@@ -189,7 +190,12 @@ def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
 
     `inputs` of the Function: how many of its first arguments may have a gradient; all where it does not say.
     """
-    if is_dynamo_compiling() or _C._are_functorch_transforms_active():
+    if is_dynamo_compiling():
+        if _C._are_functorch_transforms_active():
+            # Its backward would be left out, and nothing said.
+            raise NotImplementedError("torch.func does not differentiate d2kernels' ops inside torch.compile")
+        return function.apply(*args)
+    if _C._are_functorch_transforms_active():
         return function.apply(*args)
     if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
         op, oracle = _names(function)

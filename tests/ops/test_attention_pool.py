@@ -425,3 +425,11 @@ def test_unchecked_offsets_touch_no_foreign_memory(starts):
         assert "offsets" in str(error)
     else:
         assert embedding.max() <= 20 and mass.max() <= 20 and grads[0].max() <= 20
+
+
+def test_the_reference_takes_its_options_by_name():
+    x, attention, offsets = torch.randn(9, 3), torch.rand(9), torch.tensor([0, 4, 9])
+    options = {"threshold": [0.3], "inclusive": True, "normalize": True}
+    given = x, attention, offsets, offsets.diff()
+    want = reference.attention_pool(*given, *options.values())
+    assert all(map(torch.equal, reference.attention_pool(*given, **options), want))

@@ -288,7 +288,31 @@ def test_functional_gradients():
         return d2k.topk_pool(out, offsets=x.offsets).square().sum()
 
     leaf = weight.clone().requires_grad_()
-    assert torch.equal(torch.func.grad(loss)(weight), torch.autograd.grad(loss(leaf), leaf)[0])
+    want = torch.autograd.grad(loss(leaf), leaf)[0]
+    assert torch.equal(torch.func.grad(loss)(weight), want)
+    # The compiler leaves out a Function's backward under torch.func: it must stop.
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(lambda w: torch.func.grad(loss)(w), fullgraph=True, backend="eager")(weight)
+
+
+@pytest.mark.parametrize("apart", ["a sequence", "a column"])
+def test_dense_sequences_of_one_row_may_have_any_stride(apart):
+    weight, bias = parameters(dtype=torch.float32)
+    n, c = 50, weight.shape[1]
+    rows, seed = torch.randn(n, c), torch.randn(n, weight.shape[0])
+
+    def spread(x):
+        return x[:, :, None].transpose(1, 2) if apart == "a column" else x[None].transpose(0, 1)
+
+    def gradients(x, seed):
+        leaves = [t.clone().requires_grad_() if t.is_contiguous() else t.requires_grad_() for t in (x, weight, bias)]
+        out = d2k.temporal_conv(*leaves, lengths=torch.ones(n, dtype=torch.int64))
+        return [out.detach(), *torch.autograd.grad(out, leaves, seed)]
+
+    want = gradients(rows[:, None].contiguous(), seed[:, None])
+    got = gradients(spread(rows).detach(), spread(seed))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
 def test_second_derivative_raises():

@@ -314,3 +314,11 @@ def test_indices_of_nothing_and_opcheck():
     torch.library.opcheck(torch.ops.d2k.topk_indices, given)
     with pytest.raises((TypeError, ValueError), match="return_indices"):
         d2k.topk_pool(x, offsets=torch.tensor([0, 3]), return_indices=1)
+
+
+def test_the_k_of_the_caller_may_change_before_the_backward():
+    scores, k = torch.randn(9, 2, requires_grad=True), torch.tensor([2, 3])
+    pooled = d2k.topk_pool(scores, k=k, offsets=torch.tensor([0, 4, 9]))
+    (want,) = torch.autograd.grad(pooled.sum(), scores, retain_graph=True)
+    k.fill_(1)
+    assert torch.equal(torch.autograd.grad(pooled.sum(), scores)[0], want)

@@ -41,10 +41,10 @@ def with_column(function: Callable[..., tuple[Tensor, Tensor]]) -> Callable[...,
     """Lets a forward of attention (total, A) take (total,)."""
 
     @functools.wraps(function)
-    def wrapper(x: Tensor, attention: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    def wrapper(x: Tensor, attention: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
         if attention.dim() == 2:
-            return function(x, attention, *rest)
-        embedding, mass = function(x, attention[:, None], *rest)
+            return function(x, attention, *rest, **options)
+        embedding, mass = function(x, attention[:, None], *rest, **options)
         return embedding[:, 0], mass[:, 0]
 
     return wrapper

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from d2kernels._arguments import flag, whole
+from d2kernels._arguments import FEW, flag, whole
 from d2kernels._dlpack import takes_dlpack
 from d2kernels.ops._capacity import padded_array
 
@@ -26,9 +26,6 @@ class Segments(NamedTuple):
     threshold: Any  # index into the thresholds
     start: Any  # rows from the sequence's first, half-open
     end: Any
-
-
-_FEW = 24  # thresholds that are looked at one by one, in less time than an operation on all of them takes
 
 
 def rising(numbers: list[float]) -> bool:
@@ -53,7 +50,7 @@ def _check_shapes(scores: Any, n: int, thresholds: Any, class_mask: Any) -> None
 
 def _check_order(thresholds: Any) -> None:
     """Shared thresholds rise strictly; those of each class must not fall, since rounding can make them equal."""
-    if thresholds.ndim == 1 and thresholds.shape[0] <= _FEW and rising(thresholds.tolist()):
+    if thresholds.ndim == 1 and thresholds.shape[0] <= FEW and rising(thresholds.tolist()):
         return
     low, high = thresholds[..., :-1], thresholds[..., 1:]
     if thresholds.ndim == 1 and not bool((low < high).all() & (thresholds == thresholds).all()):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from d2kernels._arguments import FEW
 from d2kernels.ops._library import without_gradient
 from d2kernels.ops.gather_rows import schema
-from d2kernels.ragged import FEW, _check_layout, _values_can_be_checked
+from d2kernels.ragged import _check_layout, _values_can_be_checked
 
 __all__ = ["DTYPES", "gather_rows"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d2kernels._arguments import flag, number, whole
+from d2kernels._arguments import FEW, flag, number, whole
 from d2kernels._dlpack import takes_dlpack
 from d2kernels.ops._capacity import padded_array
 
@@ -24,11 +24,8 @@ def _check_shapes(op: str, segments: Any, scores: Any, groups: Any, floats: bool
         raise ValueError(f"{op}: groups must be integers ({m},), got {groups.dtype} {tuple(groups.shape)}")
 
 
-_FEW = 24  # segments that are looked at one by one, in less time than an operation on all of them takes
-
-
 def _check_values(op: str, segments: Any, scores: Any) -> None:
-    few = len(scores) <= _FEW
+    few = len(scores) <= FEW
     if few and all([s == s for s in scores.tolist()]) and all([a <= b for a, b in segments.tolist()]):
         return
     wrong = scores != scores

@@ -51,6 +51,11 @@ def _rows(x: Tensor) -> Tensor:
     return x if within == 1 and apart >= x.shape[1] else x.contiguous()
 
 
+def _apart(x: Tensor) -> int:
+    """How far apart the rows of `_rows` are; the stride of an axis of one is anything."""
+    return x.shape[-1] if x.is_contiguous() else x.stride(0)
+
+
 def _shape(offsets: Tensor, lengths: Tensor, total: int, weight: Tensor, dilation: int, groups: int) -> tuple[Any, ...]:
     c_out, c_in, taps = weight.shape
     fast = winograd(weight, dilation, groups)
@@ -89,7 +94,7 @@ def forward(
     _native.module().temporal_conv_cpu(
         _shape(offsets, lengths, total, weight, dilation, groups),
         x.data_ptr(),
-        x.stride(-2),
+        _apart(x),
         weight,
         bias,
         negative_slope,
@@ -127,13 +132,13 @@ def backward(
     _native.module().temporal_conv_backward_cpu(
         _shape(offsets, lengths, total, weight, dilation, groups),
         grad.data_ptr(),
-        grad.stride(-2),
+        _apart(grad),
         sign,
         negative_slope,
         residual,
         dropped,
         x.data_ptr(),
-        x.stride(-2),
+        _apart(x),
         weight,
         inner,
         grad_x,

@@ -116,7 +116,8 @@ def temporal_conv_backward(
     with on_device(x):
         grad, x, n = rows_of(grad), rows_of(x), lengths.shape[0]
         offsets, lengths = offsets.contiguous(), lengths.contiguous()
-        kind = NO_SIGN if negative_slope is None or sign is None else BITS
+        assert negative_slope is None or sign is not None, "the forward keeps the signs of an activation"
+        kind = NO_SIGN if negative_slope is None else BITS
         # Products that transformed their operand on the way would do so once a tap and a tile, in registers. What a
         # gradient's gap rows hold is anything: where they count as zero rows, they are written.
         changes = kind != NO_SIGN or dropout > 0 or (gap > 0 and 90 <= device_of(x)[0] < 120)

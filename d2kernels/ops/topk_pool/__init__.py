@@ -44,7 +44,8 @@ def _rule(lengths: Tensor, k: int | Tensor | None, divisor: int, rounding: str) 
         )
     if k.device != lengths.device:
         raise ValueError(f"topk_pool: k is on {k.device} but scores is on {lengths.device}; move it there")
-    return k.long(), 0, divisor, ceil
+    # A copy of the caller's own, which it may change before the backward.
+    return k.to(torch.int64, copy=True), 0, divisor, ceil
 
 
 @overload
