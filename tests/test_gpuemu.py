@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tests/gpuemu"
 sys.path.append(str(ROOT / "tests"))
 
-from gpuemu import build, csrc, emulate, planted  # noqa: E402
+from gpuemu import build, csrc, emulate, planted, selection  # noqa: E402
 
 
 @pytest.mark.slow
@@ -106,6 +106,15 @@ def test_tools_that_are_missing_are_named(monkeypatch):
 @pytest.mark.parametrize("name", planted.PLANTED)
 def test_defects_for_the_library_still_have_their_places(name):
     assert planted.planted(planted.PLANTED[name])
+
+
+def test_the_quick_selection_names_tests_that_there_are():
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--collect-only", "tests/triton"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    if "::" not in listed:
+        pytest.skip("nothing is collected: no Triton here")
+    lines = [line.split("#")[0].partition(" examples=")[0].strip() for line in selection.QUICK.read_text().splitlines()]
+    assert [name for name in filter(None, lines) if name not in listed] == []
 
 
 def test_a_source_is_built_anew_where_a_header_of_it_changes(tmp_path):
