@@ -114,7 +114,8 @@ def test_the_quick_selection_names_tests_that_there_are():
     if "::" not in listed:
         pytest.skip("nothing is collected: no Triton here")
     lines = [line.split("#")[0].partition(" examples=")[0].strip() for line in selection.QUICK.read_text().splitlines()]
-    assert [name for name in filter(None, lines) if name not in listed] == []
+    named = [name for name in lines if (ROOT / "tests/triton" / name.split("::")[0]).is_file()]
+    assert named and [name for name in named if name not in listed] == []
 
 
 def test_a_source_is_built_anew_where_a_header_of_it_changes(tmp_path):
