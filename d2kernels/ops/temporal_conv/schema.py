@@ -11,6 +11,7 @@ have no sign, and need none. `seed` is (2,) int64, dropout.py's seed and first r
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,8 @@ def _fake(
     for_backward: bool = True,
 ) -> tuple[Tensor, Tensor]:
     out = x.new_empty((*x.shape[:-1], weight.shape[0]))
-    rows = x.shape[:-1].numel() if negative_slope is not None and for_backward else 0
+    # torch.Size.numel() would fix a size that torch.export lets vary.
+    rows = math.prod(x.shape[:-1]) if negative_slope is not None and for_backward else 0
     return out, x.new_empty((rows, bits.width(weight.shape[0])), dtype=torch.uint8)
 
 

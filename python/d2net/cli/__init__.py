@@ -151,7 +151,10 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _one_line
-            app()
+            try:
+                app()
+            finally:
+                sys.stdout.flush()  # what fails here would otherwise be told at exit, by the interpreter
     except BrokenPipeError:
         # Who reads has closed the pipe; nothing more can be said there, nor flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
