@@ -76,7 +76,7 @@ def _found(options: Options) -> Options:
             values[name] = number("losses", f"options.{name}", value, **bounds)
     values["min_snippets"] = whole("losses", "options.min_snippets", options.min_snippets, least=0)
     values["pairs"] = whole("losses", "options.pairs", options.pairs, least=0, most=len(PAIRS) - 1)
-    return options._replace(**values)
+    return Options(*[values.get(name, getattr(options, name)) for name in Options._fields])
 
 
 class _Losses(torch.autograd.Function):
