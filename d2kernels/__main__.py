@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from d2kernels._pipe import readers_may_leave
+
 
 def main() -> int:
     """The doctor's or the check's exit code."""
@@ -18,4 +20,6 @@ def main() -> int:
     return doctor()
 
 
-sys.exit(main())
+with readers_may_leave():
+    code = main()
+sys.exit(code)

@@ -48,6 +48,11 @@ def test_the_command():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_reader_that_leaves_is_no_error():
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m d2kernels | true"], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
 def test_an_op_that_fails_is_named(monkeypatch, capsys):
     import torch
 

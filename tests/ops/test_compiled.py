@@ -56,3 +56,15 @@ def test_in_one_graph_as_by_itself(op, grad):
         assert all(a is b or torch.equal(a, b) for a, b in zip(*found, strict=True))
     else:
         assert not out[0].requires_grad
+
+
+@pytest.mark.parametrize("op", [op for op, (shapes, _) in CALLS.items() if shapes[0][0] == 9])
+def test_any_number_of_rows_is_one_graph(op):
+    shapes, call = CALLS[op]
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.rand(shape, generator=generator, requires_grad=True) for shape in shapes]
+    torch._dynamo.reset()
+    for x in leaves:
+        if len(x) == 9:
+            torch._dynamo.mark_dynamic(x, 0)  # an error where something fixes it
+    assert torch.equal(torch.compile(call, fullgraph=True, backend="aot_eager")(*leaves), call(*leaves))

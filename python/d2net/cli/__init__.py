@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from d2kernels._pipe import readers_may_leave
 from d2net.cli.ablate import ablate
 from d2net.cli.convert import convert
 from d2net.cli.demo import demo
@@ -149,15 +150,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a label that the locale lacks is no error
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), readers_may_leave():
             warnings.showwarning = _one_line
-            try:
-                app()
-            finally:
-                sys.stdout.flush()  # what fails here would otherwise be told at exit, by the interpreter
-    except BrokenPipeError:
-        # Who reads has closed the pipe; nothing more can be said there, nor flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+            app()
     except Exception as error:
         sys.exit(_report(error))
