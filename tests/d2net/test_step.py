@@ -84,7 +84,7 @@ def test_a_step_is_few_calls_of_python(at_once, most, monkeypatch):
         train_step(state, batch, config)
     calls = Counter()
     gc.collect()
-    gc.disable()  # what other tests left would be finalized, and counted, at a step of chance
+    gc.disable()  # other tests' garbage would be finalized, and counted, here or there
     sys.setprofile(lambda frame, event, _: calls.update([event]))
     try:
         train_step(state, batch, config)

@@ -374,11 +374,16 @@ def test_keys_of_any_size_order_the_same():
         torch.testing.assert_close(total, totals[0], rtol=1e-9, atol=1e-12)
 
 
-def test_options_that_passed_once_excuse_no_others(monkeypatch):
+def test_options_that_passed_once_excuse_no_others():
     """Options are looked at once, by value and type: True is no 1."""
-    monkeypatch.setattr("d2kernels.ops.losses._known", {})
     options = Options(gamma=1, snippet=True)
     assert _checked(options) is _checked(Options(gamma=1, snippet=True))
     for bad in (Options(gamma=1, snippet=1), Options(gamma=True, snippet=True)):
         with pytest.raises(TypeError, match="losses: options"):
             _checked(bad)
+
+
+def test_options_are_looked_at_once_however_many_came_before():
+    for i in range(200):
+        _checked(Options(gamma=i))
+    assert _checked(Options(beta=3)) is _checked(Options(beta=3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -46,29 +47,20 @@ _NUMBERS: dict[str, dict[str, Any]] = {
 _FLAGS = tuple(name for name, default in Options._field_defaults.items() if isinstance(default, bool))
 
 
-_known: dict[tuple[Any, ...], Options] = {}  # by values and their types: True is no 1
-_MOST_KNOWN = 64
-
-
 def _checked(options: Options) -> Options:
     """The options as plain Python values, each in its range; those of a training are looked at once."""
     if not isinstance(options, Options):
         raise TypeError(f"losses: options must be Options, got {type(options).__name__}")
-    if is_dynamo_compiling():
-        return _found(options)
-    key = (*options, *map(type, options))
-    try:
-        found = _known.get(key)
-    except TypeError:  # what cannot be a key is checked each time
-        return _found(options)
-    if found is None:
-        found = _found(options)
-        if len(_known) < _MOST_KNOWN:
-            _known[key] = found
-    return found
+    if not is_dynamo_compiling():
+        try:
+            return _kept(*options)
+        except TypeError:  # no key, or no option
+            pass
+    return _found(*options)
 
 
-def _found(options: Options) -> Options:
+def _found(*given: Any) -> Options:
+    options = Options(*given)
     values: dict[str, Any] = {name: flag("losses", f"options.{name}", getattr(options, name)) for name in _FLAGS}
     for name, bounds in _NUMBERS.items():
         value = getattr(options, name)
@@ -77,6 +69,9 @@ def _found(options: Options) -> Options:
     values["min_snippets"] = whole("losses", "options.min_snippets", options.min_snippets, least=0)
     values["pairs"] = whole("losses", "options.pairs", options.pairs, least=0, most=len(PAIRS) - 1)
     return Options(*[values.get(name, getattr(options, name)) for name in Options._fields])
+
+
+_kept = lru_cache(maxsize=64, typed=True)(_found)  # typed: True is no 1
 
 
 class _Losses(torch.autograd.Function):
