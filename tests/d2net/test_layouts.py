@@ -8,12 +8,13 @@ import shutil
 import numpy as np
 import pytest
 
+from d2net.cli.layouts import layout_names, parse_layouts
 from d2net.data import annotations, detections, features
 from d2net.data.annotations import load_annotations
 from d2net.data.detections import load_detections
 from d2net.data.features import FeatureError, open_features
 from d2net.data.files import DataError
-from d2net.data.layouts import Layouts, layout_names, parse_layouts
+from d2net.data.layouts import Layouts
 from d2net.data.synth import make_synthetic, write_synthetic
 
 KINDS = ("features", "annotations", "detections", "axis")

@@ -38,7 +38,8 @@ class Data:
     """
 
     def __init__(self, layouts: Sequence[str] | None, kinds: Sequence[str], quiet: bool = False):
-        from d2net.data.layouts import Layouts, parse_layouts
+        from d2net.cli.layouts import parse_layouts
+        from d2net.data.layouts import Layouts
 
         used = [*kinds, "axis"] if "features" in kinds else list(kinds)
         self.layouts = parse_layouts(layouts, used) if layouts else Layouts()

@@ -27,7 +27,6 @@ SUFFIXES = frozenset(
 )
 LONGEST_GAP = 3600  # seconds
 MOST_PIXELS = 2**27
-DECODERS = ("av", "torchcodec", "torchcodec-cuda")
 WIDEST = 4  # times the short side
 
 
@@ -293,18 +292,3 @@ class VideoReader:
         image = np.ascontiguousarray(image)
         image.flags.writeable = False  # one array stands for every slot that shows it
         return image
-
-
-def open_video(
-    path: str | os.PathLike, fps: float, size: Size | None = None, *, partial: bool = False, decoder: str = "av"
-) -> VideoReader:
-    """A reader by one of DECODERS; arguments as VideoReader.
-
-    Raises:
-        ImportError: torchcodec is missing. ValueError: torchcodec-cuda without a GPU.
-    """
-    if decoder == "av":
-        return VideoReader(path, fps, size, partial=partial)
-    from d2net.video.torchcodec import TorchcodecReader
-
-    return TorchcodecReader(path, fps, size, partial=partial, device="cuda" if decoder.endswith("cuda") else "cpu")

@@ -20,7 +20,8 @@ from d2net.terminal import Bar
 from d2net.training.lock import FolderLock
 from d2net.video import VideoError, needed
 from d2net.video.backbones import Backbone
-from d2net.video.decode import VideoReader, open_video
+from d2net.video.decode import VideoReader
+from d2net.video.decoders import open_video
 from d2net.video.flow import Flow, one_thread
 from d2net.video.snippets import Snippet, snippets
 from d2net.video.writing import Folder, RowWriter

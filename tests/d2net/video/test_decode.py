@@ -20,7 +20,8 @@ from d2net.data.features import open_features
 from d2net.data.files import DataError
 from d2net.video import VideoError
 from d2net.video.backbones import make_backbone
-from d2net.video.decode import Size, VideoReader, media_files, open_video
+from d2net.video.decode import Size, VideoReader, media_files
+from d2net.video.decoders import open_video
 from d2net.video.extract import extract
 
 RATES = {

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from d2net.video.decode import DECODERS, Size
+from d2net.video.decode import Size
+from d2net.video.decoders import DECODERS
 
 
 @dataclass(frozen=True)
