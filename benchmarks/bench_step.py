@@ -16,7 +16,7 @@ from trainer import compute_losses, new_state, random_permutations, train_step
 
 from d2kernels import backends
 from d2net.config import make_config
-from d2net.data.dataset import Batch
+from d2net.data.batch import Batch
 
 ITERATION = 2000  # even and after the start of L_D: every loss takes part
 SEED = 1

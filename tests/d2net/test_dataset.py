@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from d2net.config import make_config
+from d2net.data.batch import pack
 from d2net.data.cache import CachedFeatures
-from d2net.data.dataset import TrainingBatches, pack, split_holdout
+from d2net.data.dataset import TrainingBatches, split_holdout
 from d2net.data.features.arrays import ArrayFeatures
 
 

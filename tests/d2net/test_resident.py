@@ -8,11 +8,11 @@ import torch
 
 from d2net import api
 from d2net.config import make_config
-from d2net.data import resident
-from d2net.data.cache import CachedFeatures
+from d2net.data import cache
+from d2net.data.cache import CachedFeatures, Resident, bytes_of, why_not_resident
 from d2net.data.dataset import TrainingBatches
+from d2net.data.drawing import Drawing, gathered
 from d2net.data.features.arrays import ArrayFeatures
-from d2net.data.resident import Resident, bytes_of, why_not
 from d2net.training.checkpoint import read_checkpoint
 
 CPU = torch.device("cpu")
@@ -67,9 +67,9 @@ def test_batches_are_those_of_features_that_are_read(stored, gap):
         batches.ranks = streamed.ranks = ranks
         for rank in range(ranks):
             batches.rank = streamed.rank = rank
-            drawn = list(batches.loader(2, 8, pin=False, source=held.drawing(batches)))
+            drawn = list(batches.loader(2, 8, pin=False, source=Drawing(batches, held.first)))
             for i, indices in enumerate(drawn, 2):
-                got, want = held.batch(indices), streamed[i]
+                got, want = gathered(held, indices), streamed[i]
                 assert got.gap == want.gap == gap and indices.snippets.equal(want.snippets)
                 for a, b in zip(tensors(got), tensors(want), strict=True):
                     assert a.dtype == b.dtype and torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
@@ -86,7 +86,7 @@ def test_batches_in_bfloat16_train_to_the_same_bits():
     for dtype in (torch.float32, torch.bfloat16):
         state = new_state(config, 16, 2, 3, CPU)
         for i in range(3):
-            batch = held.batch(held.drawing(batches)[i], dtype)
+            batch = gathered(held, Drawing(batches, held.first)[i], dtype)
             assert batch.features.dtype == dtype
             train_step(state, batch, config)
         states.append([*state.network.parameters(), state.network.reference, state.sums])
@@ -115,13 +115,13 @@ def test_where_they_fit_is_said(monkeypatch):
     features, size = CachedFeatures(store, 1.0), 2 * 6 * sum(LENGTHS)
 
     def reason(device=CPU, **settings):
-        return why_not(features, store.names, made(store, **settings)[1], device)
+        return why_not_resident(features, store.names, made(store, **settings)[1], device)
 
     assert reason() is None and reason(**{"train.resident": False}) == "train.resident is off"
     assert reason(**{"train.cache_gigabytes": size / 2**30}) is None
     assert "train.cache_gigabytes allows" in reason(**{"train.cache_gigabytes": (size - 1) / 2**30})
     for free, fits in ((2 * size, True), (2 * size - 2, False)):
-        monkeypatch.setattr(resident.torch.cuda, "mem_get_info", lambda _, free=free: (free, 10**12))
+        monkeypatch.setattr(cache.torch.cuda, "mem_get_info", lambda _, free=free: (free, 10**12))
         said = reason(torch.device("cuda:0"), **{"train.cache_gigabytes": 0})
         assert said is None if fits else "half of cuda:0's free memory is" in said
 

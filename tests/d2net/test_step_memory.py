@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 import d2kernels as d2k
 from d2kernels.ops.temporal_conv import products
 from d2net.config import make_config
-from d2net.data.dataset import pack
+from d2net.data.batch import pack
 from d2net.methods.d2net import method
 from d2net.training.state import new_state
 from d2net.training.step import train_step

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from d2net.config import make_config
-from d2net.data.dataset import pack
+from d2net.data.batch import pack
 from d2net.data.rounding import rounded
 from d2net.training.state import new_state
 

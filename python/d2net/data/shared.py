@@ -12,9 +12,8 @@ from typing import IO, NamedTuple
 import torch
 from torch import Tensor
 
-from d2net.data.cache import CachedFeatures
+from d2net.data.cache import CachedFeatures, Resident, bytes_of, precision_of
 from d2net.data.features import FeatureStore
-from d2net.data.resident import Resident, bytes_of, precision_of
 from d2net.sections import TrainConfig
 from d2net.terminal import Bar
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from d2net.data.dataset import Batch, Whole
+from d2net.data.batch import Batch, Whole
 from d2net.distributed.ranks import Ranks
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from d2net.data.dataset import Batch
+from d2net.data.batch import Batch
 from d2net.data.files import DataError
 from d2net.distributed.ranks import Ranks
 from d2net.training.health import TrainingError

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import d2kernels as d2k
 from d2kernels.nn import TemporalConv1d
-from d2net.data.dataset import pack
+from d2net.data.batch import pack
 from d2net.methods.base import Network, Output, foreground_of
 from d2net.methods.ensemble import Ensemble
 

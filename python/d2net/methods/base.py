@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import d2kernels as d2k
 from d2net.config import Config
-from d2net.data.dataset import Batch
+from d2net.data.batch import Batch
 from d2net.sections import ModelConfig
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import d2kernels as d2k
 from d2kernels.ops.losses.reference import kept_videos
-from d2net.data.dataset import Batch
+from d2net.data.batch import Batch
 from d2net.sections import LossConfig
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import d2kernels as d2k
 from d2net.config import Config
-from d2net.data.dataset import Batch
+from d2net.data.batch import Batch
 from d2net.methods.base import Output, foreground_of
 from d2net.training.collapse import Collapse
 from d2net.training.later import Later

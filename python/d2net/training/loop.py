@@ -14,10 +14,12 @@ import torch
 
 from d2kernels import verify
 from d2net.config import Config, fields_of
-from d2net.data.dataset import Batch, TrainingBatches, shares, spread
+from d2net.data.batch import Batch
+from d2net.data.cache import Resident, why_not_resident
+from d2net.data.dataset import TrainingBatches, shares, spread
+from d2net.data.drawing import Drawing, Drawn, gathered
 from d2net.data.files import DataError
 from d2net.data.read_ahead import ReadAhead
-from d2net.data.resident import Drawn, Resident, why_not
 from d2net.distributed.parallel import in_parallel
 from d2net.distributed.ranks import ALONE, Ranks
 from d2net.distributed.together import Together, readable
@@ -167,7 +169,7 @@ class Run:
         features, names, train = self.batches.features, self.batches.names, self.config.train
         if features.resident is not None and features.resident.of(names, self.device):
             return features.resident
-        if reason := why_not(features, names, train, self.device):
+        if reason := why_not_resident(features, names, train, self.device):
             if train.resident == "on":
                 raise ValueError(f"train.resident is on, but {reason}; set it to auto, or make room")
             return None
@@ -229,7 +231,7 @@ class Run:
     def _reading(self, first: int) -> Iterator[Iterator[Batch | Drawn]]:
         """The batches from iteration `first`; the thread or processes that read them end with the context."""
         pin = self.device.type == "cuda"
-        source = self.resident and self.resident.drawing(self.batches)
+        source = self.resident and Drawing(self.batches, self.resident.first)
         last = self.config.train.iterations
         loader = self.batches.loader(first, last, pin=pin, prepare=leave_to_parent, source=source)
         if not loader.num_workers:
@@ -310,7 +312,7 @@ class Run:
             return batch._replace(features=batch.features.to(dtype))
         assert self.resident is not None
         out = self.graphs and self.graphs.room(batch.rows, self.resident.rows.shape[1], dtype)
-        return self.resident.batch(batch, dtype, out)
+        return gathered(self.resident, batch, dtype, out)
 
     @contextmanager
     def _kept(self, state: State) -> Iterator[None]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from d2kernels.ops.step_record import step_record
 from d2net.config import Config
-from d2net.data.dataset import Batch
+from d2net.data.batch import Batch
 from d2net.distributed.others import others_of
 from d2net.distributed.ranks import ALONE, Ranks
 from d2net.methods import method_named

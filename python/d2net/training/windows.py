@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from d2net.config import Config
-from d2net.data.dataset import Batch, TrainingBatches
+from d2net.data.batch import Batch
+from d2net.data.dataset import TrainingBatches
 from d2net.distributed.ranks import Ranks
 from d2net.methods import method_named
 from d2net.terminal import Bar

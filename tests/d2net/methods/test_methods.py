@@ -15,7 +15,8 @@ from d2net.api import single
 from d2net.config import ConfigError, load_config, make_config
 from d2net.data.annotations import load_annotations
 from d2net.data.annotations.saving import save_annotations
-from d2net.data.dataset import TrainingBatches, pack
+from d2net.data.batch import pack
+from d2net.data.dataset import TrainingBatches
 from d2net.data.features import open_features
 from d2net.data.features.arrays import ArrayFeatures
 from d2net.data.files import DataError

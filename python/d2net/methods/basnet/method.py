@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from d2net.config import Config
-from d2net.data.dataset import Batch
+from d2net.data.batch import Batch
 from d2net.methods.base import Method, Objective, Step, autocast
 from d2net.methods.basnet.losses import branch_loss, norm_loss
 from d2net.methods.basnet.network import BasNet

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from d2kernels.ops.condition_number.native import LARGEST
 from d2kernels.ops.temporal_conv.dropout import rows_from
 from d2net.config import Config
-from d2net.data.dataset import Batch
+from d2net.data.batch import Batch
 from d2net.methods.base import Method, Objective, Step, autocast
 from d2net.methods.d2net.at_once import objective_at_once
 from d2net.methods.d2net.losses import denoising_scale, head_losses

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from d2net.config import Config
-from d2net.data.dataset import Batch
+from d2net.data.batch import Batch
 from d2net.methods.base import Method, Objective, Step, autocast
 from d2net.methods.pooling import cross_entropy, kept, pooled
 from d2net.methods.threecnet.losses import center_loss, class_features, count_loss

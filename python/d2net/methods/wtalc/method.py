@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from d2net.config import Config
-from d2net.data.dataset import Batch
+from d2net.data.batch import Batch
 from d2net.methods.base import Method, Objective, Step, autocast
 from d2net.methods.pooling import cross_entropy, kept, pooled
 from d2net.methods.wtalc.losses import similarity_loss
