@@ -33,7 +33,7 @@ from studies import arguments
 from torch import Tensor
 
 import d2kernels as d2k
-import d2net.methods
+import d2net.methods.base
 from d2net.config import Config, make_config, parse_assignments
 from d2net.data.annotations import Annotations, load_annotations
 from d2net.data.features import FeatureStore, open_features
@@ -88,12 +88,12 @@ class Change:
         losses._objective = extended
         if "pool" in self.asked:
             losses.video_scores = self._pooled
-        d2net.methods.method_named.cache_clear()
+        d2net.methods.base.method_named.cache_clear()
         try:
             yield
         finally:
             method.METHOD, losses._objective, losses.video_scores, method.objective_at_once = kept
-            d2net.methods.method_named.cache_clear()
+            d2net.methods.base.method_named.cache_clear()
 
     def _terms(self, pooled: Any) -> Tensor:
         activations: d2k.Ragged = pooled.activations

@@ -22,7 +22,7 @@ from d2net.data.shared import attached, shared
 from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.training import beside, beside_process
 from d2net.training.beside import WORTH, side_by_side, train_beside
-from d2net.training.health import TrainingError
+from d2net.training.errors import TrainingError
 from d2net.training.restarts import read_restarts
 
 SETTINGS = {

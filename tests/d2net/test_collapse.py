@@ -15,7 +15,7 @@ from d2net import api
 from d2net.config import make_config
 from d2net.distributed.together import Together
 from d2net.training.collapse import ENOUGH, Collapse
-from d2net.training.health import TrainingWarning
+from d2net.training.errors import TrainingWarning
 
 CONFIG = make_config(overrides={"loss.pool_divisor": 4, "loss.denoising": "both"})
 

@@ -14,7 +14,7 @@ from d2net import api
 from d2net.config import load_config
 from d2net.data.annotations import load_annotations
 from d2net.training.checkpoint import read_checkpoint
-from d2net.training.health import TrainingWarning
+from d2net.training.errors import TrainingWarning
 
 OLD = Path(__file__).parent / "revision_5f6afe9"
 NUMBERS = ("ds_floor", "dv_atol", "ds_rtol", "learning_rate")

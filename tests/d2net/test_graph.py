@@ -17,8 +17,8 @@ from d2net.data.features.arrays import ArrayFeatures
 from d2net.data.rounding import rounded
 from d2net.methods.d2net.network import D2Net
 from d2net.training import graph
+from d2net.training.errors import TrainingError, TrainingWarning
 from d2net.training.graph import GraphedSteps, changed_by_steps, why_not
-from d2net.training.health import TrainingError, TrainingWarning
 from d2net.training.loop import Run
 from d2net.training.state import ROOM, State
 from d2net.training.step import train_step

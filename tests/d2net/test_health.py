@@ -13,7 +13,7 @@ from d2net.config import make_config
 from d2net.data.annotations import AnnotationWarning, load_annotations
 from d2net.training import loop, windows
 from d2net.training.checkpoint import read_checkpoint
-from d2net.training.health import TrainingError, TrainingWarning
+from d2net.training.errors import TrainingError, TrainingWarning
 from d2net.training.survey import annotation_facts
 
 SETTINGS = {

@@ -18,7 +18,7 @@ from d2net.data.features.arrays import ArrayFeatures
 from d2net.data.files import DataError
 from d2net.training import health, logs, loop, windows
 from d2net.training.checkpoint import read_checkpoint
-from d2net.training.health import TrainingError, TrainingWarning
+from d2net.training.errors import TrainingError, TrainingWarning
 from d2net.training.later import Later
 from d2net.training.loop import Run
 

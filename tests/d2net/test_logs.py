@@ -17,7 +17,7 @@ from d2net.data.files import DataError
 from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.demo import demo_config
 from d2net.training import logs
-from d2net.training.health import TrainingWarning
+from d2net.training.errors import TrainingWarning
 
 
 class Stopped(BaseException):

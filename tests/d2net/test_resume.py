@@ -21,7 +21,7 @@ from d2net.data.detections import load_detections, save_detections
 from d2net.data.features import open_features
 from d2net.data.files import DataError
 from d2net.training.checkpoint import CheckpointError, read_checkpoint
-from d2net.training.health import TrainingWarning
+from d2net.training.errors import TrainingWarning
 from d2net.training.loop import Run
 
 SETTINGS = {

@@ -13,8 +13,7 @@ import torch
 import d2kernels as d2k
 from d2net.config import Config, decoder_from, from_dict
 from d2net.localization.activations import network_activations
-from d2net.methods import method_named
-from d2net.methods.base import Network
+from d2net.methods.base import Network, method_named
 from d2net.methods.ensemble import Ensemble
 from d2net.timing import Timing
 from d2net.training.checkpoint import CheckpointError, read_checkpoint, usable

@@ -22,13 +22,12 @@ from d2net.data.stated import durations_differ, overruled_videos, stated_timing
 from d2net.distributed.launch import joined, local_device
 from d2net.distributed.ranks import Ranks
 from d2net.evaluation import classification_map, evaluate
-from d2net.methods import method_named
-from d2net.methods.base import Network
+from d2net.methods.base import Network, method_named
 from d2net.presets import TIMINGS
 from d2net.timing import Resolved, Statement, Timing, UnknownTiming, resolve
 from d2net.training.checkpoint import FILE, read_checkpoint, usable
+from d2net.training.errors import TrainingWarning
 from d2net.training.folder import OURS
-from d2net.training.health import TrainingWarning
 from d2net.training.loop import Run
 from d2net.training.resume import data_digest, segments_digest
 from d2net.training.survey import annotation_facts, training_facts

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from d2net.training.health import TrainingError
+from d2net.training.errors import TrainingError
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from d2net.data.batch import Batch
 from d2net.data.files import DataError
 from d2net.distributed.ranks import Ranks
-from d2net.training.health import TrainingError
+from d2net.training.errors import TrainingError
 from d2net.training.signals import StopOnSignal
 
 _GO, _STOP, _FAILED = 0, 1, 2

@@ -6,26 +6,10 @@ Nothing here imports torch: the configuration reads the methods' settings.
 from __future__ import annotations
 
 import importlib
-from functools import cache
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from d2net.methods.base import Method
+from typing import Any
 
 # Name of a method -> its folder here, and of its section in the configuration.
 METHODS = {"d2net": "d2net", "wtalc": "wtalc", "3cnet": "threecnet", "basnet": "basnet"}
-
-
-@cache
-def method_named(name: str) -> Method:
-    """The method, with its network and losses.
-
-    Raises:
-        ValueError: no method of that name.
-    """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; there are {', '.join(METHODS)}")
-    return importlib.import_module(f"d2net.methods.{METHODS[name]}.method").METHOD
 
 
 def settings_of(name: str, preset: str | None) -> dict[str, Any]:

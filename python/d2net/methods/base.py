@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 import d2kernels as d2k
 from d2net.config import Config
 from d2net.data.batch import Batch
+from d2net.methods import METHODS
 from d2net.sections import ModelConfig
 
 if TYPE_CHECKING:
@@ -116,6 +119,18 @@ class Method:
     not_graphed: Callable[[Config, int], str | None] = lambda config, classes: (
         f"steps of method {config.method} are not made to be captured"
     )
+
+
+@cache
+def method_named(name: str) -> Method:
+    """The method, with its network and losses.
+
+    Raises:
+        ValueError: no method of that name.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; there are {', '.join(METHODS)}")
+    return importlib.import_module(f"d2net.methods.{METHODS[name]}.method").METHOD
 
 
 def initialise(network: nn.Module, config: ModelConfig) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from d2net.terminal import Bar
-from d2net.training.health import TrainingError
+from d2net.training.errors import TrainingError
 from d2net.training.signals import StopOnSignal
 
 LOOK = 0.2  # seconds between looks for a signal

@@ -14,8 +14,8 @@ from torch import Tensor
 from d2kernels import backends
 from d2net.config import Config
 from d2net.data.batch import Batch
-from d2net.methods import method_named
-from d2net.training.health import TrainingError, TrainingWarning
+from d2net.methods.base import method_named
+from d2net.training.errors import TrainingError, TrainingWarning
 from d2net.training.state import State
 from d2net.training.step import compute_step
 

@@ -14,6 +14,7 @@ from d2net.config import Config
 from d2net.data.batch import Batch
 from d2net.methods.base import Output, foreground_of
 from d2net.training.collapse import Collapse
+from d2net.training.errors import TrainingError, TrainingWarning
 from d2net.training.later import Later
 from d2net.training.state import State
 
@@ -24,14 +25,6 @@ RUNAWAY = 1e3  # no training that fits its labels goes there
 EPSILON = 1e-8  # Adam's: steps along smaller gradients vanish
 SAMPLE = 2**16  # of a weight's values
 HOPELESS, SMALL = 1e-6, 1e-4  # of its size, what a weight changes in the whole run
-
-
-class TrainingError(ValueError):
-    """Training that cannot go on; the message says why and what to try."""
-
-
-class TrainingWarning(UserWarning):
-    """Training that goes on although something about it is odd."""
 
 
 @torch.no_grad()

@@ -23,14 +23,14 @@ from d2net.data.read_ahead import ReadAhead
 from d2net.distributed.parallel import in_parallel
 from d2net.distributed.ranks import ALONE, Ranks
 from d2net.distributed.together import Together, readable
-from d2net.methods import method_named
-from d2net.methods.base import Network
+from d2net.methods.base import Network, method_named
 from d2net.terminal import Bar
 from d2net.training.checkpoint import FILE, read_checkpoint, save_checkpoint, usable
+from d2net.training.errors import TrainingError, TrainingWarning
 from d2net.training.folder import check_folder, clear_folder, clear_temporaries, remove_empty, trim_log, write_holdout
 from d2net.training.graph import GraphedSteps, cuda_steps
 from d2net.training.graph import why_not as why_no_graph
-from d2net.training.health import Health, TrainingError, TrainingWarning, check_start
+from d2net.training.health import Health, check_start
 from d2net.training.later import deferred
 from d2net.training.lock import FolderLock
 from d2net.training.logs import Log

@@ -18,7 +18,7 @@ from d2net.data.files import some
 from d2net.methods import METHODS
 from d2net.timing import Timing
 from d2net.training.checkpoint import CheckpointError
-from d2net.training.health import TrainingError, TrainingWarning
+from d2net.training.errors import TrainingError, TrainingWarning
 
 if TYPE_CHECKING:
     from d2net.data.annotations import Video

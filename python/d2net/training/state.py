@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from d2net.config import Config
-from d2net.methods import method_named
-from d2net.methods.base import MOST_TERMS, Network
+from d2net.methods.base import MOST_TERMS, Network, method_named
 from d2net.training.adam import FusedAdam
 from d2net.training.memory import keep_freed
 

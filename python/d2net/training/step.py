@@ -10,8 +10,7 @@ from d2net.config import Config
 from d2net.data.batch import Batch
 from d2net.distributed.others import others_of
 from d2net.distributed.ranks import ALONE, Ranks
-from d2net.methods import method_named
-from d2net.methods.base import MOST_TERMS, Objective, Step
+from d2net.methods.base import MOST_TERMS, Objective, Step, method_named
 from d2net.sections import TrainConfig
 from d2net.training.state import State
 

@@ -11,7 +11,7 @@ from d2net.data.annotations import Annotations
 from d2net.data.dataset import TrainingBatches
 from d2net.data.files import some
 from d2net.data.inspect.labels import spelling
-from d2net.training.health import TrainingError
+from d2net.training.errors import TrainingError
 
 
 def usable_videos(batches: TrainingBatches, config: Config) -> np.ndarray:

@@ -10,7 +10,7 @@ from d2net.config import Config
 from d2net.data.batch import Batch
 from d2net.data.dataset import TrainingBatches
 from d2net.distributed.ranks import Ranks
-from d2net.methods import method_named
+from d2net.methods.base import method_named
 from d2net.terminal import Bar
 from d2net.training.health import Health, Reading
 from d2net.training.later import Later

@@ -23,8 +23,8 @@ from d2net.data.files import DataError
 from d2net.data.synth import make_synthetic, write_synthetic
 from d2net.distributed.ranks import Ranks
 from d2net.evaluation import evaluate
-from d2net.methods import METHODS, method_named
-from d2net.methods.base import Step
+from d2net.methods import METHODS
+from d2net.methods.base import Step, method_named
 from d2net.methods.ensemble import Ensemble
 from d2net.training.checkpoint import CheckpointError
 from d2net.training.resume import check_same_run

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from d2net.data.files import DataError, read_json, reading
+from d2net.training.errors import TrainingWarning
 from d2net.training.folder import TRACKERS as FILE
-from d2net.training.health import TrainingWarning
 from d2net.training.logs import services, tensorboard
 
 
