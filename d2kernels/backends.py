@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
 from collections.abc import Mapping
 from contextvars import ContextVar
-from functools import cache, lru_cache
+from functools import lru_cache
 from types import MappingProxyType, ModuleType, TracebackType
 
+from d2kernels import _kernels
 from d2kernels._environment import Variable
+from d2kernels._kernels import BACKENDS, OPS
+from d2kernels._kernels import module as module
 
-OPS = (
-    "temporal_conv",
-    "topk_pool",
-    "attention_pool",
-    "foreground_score",
-    "lowest_attention",
-    "condition_number",
-    "pdmi",
-    "svd",
-    "head",
-    "losses",
-    "step_record",
-    "gather_rows",
-    "connected_components",
-    "nms",
-    "localize",
-    "tv_l1",
-)
-BACKENDS = ("reference", "native", "triton")
 _PREFERENCE = {"cpu": ("native", "reference"), "cuda": ("triton", "native", "reference")}
 # op or "*" -> backend; each thread and each asyncio task has its own.
 _asked: ContextVar[Mapping[str, str]] = ContextVar("d2kernels_backends", default=MappingProxyType({}))
@@ -127,50 +108,6 @@ def asked_for(op: str) -> str | None:
     return environment.get(op, environment.get("*"))
 
 
-@cache
-def _has(op: str, backend: str) -> bool:
-    return importlib.util.find_spec(f"d2kernels.ops.{op}.{backend}") is not None
-
-
-@cache
-def module(op: str, backend: str) -> ModuleType:
-    """The op's module for this backend, imported on first use."""
-    return importlib.import_module(f"d2kernels.ops.{op}.{backend}")
-
-
-@cache
-def _interpreter_fault() -> str | None:
-    """Triton's interpreter before 3.7 makes numbers of arrays of one element, which NumPy 2.4 no longer does."""
-    triton, numpy = (importlib.import_module(name).__version__ for name in ("triton", "numpy"))
-    if _numbers(triton) < (3, 7) and _numbers(numpy) >= (2, 4):
-        return f"the interpreter of Triton {triton} needs numpy<2.4, this is {numpy}; Triton 3.7 takes it"
-    return None
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
-
-
-def _why_not(op: str, backend: str, device: str, dtype: object = None) -> str | None:
-    if not _has(op, backend):
-        return f"{op} has no {backend} kernel"
-    if backend == "native" and getattr(module(op, backend), "NEEDS_EXTENSION", True):
-        from d2kernels import _native
-
-        if reason := _native.why_not(device):
-            return reason
-    if backend == "triton":
-        if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-            return f"Triton kernels need a GPU, this is {device}"
-        if importlib.util.find_spec("triton") is None:
-            return "the package triton is not installed"
-        if device != "cuda" and (reason := _interpreter_fault()):
-            return reason
-    check = getattr(module(op, backend), "why_not", None)
-    return check(device, dtype) if check else None
-
-
 def can_run(op: str, backend: str, device: str = "cpu", dtype: object = None, raise_error: bool = False) -> bool:
     """Whether `backend` can serve `op` on this kind of device.
 
@@ -187,7 +124,7 @@ def can_run(op: str, backend: str, device: str = "cpu", dtype: object = None, ra
     """
     _known(op)
     _known_backend(backend)
-    reason = _why_not(op, backend, device, dtype) or _known_to_fail(op, backend, device)
+    reason = _kernels.why_not(op, backend, device, dtype) or _known_to_fail(op, backend, device)
     if reason and raise_error:
         raise BackendUnavailable(_unavailable(op, backend, device, reason))
     return reason is None
@@ -232,10 +169,10 @@ def _choose(op: str, device: str, dtype: object, asked: str | None, index: int |
             reason = later
         if reason:
             raise BackendUnavailable(_unavailable(op, asked, device, reason))
-        return module(op, asked)
+        return _kernels.module(op, asked)
     refused: dict[str, object] = {}
     for backend in _PREFERENCE.get(device, ("reference",)):
-        if _why_not(op, backend, device, dtype) is not None:
+        if _kernels.why_not(op, backend, device, dtype) is not None:
             continue
         try:
             reason = _refused(op, backend, device, index)
@@ -252,8 +189,8 @@ def _choose(op: str, device: str, dtype: object, asked: str | None, index: int |
         for other, reason in refused.items():
             gate.warn_replaced(op, other, backend, str(reason))
         if any(isinstance(reason, Later) for reason in refused.values()):
-            raise _NotKept(module(op, backend))
-    return module(op, backend)
+            raise _NotKept(_kernels.module(op, backend))
+    return _kernels.module(op, backend)
 
 
 def select(op: str, device: str = "cpu", dtype: object = None, index: int | None = None) -> ModuleType:
@@ -286,7 +223,7 @@ def explain(op: str, device: str = "cpu", dtype: object = None) -> dict[str, str
         ValueError: an unknown op.
     """
     _known(op)
-    reasons = {b: _why_not(op, b, device, dtype) or _known_to_fail(op, b, device) for b in BACKENDS}
+    reasons = {b: _kernels.why_not(op, b, device, dtype) or _known_to_fail(op, b, device) for b in BACKENDS}
     order = _PREFERENCE.get(device, ("reference",)) if (asked := asked_for(op)) is None else (asked,)
     used = next((b for b in order if reasons[b] is None), None)
     return {b: "used" if b == used else (reason or "available") for b, reason in reasons.items()}

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import d2kernels as d2k
-from d2kernels import _native, backends
+from d2kernels import _kernels, _native, backends
 from d2kernels.backends import BackendUnavailable, can_run, explain, select, use
 
 SCORES, OFFSETS = torch.tensor([[1.0], [3.0], [2.0]]), torch.tensor([0, 3])
@@ -49,10 +49,10 @@ def kernels(monkeypatch):
         for op in ("topk_pool", "nms")
         for backend in backends.BACKENDS
     }
-    monkeypatch.setattr(backends, "_has", lambda op, backend: (op, backend) in modules)
-    monkeypatch.setattr(backends, "module", lambda op, backend: modules[op, backend])
+    monkeypatch.setattr(_kernels, "_has", lambda op, backend: (op, backend) in modules)
+    monkeypatch.setattr(_kernels, "module", lambda op, backend: modules[op, backend])
     monkeypatch.setattr(_native, "why_not", lambda device: None)
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(_kernels.importlib.util, "find_spec", lambda name: object())
     return why
 
 
@@ -237,7 +237,7 @@ def test_asked_for_by_name_and_unavailable_is_an_error(kernels):
 
 
 def test_an_op_without_the_kernel_says_so(monkeypatch):
-    monkeypatch.setattr(backends, "_has", lambda op, backend: backend == "reference")
+    monkeypatch.setattr(_kernels, "_has", lambda op, backend: backend == "reference")
     with (
         use("triton"),
         pytest.raises(BackendUnavailable, match="cannot run on cpu: topk_pool has no triton kernel"),
@@ -249,7 +249,7 @@ def test_triton_needs_a_gpu_or_its_interpreter(kernels, monkeypatch):
     assert explain("topk_pool")["triton"] == "Triton kernels need a GPU, this is cpu"
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert can_run("topk_pool", "triton")
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(_kernels.importlib.util, "find_spec", lambda name: None)
     assert explain("topk_pool")["triton"] == "the package triton is not installed"
 
 
@@ -262,12 +262,12 @@ def test_an_interpreter_that_numpy_breaks_says_so(kernels, monkeypatch):
     for versions, fault in ((("3.6.0", "2.4.0"), True), (("3.7.1", "2.5.0"), False), (("3.6.0", "2.3.5"), False)):
         monkeypatch.setattr(triton, "__version__", versions[0])
         monkeypatch.setattr(numpy, "__version__", versions[1])
-        backends._interpreter_fault.cache_clear()
+        _kernels._interpreter_fault.cache_clear()
         assert can_run("topk_pool", "triton") is not fault
         if fault:
             assert "the interpreter of Triton 3.6.0 needs numpy<2.4, this is 2.4.0" in explain("topk_pool")["triton"]
         assert can_run("topk_pool", "triton", "cuda")
-    backends._interpreter_fault.cache_clear()
+    _kernels._interpreter_fault.cache_clear()
 
 
 def test_explain_gives_used_available_or_the_reason(kernels):

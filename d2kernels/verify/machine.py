@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from d2kernels import _native, backends
+from d2kernels import _kernels, _native
 from d2kernels.verify import hashes, records
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -87,9 +87,9 @@ def kernels(kind: str) -> dict[str, str]:
     """Each kernel that can run on this kind of device to its hash: of its modules, and of what it is compiled from."""
     found = {}
     compiled = build().get("cuda") if kind == "cuda" else None
-    for op in backends.OPS:
+    for op in _kernels.OPS:
         for backend in ("native", "triton"):
-            if backends._why_not(op, backend, kind) is not None:
+            if _kernels.why_not(op, backend, kind) is not None:
                 continue
             files = hashes.python_files(PACKAGE.parent, op, backend)
             if backend == "native":

@@ -412,4 +412,4 @@ def test_what_is_kept_without_bound_is_named_by_what_a_machine_has_few_of():
         for name, value in vars(module).items():
             if hasattr(value, "cache_parameters") and value.cache_parameters()["maxsize"] is None:
                 kept[f"{value.__module__}.{name}"] = set(inspect.signature(value).parameters) - few
-    assert "d2kernels.backends.module" in kept and not {name: of for name, of in kept.items() if of}
+    assert "d2kernels._kernels.module" in kept and not {name: of for name, of in kept.items() if of}

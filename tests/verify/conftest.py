@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from d2kernels import backends
+from d2kernels import _kernels, backends
 from d2kernels.verify import gate, machine, process
 
 OPS = ("topk_pool", "nms", "lowest_attention")
@@ -28,10 +28,10 @@ def pretend(patch, folder) -> None:
     check = process.check
     patch.setattr(process, "check", lambda device, kernels: check("cpu", kernels))
     patch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
-    why_not = backends._why_not
+    why_not = _kernels.why_not
     patch.setattr(
-        backends,
-        "_why_not",
+        _kernels,
+        "why_not",
         lambda op, backend, device, dtype=None: why_not(op, backend, "cpu" if op in OPS else device, dtype),
     )
     patch.setenv("XDG_CACHE_HOME", str(folder))
