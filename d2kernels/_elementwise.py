@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from d2kernels.ragged import Ragged
 
 # A row of zeros stays one, whatever the function's other arguments.
 _KEEP_ZERO = frozenset(
@@ -40,15 +37,13 @@ def _refuse(name: str, why: str) -> TypeError:
     )
 
 
-def apply(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Ragged:
+def apply(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """function of the packed values, as a Ragged of the same sequences whose gap rows are zero.
 
     Raises:
         TypeError: a function that is not elementwise, in place, or into `out`. ValueError: other sequences, or a
             tensor that does not fit the rows.
     """
-    from d2kernels.ragged import Ragged, take
-
     name = _name(function)
     if name not in _ELEMENTWISE:
         raise _refuse(name, "is not elementwise")
@@ -56,12 +51,11 @@ def apply(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
         raise _refuse(name, "in place would change values that are read only")
     if kwargs.get("inplace") or kwargs.get("out") is not None:
         raise _refuse(name, "in place or into `out` would change values that are read only")
-    every = [x for x in (*args, *kwargs.values()) if isinstance(x, Ragged)]
-    first = every[0]
-    form = take(name, first)
+    every = [x for x in (*args, *kwargs.values()) if isinstance(x, Arithmetic)]
+    first: Any = every[0]
 
     def rows(x: Any) -> Any:
-        return form.align("an argument", x) if isinstance(x, Ragged) else x
+        return first._aligned(name, x) if isinstance(x, Arithmetic) else x
 
     with torch._C.DisableTorchFunctionSubclass():
         out = function(*map(rows, args), **{k: rows(x) for k, x in kwargs.items()})
@@ -72,12 +66,12 @@ def apply(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
             "numbers or broadcast within rows"
         )
     if name in _KEEP_ZERO and len(every) == 1 and first.gap:
-        return Ragged._trusted(out, first.offsets, first.lengths, first.max_length, first.gap, first._room)
+        return type(first)._trusted(out, first.offsets, first.lengths, first.max_length, first.gap, first._room)
     return first.with_values(out).zero_gaps()
 
 
 class Arithmetic:
-    """Python's operators, and torch's elementwise functions, for Ragged."""
+    """Python's operators, and torch's elementwise functions, for Ragged, which says what its rows are."""
 
     __slots__ = ()
 

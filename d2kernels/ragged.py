@@ -212,6 +212,10 @@ class Ragged(Arithmetic):
             )
         return Ragged._trusted(values, self.offsets, self.lengths, self.max_length, room=self._room)
 
+    def _aligned(self, op: str, other: Ragged) -> Tensor:
+        """Another batch's rows, which must be of the same sequences."""
+        return take(op, self).align("an argument", other)
+
     def sequence_index(self) -> Tensor:
         """(total,) int64: the sequence of each row; a gap row has that of a neighbour."""
         return rows(self.offsets, self.lengths, self.values.shape[0]).sequence
