@@ -12,7 +12,7 @@ from peers import objective
 
 from d2kernels.ops.losses import losses
 from d2net.config import make_config
-from d2net.methods.d2net.losses import loss_options
+from d2net.methods.d2net.losses.options import loss_options
 
 OP = "losses"
 WORK = [

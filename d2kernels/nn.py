@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-import d2kernels as d2k
 from d2kernels._arguments import choice, flag, number, whole
 from d2kernels.ops.attention_pool import AttentionPool as Pooled
-from d2kernels.ops.attention_pool import thresholds_of
+from d2kernels.ops.attention_pool import attention_pool, thresholds_of
+from d2kernels.ops.foreground_score import foreground_score
+from d2kernels.ops.temporal_conv import temporal_conv
+from d2kernels.ops.topk_pool import topk_pool
 from d2kernels.ragged import Ragged
 
 
@@ -96,7 +98,7 @@ class TemporalConv1d(nn.Module):
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor | Ragged:
-        return d2k.temporal_conv(
+        return temporal_conv(
             x,
             self.weight,
             self.bias,
@@ -142,7 +144,7 @@ class TopkPool(nn.Module):
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        return d2k.topk_pool(
+        return topk_pool(
             scores, divisor=self.divisor, rounding=self.rounding, offsets=offsets, lengths=lengths, mask=mask
         )
 
@@ -176,7 +178,7 @@ class AttentionPool(nn.Module):
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Pooled:
-        return d2k.attention_pool(
+        return attention_pool(
             x,
             attention,
             threshold=self.threshold,
@@ -226,7 +228,7 @@ class ForegroundScore(nn.Module):
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor | Ragged:
-        return d2k.foreground_score(x, self.reference, eps=self.eps, offsets=offsets, lengths=lengths, mask=mask)
+        return foreground_score(x, self.reference, eps=self.eps, offsets=offsets, lengths=lengths, mask=mask)
 
     def extra_repr(self) -> str:
         return f"{self.reference.shape[0]}, eps={self.eps}"

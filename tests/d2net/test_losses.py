@@ -12,8 +12,9 @@ import torch.nn.functional as F
 
 import d2kernels as d2k
 from d2net.config import make_config
-from d2net.methods.d2net.losses import compute_losses, denoising_scale, kept_videos
+from d2net.methods.d2net.losses import compute_losses
 from d2net.methods.d2net.losses.denoising import video_loss
+from d2net.methods.d2net.losses.options import denoising_scale, kept_videos
 from d2net.methods.d2net.losses.pairs import Permutations, random_permutations
 
 CLASSES, WIDTH = 4, 6

@@ -9,7 +9,7 @@ import d2kernels as d2k
 from d2kernels.ops.head import head
 from d2kernels.ops.losses import losses
 from d2net.config import make_config
-from d2net.methods.d2net.losses import loss_options
+from d2net.methods.d2net.losses.options import loss_options
 
 pytestmark = pytest.mark.skipif(not torch._dynamo.is_dynamo_supported(), reason="torch.compile is not supported here")
 OFFSETS = torch.tensor([0, 3, 9])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import d2kernels as d2k
 from d2kernels.ops.losses import PAIRS, Options, _checked, losses, reference, schema
 from d2net.config import make_config
-from d2net.methods.d2net.losses import loss_options
+from d2net.methods.d2net.losses.options import loss_options
 
 F64 = torch.float64
 NAN = float("nan")

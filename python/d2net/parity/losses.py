@@ -12,9 +12,10 @@ from torch import Tensor
 import d2kernels as d2k
 from d2net.config import make_config
 from d2net.data.files import DataError
-from d2net.methods.d2net.losses import compute_losses, denoising_scale, kept_videos, video_scores
+from d2net.methods.d2net.losses import compute_losses
 from d2net.methods.d2net.losses.denoising import snippet_loss
 from d2net.methods.d2net.losses.discriminative import embeddings, pair_weights
+from d2net.methods.d2net.losses.options import denoising_scale, kept_videos, video_scores
 from d2net.methods.d2net.losses.pairs import Permutations
 from d2net.parity.checks import Case, Check, Golden, Scale, preset_of
 from d2net.sections import LossConfig

@@ -12,7 +12,7 @@ from d2kernels.ops.objective import Network as Plan
 from d2net.config import Config
 from d2net.data.batch import Batch
 from d2net.methods.base import Objective, Step
-from d2net.methods.d2net.losses import by_labels, denoising_scale, loss_options
+from d2net.methods.d2net.losses.options import by_labels, denoising_scale, loss_options
 from d2net.methods.d2net.losses.pairs import pair_keys
 from d2net.methods.d2net.network import D2Net
 

@@ -10,7 +10,8 @@ from d2net.config import Config
 from d2net.data.batch import Batch
 from d2net.methods.base import Method, Objective, Step, autocast
 from d2net.methods.d2net.at_once import objective_at_once
-from d2net.methods.d2net.losses import denoising_scale, head_losses
+from d2net.methods.d2net.losses import head_losses
+from d2net.methods.d2net.losses.options import denoising_scale
 from d2net.methods.d2net.network import D2Net
 
 

@@ -13,7 +13,8 @@ import d2kernels as d2k
 from d2kernels.ops.head import Head, reference_score
 from d2kernels.ops.losses import losses
 from d2net.distributed.others import Others
-from d2net.methods.d2net.losses import (
+from d2net.methods.d2net.losses.denoising import masked_mean, snippet_values, video_loss
+from d2net.methods.d2net.losses.options import (
     Losses,
     denoising_scale,
     kept_videos,
@@ -21,7 +22,6 @@ from d2net.methods.d2net.losses import (
     scores_snippets,
     video_scores,
 )
-from d2net.methods.d2net.losses.denoising import masked_mean, snippet_values, video_loss
 from d2net.methods.d2net.losses.pairs import Permutations, pair_keys
 from d2net.methods.d2net.losses.reference import mixed_reference
 from d2net.sections import LossConfig
