@@ -1,5 +1,6 @@
 #include "d2kernels/svd.h"
 
+#include "d2kernels/svd_backward.h"
 #include "matrices.h"
 
 namespace d2k::cuda {
@@ -27,6 +28,18 @@ __global__ void __launch_bounds__(kMatrixThreads, 1) kernel(Problem problem, Roo
     write_all(team, problem, room.item(), work, &range);
 }
 
+using Gradient = SvdBackward<AnyFloat>;
+
+int64_t bytes_of(const Gradient& problem) { return 8 * SvdBackwardWork::size(problem); }
+
+__global__ void __launch_bounds__(kMatrixThreads, 1) gradient_kernel(Gradient problem, Room room) {
+    __shared__ MatrixTeam::Storage storage;
+    extern __shared__ __align__(16) unsigned char shared[];
+    MatrixTeam team(storage);
+    Scratch scratch = room.scratch(shared);
+    svd_backward(team, problem, room.item(), SvdBackwardWork::in(scratch, problem));
+}
+
 }  // namespace
 
 Status svd_workspace(const Problem& problem, int device, size_t* bytes) {
@@ -39,6 +52,18 @@ Status svd(const Problem& problem, void* workspace, size_t bytes, int device, vo
     D2K_TRY(guard.status);
     return launch_matrices(kernel, problem.plan().q, problem.batch, bytes_of(problem), workspace,
                            bytes, device, stream, problem);
+}
+
+Status svd_backward_workspace(const Gradient& problem, int device, size_t* bytes) {
+    return workspace_of(problem.batch, bytes_of(problem), kBesideMatrix, device, bytes);
+}
+
+Status svd_backward(const Gradient& problem, void* workspace, size_t bytes, int device, void* stream) {
+    if (problem.batch == 0) return kOk;
+    const DeviceGuard guard(device);
+    D2K_TRY(guard.status);
+    return launch_matrices(gradient_kernel, problem.k(), problem.batch, bytes_of(problem), workspace, bytes, device,
+                           stream, problem);
 }
 
 }  // namespace d2k::cuda

@@ -11,6 +11,7 @@
 #include "d2kernels/condition_number.h"
 #include "d2kernels/pdmi.h"
 #include "d2kernels/svd.h"
+#include "d2kernels/svd_backward.h"
 #include "thread_team.h"
 
 using namespace d2k;
@@ -164,6 +165,35 @@ void svd(const std::vector<double>& a, int64_t rows, int64_t columns) {
         }
 }
 
+// Any of the gradients may be absent; values as given, whether or not the vectors are anybody's.
+void svd_gradient(int64_t rows, int64_t columns, const std::vector<double>& s) {
+    const auto k = static_cast<int64_t>(s.size());
+    const auto u = random_matrix(rows, k, k, 20), vh = random_matrix(k, columns, k, 21), grad_u = random_matrix(rows, k, k, 22),
+               grad_s = random_matrix(1, k, 1, 23), grad_vh = random_matrix(k, columns, k, 24);
+    for (int given = 0; given < 8; ++given) {
+        const auto of = [&](const auto& start) {
+            std::vector<double> gradient(rows * columns, -1);
+            const SvdBackward<double> problem{given & 1 ? grad_u.data() : nullptr, given & 2 ? grad_s.data() : nullptr,
+                                              given & 4 ? grad_vh.data() : nullptr, u.data(), s.data(), vh.data(), 1, rows,
+                                              columns, gradient.data()};
+            std::vector<double> memory(SvdBackwardWork::size(problem));
+            start([&](auto& team) {
+                Scratch scratch(memory.data(), memory.size() * sizeof(double));
+                const auto work = SvdBackwardWork::in(scratch, problem);
+                CHECK(work.u.first);
+                svd_backward(team, problem, 0, work);
+            });
+            return gradient;
+        };
+        const auto want = of([](const auto& run) {
+            HostTeam host;
+            run(host);
+        });
+        CHECK(close(of([](const auto& run) { as_block(run); }), want, 1e-14));
+        CHECK(given || close(want, std::vector<double>(rows * columns)));
+    }
+}
+
 void condition(const std::vector<double>& a, const std::vector<double>* b, int64_t rows, int64_t inner, int64_t columns) {
     struct Out {
         std::vector<double> value, slope_a, slope_b;
@@ -288,6 +318,10 @@ int main() {
     svd(two, 1, 3);
     svd(std::vector<double>(16), 4, 4);
     svd(random_matrix(70, 36, 30, 9), 70, 36);  // more rows than a group holds at once
+    svd_gradient(1, 1, {2});
+    svd_gradient(9, 5, {3e200, 2e200, 2e200, 1, 0});
+    svd_gradient(6, 19, {6e-300, 5e-300, 4e-300, 3e-300, 2e-300, 1e-300});
+    svd_gradient(3, 3, {NAN, NAN, NAN});
     condition(random_matrix(9, 7, 7, 3), nullptr, 9, 0, 7);
     condition(random_matrix(6, 6, 4, 4), nullptr, 6, 0, 6);
     condition(random_matrix(67, 35, 35, 10), nullptr, 67, 0, 35);

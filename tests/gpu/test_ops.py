@@ -221,6 +221,27 @@ def test_svd_of_every_size(op, backend, shape):
     torch.testing.assert_close(got, (a, eye, eye, torch.linalg.svdvals(a)), rtol=1e-11, atol=1e-12 * max(shape))
 
 
+@pytest.mark.parametrize(("op", "backend"), cases(["svd"]))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "shape", [(300, 2, 2), (0, 3, 2), (5, 1, 4), (7, 9, 5), (40, 20, 30), (3, 50, 64), (2, 128, 128)]
+)
+def test_gradient_of_svd_of_every_size(op, backend, shape, dtype):
+    a = random(*shape, seed=13) - 0.5
+    a[:, 0] = a[:, -1]
+    # By one set of vectors, since another one's have other signs.
+    saved = [x.to(dtype) for x in torch.linalg.svd(a, full_matrices=False)]
+    grads = [random(*x.shape, seed=14).to(dtype) for x in saved]
+    function = d2k.backends.module(op, backend).svd_backward
+    oracle = d2k.backends.module(op, "reference").svd_backward
+    for given in ((0, 1, 2), (1,), (0,), (1, 2)):
+        some = [g if i in given else None for i, g in enumerate(grads)]
+        want = oracle(*some, *saved)
+        got = function(*[None if x is None else x.cuda() for x in (*some, *saved)])
+        rounding = {torch.float64: 1e-10, torch.float32: 1e-4}.get(dtype, 2e-2)
+        assert got.dtype == dtype and (got.cpu() - want).double().norm() <= rounding * want.double().norm()
+
+
 @pytest.mark.parametrize(("op", "backend"), cases(["gather_rows", "head", "losses", "step_record", "tv_l1"]))
 def test_ops_in_float32(op, backend):
     if backend == "reference":

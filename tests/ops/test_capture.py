@@ -30,7 +30,7 @@ LAUNCHES = {
     "topk_pool": "topk_pool topk_pool_backward",
     "condition_number": "condition_number scale_slopes",
     "pdmi": "pdmi_snippet pdmi_snippet_backward pdmi_video scale_slopes",
-    "svd": "svd",
+    "svd": "svd svd_backward",
     "head": "head head_backward reference_score",
     "losses": "losses losses_backward",
     "step_record": "step_record",

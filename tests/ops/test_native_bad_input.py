@@ -169,6 +169,9 @@ def test_small_matrices(batch, m, n, value, limit):
         assert not bool(a.isfinite().all())
     else:
         assert all(bool(x.isfinite().all()) for x in factors)
+        slopes = [x.new_ones(x.shape) for x in factors]
+        assert native("svd").svd_backward(*slopes, *factors).shape == a.shape
+        assert bool(native("svd").svd_backward(None, slopes[1], None, *factors).isfinite().all())
 
 
 @settings(max_examples=80)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 
 import mpmath
@@ -97,6 +98,109 @@ def test_backward_equals_the_references():
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+def factors(shape, dtype, seed=0):
+    """U, S, Vh of a random matrix, with a value that is repeated and one that is 0, and a gradient of each."""
+    made = list(torch.linalg.svd(matrices(*shape, seed=seed), full_matrices=False))
+    if made[1].shape[1] > 3:
+        made[1][:, 1] = made[1][:, 2]
+        made[1][:, -1] = 0
+    saved = [x.to(dtype) for x in made]
+    return saved, [matrices(*x.shape, dtype=dtype, seed=seed + 1 + i) for i, x in enumerate(saved)]
+
+
+def relative(got, want):
+    return ((got.double() - want.double()).norm() / want.double().norm().clamp(min=1e-300)).item()
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [*SHAPES, (0, 3, 2), (3, 2, 2), (2, 9, 5), (2, 17, 33), (1, 40, 36)])
+def test_native_backward_is_the_references(backend, shape, dtype):
+    saved, grads = factors(shape, dtype)
+    bound = {torch.float64: 1e-13, torch.float32: 3e-6}.get(dtype, 2 * torch.finfo(dtype).eps)
+    for asked in itertools.product((False, True), repeat=3):
+        some = [g if there else None for g, there in zip(grads, asked, strict=True)]
+        if not any(asked):
+            continue
+        want = reference.svd_backward(*some, *saved)
+        got = schema.svd_backward(*some, *saved)
+        assert got.dtype == dtype and got.shape == shape
+        assert relative(got, want) <= bound, asked
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("apart", [8, 12])
+def test_values_are_repeated_by_the_rounding_of_what_they_are_computed_in(dtype, apart):
+    """16-bit values in float32's rounding, whatever kernels compute in: 10 units of the largest value."""
+    eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    u, vh = torch.eye(2, dtype=dtype)[None], torch.eye(2, dtype=dtype)[None]
+    s = torch.tensor([[1.0, apart * eps]]).to(dtype)
+    g = torch.ones(1, 2, 1, dtype=dtype)
+    tall = torch.eye(3, 2, dtype=dtype)[None]
+    grad = schema.svd_backward(torch.ones_like(tall), None, None, tall, s, vh)
+    assert (grad[0, 2, 1] != 0) == (apart > 10)  # outside the span, over the smaller value
+    s = torch.tensor([[1.0, 1.0 - apart * eps]], dtype=torch.float64).to(dtype)
+    grad = schema.svd_backward(g * torch.tensor([1, 0], dtype=dtype), None, None, u, s, vh)
+    told_apart = apart > 10 and dtype in (torch.float64, torch.float32)  # else the same number
+    assert bool((grad[0] != 0).any()) == told_apart
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize("shape", [(2, 4, 3), (2, 3, 4), (2, 3, 3), (1, 40, 36)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_in_its_matrix(backend, shape, value):
+    saved, grads = factors((3, *shape[1:]), torch.float64)
+    clean = schema.svd_backward(*grads, *saved)
+    for i in range(6):
+        all_six = [x.clone() for x in (*grads, *saved)]
+        all_six[i][(1, *[0] * (all_six[i].dim() - 1))] = value
+        got = schema.svd_backward(*all_six)
+        assert torch.equal(got[::2], clean[::2]) and not got[1].isfinite().all(), i
+        assert torch.equal(got[1].isfinite(), reference.svd_backward(*all_six)[1].isfinite()), i
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize("shape", [(203, 2, 2), (203, 5, 3), (203, 4, 9), (37, 20, 20)])
+def test_native_gradients_depend_on_no_neighbour_and_no_thread(backend, shape):
+    saved, grads = factors(shape, torch.float64)
+    whole = schema.svd_backward(*grads, *saved)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(7)
+        again = schema.svd_backward(*grads, *saved)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(whole, again)
+    for rows in (slice(0, 1), slice(9, 12), slice(len(whole) - 1, None)):
+        assert torch.equal(schema.svd_backward(*[x[rows] for x in (*grads, *saved)]), whole[rows])
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([(1, 1), (3, 5), (6, 6), (7, 3)]), st.integers(-1000, 1000), st.integers(0, 10**6))
+def test_a_power_of_two_divides_the_gradient_of_vectors(backend, shape, power, seed):
+    (u, s, vh), (grad_u, grad_s, grad_vh) = factors((2, *shape), torch.float64, seed)
+    one = schema.svd_backward(grad_u, None, grad_vh, u, s, vh)
+    up = 2.0 ** (power // 2), 2.0 ** (power - power // 2)
+    got = schema.svd_backward(grad_u, None, grad_vh, u, s * up[0] * up[1], vh)
+    torch.testing.assert_close(got * up[0] * up[1], one, rtol=1e-14, atol=1e-300)
+    # That of values does not depend on them, and is not lost beside the others.
+    values = schema.svd_backward(None, grad_s, None, u, s, vh)
+    assert torch.equal(schema.svd_backward(None, grad_s, None, u, s * up[0] * up[1], vh), values)
+    if power > 60:
+        both = schema.svd_backward(grad_u, grad_s, grad_vh, u, s * up[0] * up[1], vh)
+        torch.testing.assert_close(both, values + got, rtol=1e-12, atol=1e-12)
+
+
+def test_strided_gradients():
+    saved, grads = factors((2, 6, 4), torch.float64)
+    turned = [g.transpose(-1, 0).contiguous().transpose(-1, 0) for g in grads]
+    spread = [g[:1, :1].expand_as(g) for g in grads]
+    for some in (turned, spread):
+        got = schema.svd_backward(*some, *saved)
+        torch.testing.assert_close(got, schema.svd_backward(*[g.contiguous() for g in some], *saved), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("s", [(2.0, 2.0, 1.0), (1.0, 1.0, 1.0), (3.0, 0.0, 0.0), (0.0, 0.0, 0.0)])
 def test_repeated_singular_values_have_finite_gradients(s):
     a = with_singular_values(5, 3, s).requires_grad_()
@@ -170,7 +274,7 @@ def test_opcheck(shape):
     torch.library.opcheck(schema.svd.op, (a,))
     saved = schema.svd(a)
     grads = [torch.randn_like(t) for t in saved]
-    for g in (grads, (None, grads[1], None)):
+    for g in (grads, (None, grads[1], None), (grads[0], None, None), (None, None, grads[2])):
         torch.library.opcheck(schema.svd_backward.op, (*g, *saved))
 
 

@@ -23,6 +23,7 @@ public:
     D2K_DEVICE Floats(void* first, int dtype) : first_(first), at_(0), dtype_(dtype) {}
 
     D2K_DEVICE explicit operator bool() const { return first_ != nullptr; }
+    D2K_DEVICE bool is_double() const { return dtype_ == 1; }
 
     D2K_DEVICE Floats operator+(int64_t count) const {
         Floats moved = *this;

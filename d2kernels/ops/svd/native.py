@@ -1,4 +1,4 @@
-"""svd through csrc, in float64 for every dtype; on the CPU matrices through torch.linalg where that is faster."""
+"""svd through csrc, in float64 for every dtype; on the CPU large matrices through torch.linalg, gradients excepted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from torch import Tensor
 
 from d2kernels import _native
 from d2kernels.ops.svd import reference
-from d2kernels.ops.svd.reference import svd_backward
 
 __all__ = ["svd_backward", "svd_forward", "svdvals_forward", "why_not"]
 
@@ -43,3 +42,20 @@ def svd_forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         stream = torch.cuda.current_stream(a.device).cuda_stream
         module.svd_cuda(problem, workspace.data_ptr(), workspace.numel(), a.device.index, stream)
     return u, s, vh
+
+
+def svd_backward(
+    grad_u: Tensor | None, grad_s: Tensor | None, grad_vh: Tensor | None, u: Tensor, s: Tensor, vh: Tensor
+) -> Tensor:
+    batch, rows, columns = len(u), u.shape[1], vh.shape[2]
+    out = u.new_empty(batch, rows, columns)
+    problem = _native.dtype_number(u.dtype), grad_u, grad_s, grad_vh, u, s, vh, batch, rows, columns, out
+    module = _native.module()
+    if u.is_cpu:
+        module.svd_backward_cpu(problem, torch.get_num_threads())
+    else:
+        index = u.device.index
+        workspace = u.new_empty(module.svd_backward_workspace_cuda(problem, index), dtype=torch.uint8)
+        stream = torch.cuda.current_stream(u.device).cuda_stream
+        module.svd_backward_cuda(problem, workspace.data_ptr(), workspace.numel(), index, stream)
+    return out

@@ -43,7 +43,8 @@ def svd_backward(
 ) -> Tensor:
     """U [(skew(Uᵀ gU) / E) S + S (skew(Vᵀ gV) / E) + diag(gS)] Vᵀ and the parts outside U's and V's spans.
 
-    E[j, k] = σ_k² − σ_j²; its inverse is 0 at repeated singular values, and 1/σ is 0 at σ = 0.
+    E[j, k] = σ_k² − σ_j²; its inverse is 0 at repeated singular values, and 1/σ is 0 at σ = 0. Nothing is outside the
+    span of a square U or V.
     """
     dtype = accumulation_dtype(u.dtype)
     out, (u, s, vh) = u.dtype, (t.to(dtype) for t in (u, s, vh))
@@ -62,12 +63,14 @@ def svd_backward(
         g = grad_u.to(dtype)
         w = u.mT @ g
         inner = inner + (w - w.mT) * gaps * s[:, None, :]
-        outer = outer + ((g - u @ w) * inverse[:, None, :]) @ vh
+        if u.shape[1] > u.shape[2]:
+            outer = outer + ((g - u @ w) * inverse[:, None, :]) @ vh
     if grad_vh is not None:
         g = grad_vh.to(dtype).mT
         w = v.mT @ g
         inner = inner + s[:, :, None] * ((w - w.mT) * gaps)
-        outer = outer + u @ (inverse[:, :, None] * (g - v @ w).mT)
+        if vh.shape[2] > vh.shape[1]:
+            outer = outer + u @ (inverse[:, :, None] * (g - v @ w).mT)
     gradient = times_power(u @ inner @ vh + outer, -exponent)
     if grad_s is not None:
         gradient = gradient + (u * grad_s.to(dtype)[:, None]) @ vh
