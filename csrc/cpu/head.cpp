@@ -65,13 +65,18 @@ D2K_INLINE void activate(const T* logits, int64_t count, ArithmeticOf<T>* out) {
     } else {
         constexpr int64_t kCount = Lanes<V>::kCount;
         typename Lanes<V>::Type x;
-        for (int64_t j = 0; j < count; j += kCount) {
-            const int64_t left = std::min(kCount, count - j);
-            T some[kCount] = {};
-            if (left < kCount) std::copy_n(logits + j, left, some);
-            load(x, left < kCount ? some : logits + j);
+        int64_t j = 0;
+        for (; j + kCount <= count; j += kCount) {
+            load(x, logits + j);
             x = sigmoid(x);
-            memcpy(out + j, &x, left * sizeof(V));
+            memcpy(out + j, &x, sizeof x);
+        }
+        if (j < count) {
+            T rest[kCount] = {};
+            std::copy_n(logits + j, count - j, rest);
+            load(x, rest);
+            x = sigmoid(x);
+            memcpy(out + j, &x, (count - j) * sizeof(V));
         }
     }
 }
