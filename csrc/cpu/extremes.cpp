@@ -6,10 +6,23 @@
 
 namespace d2k::cpu {
 
-D2K_CLONES_OF(double) D2K_FLATTEN void decompose(const Plan& plan, const ExtremesWork<double>& work, double atol,
-                                                 double rtol, Range* ranges, Extremes<double>* out) {
+D2K_CLONES_OF(double) D2K_FLATTEN void decompose_values(const Plan& plan, const ExtremesWork<double>& work, double atol,
+                                                        double rtol, Range* ranges, Decomposed<double>* out) {
     HostTeam team;
-    *out = extremes(team, plan, work, atol, rtol, ranges);
+    *out = decomposed(team, plan, work, atol, rtol, ranges);
+}
+
+D2K_CLONES_OF(double) D2K_FLATTEN void find_vectors(const Plan& plan, const ExtremesWork<double>& work,
+                                                    const Decomposed<double>& found, Extremes<double>* out) {
+    HostTeam team;
+    *out = vectors(team, plan, work, found.columns, found.chosen);
+}
+
+void decompose(const Plan& plan, const ExtremesWork<double>& work, double atol, double rtol, Range* ranges,
+               Extremes<double>* out) {
+    Decomposed<double> found;
+    decompose_values(plan, work, atol, rtol, ranges, &found);
+    find_vectors(plan, work, found, out);
 }
 
 #if defined(__GNUC__)

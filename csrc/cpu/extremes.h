@@ -8,6 +8,11 @@ namespace d2k::cpu {
 
 void decompose(const Plan& plan, const ExtremesWork<double>& work, double atol, double rtol, Range* ranges,
                Extremes<double>* out);
+// The same in two steps: the values, and then their vectors.
+void decompose_values(const Plan& plan, const ExtremesWork<double>& work, double atol, double rtol, Range* ranges,
+                      Decomposed<double>* out);
+void find_vectors(const Plan& plan, const ExtremesWork<double>& work, const Decomposed<double>& found,
+                  Extremes<double>* out);
 #if defined(__GNUC__)
 void decompose(const Plan& plan, const ExtremesWork<Pack>& work, double atol, double rtol, Range* ranges,
                Extremes<Pack>* out);

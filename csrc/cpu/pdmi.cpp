@@ -1,6 +1,7 @@
 #include "d2kernels/pdmi.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "aligned.h"
 #include "extremes.h"
@@ -67,8 +68,19 @@ Status pdmi_video(const PdmiVideo<T>& problem) {
         if (finite && factors.rows > 0 && factors.inner > 0) {
             Range range;
             work.extremes = ExtremesWork<double>::in(scratch, factors.plan());
+            const Plan plan = factors.plan();
+            Decomposed<double> found;
             prepare_one(factors, work.extremes, work.doubles, &range);
-            decompose(factors.plan(), work.extremes, problem.atol, problem.rtol, &range, &e);
+            decompose_values(plan, work.extremes, problem.atol, problem.rtol, &range, &found);
+            const Chosen<double>& of = found.chosen;
+            if (!problem.slope && slopes_are_finite(team, problem, work, factors.rows, factors.inner, of.smallest,
+                                                    range.exponent)) {
+                const bool many = of.rank > 1 && of.smallest < of.largest;
+                put(problem.value, many ? std::log(of.largest / of.smallest) : 0);
+                *problem.rank = static_cast<int64_t>(of.rank);
+                return;
+            }
+            find_vectors(plan, work.extremes, found, &e);
             finish_one(factors, e, work.doubles, &range);
         } else {
             std::fill_n(work.slope_q, factors.inner * problem.classes, 0.0);

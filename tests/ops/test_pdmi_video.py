@@ -265,3 +265,36 @@ def test_rows_whose_sum_is_not_positive_stay_as_they_are(backend):
     want, slope = with_gradients(defined, p)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=0)
     torch.testing.assert_close(grad, slope, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from([(1, 1), (3, 5), (9, 4), (12, 12), (70, 6), (130, 20), (6, 70)]),
+    st.integers(-1074, 1023),
+    st.sampled_from([(None, False), (0.2, False), (None, True), (0.2, True)]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0.0, 1e-300, 1e-3]),
+    st.integers(0, 10**6),
+)
+def test_a_value_is_the_same_with_and_without_gradients(backend, size, power, rule, per_class, signed, atol, seed):
+    """Slopes that are not finite make it 0, whoever asks for them."""
+    draw = torch.Generator().manual_seed(seed)
+    p = torch.rand(size, generator=draw, dtype=torch.float64)
+    p = (p - 0.5 if signed else p) * 2.0 ** (power // 2) * 2.0 ** (power - power // 2)
+    labels, keep = torch.rand(size, generator=draw) < 0.3, torch.rand(size[:1], generator=draw) < 0.9
+    args = p, labels, keep if seed % 2 else None, *rule, per_class, atol, 1e-13
+    value, rank, _ = schema.pdmi_video(*args, True)
+    alone, its_rank, _ = schema.pdmi_video(*args, False)
+    assert torch.equal(alone, value) and torch.equal(its_rank, rank)
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize(("power", "undefined"), [(-1010, False), (-1060, True)])
+def test_slopes_past_the_largest_number_make_the_value_0(backend, power, undefined):
+    p = torch.rand(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2.0**power
+    labels = torch.eye(4, dtype=torch.bool)[torch.arange(12) % 4]
+    for for_backward in (False, True):
+        value, rank, _ = schema.pdmi_video(p, labels, None, None, False, False, 0.0, 0.0, for_backward)
+        assert (value.item() == 0) == undefined and rank.item() == (0 if undefined else 4)

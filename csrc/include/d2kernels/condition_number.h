@@ -18,7 +18,7 @@ struct ConditionNumber {
     bool log;
 
     OutputOf<T> value;          // (batch)
-    double *slope_a, *slope_b;  // ∂ value by a and b, or null
+    double *slope_a, *slope_b;  // ∂ value by a and b, each or both null
 
     D2K_DEVICE bool closed() const { return !b && rows == 2 && columns == 2; }
     D2K_DEVICE Plan plan() const { return b ? Plan::product(rows, inner, columns) : Plan::whole(rows, columns); }
@@ -32,27 +32,46 @@ struct ConditionNumber {
     }
 };
 
-// product[i, j] = Σ a[i, l] b[l, j], each factor divided by its power of 2.
+// product[i, j] = Σ a[i, l] b[l, j], each factor divided by its power of 2. Both are finite.
 template <class Team, class A, class B>
 D2K_DEVICE void multiply(Team& team, const A& a, const B& b, int64_t rows, int64_t inner, int64_t columns,
                          const Power& scale_a, const Power& scale_b, double* product) {
-    constexpr int tile = Group<Team>::width == 1 ? 8 : 1;
-    const int64_t tiles = (columns + tile - 1) / tile;
-    for_each(team, rows * tiles, [&](int64_t at) {
-        const int64_t i = at / tiles, first = at % tiles * tile;
-        const int64_t width = columns - first < tile ? columns - first : tile;
-        double sum[tile] = {};
-        D2K_ROLLED
-        for (int64_t l = 0; l < inner; ++l) {
-            const double x = scale_a * static_cast<double>(a[i * inner + l]);
-            const auto y = b + (l * columns + first);
-            if (tile == 1 || width == tile)
-                for (int j = 0; j < tile; ++j) sum[j] += x * (scale_b * static_cast<double>(y[j]));
-            else
-                for (int64_t j = 0; j < width; ++j) sum[j] += x * (scale_b * static_cast<double>(y[j]));
-        }
-        for (int64_t j = 0; j < width; ++j) product[i * columns + first + j] = sum[j];
-    });
+    if constexpr (Group<Team>::width == 1) {
+        // A tile of sums takes a few of b's rows at a time, all in the cache; what is 0 in a, as most labels are, is left out.
+        constexpr int64_t high = 32, deep = 32, wide = 64;
+        for (int64_t top = team.rank() * high; top < rows; top += team.size() * high)
+            for (int64_t first = 0; first < columns; first += wide) {
+                const int64_t end = rows - top < high ? rows : top + high;
+                const int64_t width = columns - first < wide ? columns - first : wide;
+                for (int64_t i = top; i < end; ++i)
+                    for (int64_t j = 0; j < width; ++j) product[i * columns + first + j] = 0;
+                for (int64_t from = 0; from < inner; from += deep) {
+                    const int64_t depth = inner - from < deep ? inner - from : deep;
+                    double y[deep][wide];
+                    for (int64_t l = 0; l < depth; ++l)
+                        for (int64_t j = 0; j < width; ++j)
+                            y[l][j] = scale_b * static_cast<double>(b[(from + l) * columns + first + j]);
+                    for (int64_t i = top; i < end; ++i) {
+                        double* const sums = product + (i * columns + first);
+                        for (int64_t l = 0; l < depth; ++l) {
+                            const double x = scale_a * static_cast<double>(a[i * inner + from + l]);
+                            if (x == 0) continue;
+                            for (int64_t j = 0; j < width; ++j) sums[j] += x * y[l][j];
+                        }
+                    }
+                }
+            }
+    } else {
+        for_each(team, rows * columns, [&](int64_t at) {
+            const int64_t i = at / columns, j = at % columns;
+            double sum = 0;
+            D2K_ROLLED
+            for (int64_t l = 0; l < inner; ++l)
+                sum += scale_a * static_cast<double>(a[i * inner + l]) *
+                       (scale_b * static_cast<double>(b[l * columns + j]));
+            product[at] = sum;
+        });
+    }
 }
 
 // Loads matrix `item` into a lane; what the plan decomposes has exponent and finiteness as returned.
@@ -111,13 +130,14 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
     const bool flat = any(team, !range.finite || lane_of(&e.rank, lane) < 2 || smallest >= largest);
     const double eta = !range.finite ? range.undefined() : flat ? 1 : largest / smallest;
     if (team.rank() == 0) put(problem.value + item, problem.log ? ::log(eta) : eta);
-    if (!problem.slope_a) return;
-    double* const slope_a = problem.slope_a + item * problem.size_a();
-    double* const slope_b = problem.slope_b + item * problem.size_b();
+    const bool of_a = problem.slope_a != nullptr, of_b = problem.slope_b != nullptr && problem.b;
+    if (!of_a && !of_b) return;
+    double* const slope_a = of_a ? problem.slope_a + item * problem.size_a() : nullptr;
+    double* const slope_b = of_b ? problem.slope_b + item * problem.size_b() : nullptr;
     if (flat) {
         const double none = range.finite ? 0 : NAN;
-        for_each(team, problem.size_a(), [&](int64_t i) { slope_a[i] = none; });
-        for_each(team, problem.size_b(), [&](int64_t i) { slope_b[i] = none; });
+        for_each(team, of_a ? problem.size_a() : 0, [&](int64_t i) { slope_a[i] = none; });
+        for_each(team, of_b ? problem.size_b() : 0, [&](int64_t i) { slope_b[i] = none; });
         return;
     }
     // Two vectors each: left, and right with all the factors.
@@ -141,7 +161,7 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
         constexpr Index tile = Group<Team>::width == 1 ? 1 << 30 : 1;
         // One product's code for both slopes.
         D2K_ROLLED
-        for (int f = 0; f < (problem.b ? 2 : 1); ++f) {
+        for (int f = of_a ? 0 : 1; f < (of_b ? 2 : 1); ++f) {
             double* const to = f ? slope_b : slope_a;
             const auto rows = static_cast<Index>(f ? k : m), columns = static_cast<Index>(problem.b && !f ? k : n);
             const Index tiles = (columns + tile - 1) / tile;
@@ -160,7 +180,7 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
     const auto b = problem.b + item * problem.size_b();
     const Group<Team> group(team);
     if constexpr (Group<Team>::width == 1) {
-        for_columns(group, int64_t{0}, k, [&](int64_t l, bool) {
+        for_columns(group, int64_t{0}, of_a ? k : 0, [&](int64_t l, bool) {
             for (int x = 0; x < 2; ++x) {
                 const auto row = b + l * n;
                 const double* const r = right + x * n;
@@ -173,11 +193,11 @@ D2K_DEVICE void finish(Team& team, const ConditionNumber<T>& problem, int64_t it
                 by_b[x * k + l] = sum;
             }
         });
-        for (int x = 0; x < 2; ++x) multiply(team, left + x * m, a, 1, m, k, Power(0), Power(0), by_a + x * k);
+        for (int x = 0; x < (of_b ? 2 : 0); ++x) multiply(team, left + x * m, a, 1, m, k, Power(0), Power(0), by_a + x * k);
     } else {
         // One sum's code for b's rows and for a's columns, of both vectors.
         D2K_ROLLED
-        for (int f = 0; f < 2; ++f)
+        for (int f = of_a ? 0 : 1; f < (of_b ? 2 : 1); ++f)
             for_columns(group, 0, static_cast<int>(k), [&](int l, bool here) {
                 const int count = static_cast<int>(here ? f ? m : n : 0), step = static_cast<int>(f ? k : 1);
                 const T* const from = f ? a + l : b + l * n;

@@ -109,22 +109,16 @@ D2K_DEVICE uint64_t largest_bits(Team& team, uint64_t bits) { return team.reduce
 
 template <class Team, class Source>
 D2K_DEVICE Range range_of(Team& team, const Source& source, int64_t count) {
+    // Magnitudes' bits are in their order, behind infinity's those of NaN.
+    constexpr uint64_t sign = uint64_t{1} << 63, infinity = uint64_t{0x7ff} << 52;
+    uint64_t most = 0;
     if constexpr (Group<Team>::width == 1) {
-        double most = 0;
-        bool nan = false;
-        for (int64_t i = team.rank(); i < count; i += team.size()) {
-            const double x = magnitude(static_cast<double>(source[i]));
-            nan |= x != x;
-            most = most < x ? x : most;
-        }
-        nan = any(team, nan);
-        most = team.reduce(most, Max{});
-        const bool finite = !nan && most <= DBL_MAX;
-        return {finite ? exponent(most) : 0, finite, nan};
+        // Signed, which more machines compare.
+        int64_t largest = 0;
+        for (int64_t i = team.rank(); i < count; i += team.size())
+            largest = Max()(largest, static_cast<int64_t>(bit_cast<uint64_t>(static_cast<double>(source[i])) & ~sign));
+        most = largest_bits(team, static_cast<uint64_t>(largest));
     } else {
-        // Magnitudes' bits are in their order, behind infinity's those of NaN.
-        constexpr uint64_t sign = uint64_t{1} << 63, infinity = uint64_t{0x7ff} << 52;
-        uint64_t most = 0;
         const int size = team.size(), end = static_cast<int>(count);
         D2K_ROLLED
         for (int i = team.rank(); i < end; i += kRead * size) {
@@ -133,9 +127,9 @@ D2K_DEVICE Range range_of(Team& team, const Source& source, int64_t count) {
             for (const double x : values) most = Max()(most, bit_cast<uint64_t>(x) & ~sign);
         }
         most = largest_bits(team, most);
-        const bool finite = most < infinity;
-        return {finite ? exponent(bit_cast<double>(most)) : 0, finite, most > infinity};
     }
+    const bool finite = most < infinity;
+    return {finite ? exponent(bit_cast<double>(most)) : 0, finite, most > infinity};
 }
 
 // Columns of one lane, from the rows or the columns of a row-major source, divided by 2^exponent; 0 if not finite.
@@ -372,10 +366,16 @@ D2K_DEVICE Extremes<Real> vectors(Team& team, const Plan& plan, const ExtremesWo
     return {safe, smallest, rank, u, out, longest};
 }
 
-// As ExtremesWork says; `ranges` of each lane's matrix as it was loaded; their exponents become the final ones.
+template <class Real>
+struct Decomposed {
+    int64_t columns;  // that are left of work.x
+    Chosen<Real> chosen;
+};
+
+// The singular values alone; `ranges` of each lane's matrix as it was loaded; their exponents become the final ones.
 template <class Team, class Real>
-D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesWork<Real>& work, double atol,
-                                   double rtol, Range* ranges) {
+D2K_DEVICE Decomposed<Real> decomposed(Team& team, const Plan& plan, const ExtremesWork<Real>& work, double atol,
+                                       double rtol, Range* ranges) {
     constexpr int lanes = kPacked<Real>;
     team.barrier();
     const int64_t k = precondition(team, plan, work, atol, rtol, ranges);
@@ -383,9 +383,18 @@ D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesW
     Real limit;
     for (int l = 0; l < lanes; ++l) lane_of(&limit, l) = ranges[l].scale() * atol;
 
-    const Chosen<Real> chosen = choose(team, static_cast<const Real*>(work.square), k, limit, rtol);
-    if constexpr (Group<Team>::width > 1) return vectors_by_block(team, plan, work, static_cast<int>(k), chosen);
-    else return vectors(team, plan, work, k, chosen);
+    return {k, choose(team, static_cast<const Real*>(work.square), k, limit, rtol)};
+}
+
+// As ExtremesWork says.
+template <class Team, class Real>
+D2K_DEVICE Extremes<Real> extremes(Team& team, const Plan& plan, const ExtremesWork<Real>& work, double atol,
+                                   double rtol, Range* ranges) {
+    const Decomposed<Real> d = decomposed(team, plan, work, atol, rtol, ranges);
+    if constexpr (Group<Team>::width > 1)
+        return vectors_by_block(team, plan, work, static_cast<int>(d.columns), d.chosen);
+    else
+        return vectors(team, plan, work, d.columns, d.chosen);
 }
 
 }  // namespace d2k

@@ -188,7 +188,7 @@ struct PdmiVideo {
 // Memory of pdmi_video.
 struct PdmiVideoWork {
     ExtremesWork<double> extremes;
-    double *doubles, *y, *q, *slope_y, *slope_q, *value;
+    double *doubles, *y, *q, *slope_q, *value;
     double *raw, *along, *weight;              // a row's sum is raw · 2^power; slope · q of a row; a class's entry in y
     int64_t *kept, *power, *first, *leads;     // leads: whether a class is the first with its videos
     uint64_t* has;                             // (classes, words): a bit for each video that is kept
@@ -199,7 +199,7 @@ struct PdmiVideoWork {
     template <class T>
     D2K_DEVICE static int64_t bytes(const PdmiVideo<T>& problem) {
         const int64_t n = problem.videos, c = problem.classes;
-        return 8 * (ExtremesWork<double>::bound(c, n, c) + extra(n, c) + 4 * n * c + 4 * n + 1 + (3 + words(n)) * c);
+        return 8 * (ExtremesWork<double>::bound(c, n, c) + extra(n, c) + 3 * n * c + 4 * n + 1 + (3 + words(n)) * c);
     }
 
     D2K_DEVICE static int64_t extra(int64_t n, int64_t c) {
@@ -213,7 +213,7 @@ struct PdmiVideoWork {
         const int64_t n = problem.videos, c = problem.classes;
         PdmiVideoWork work{};
         work.doubles = scratch.take<double>(extra(n, c));
-        for (double** matrix : {&work.y, &work.q, &work.slope_y, &work.slope_q}) *matrix = scratch.take<double>(n * c);
+        for (double** matrix : {&work.y, &work.q, &work.slope_q}) *matrix = scratch.take<double>(n * c);
         work.raw = scratch.take<double>(n);
         work.along = scratch.take<double>(n);
         work.weight = scratch.take<double>(c);
@@ -269,27 +269,45 @@ D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& p
     team.barrier();
     constexpr int bits = PdmiVideoWork::kBits, together = 8;
     const int64_t words = PdmiVideoWork::words(problem.videos);
-    for_each(team, c, [&](int64_t label) {
-        D2K_ROLLED
-        for (int64_t w = 0; w < words; ++w) {
+    if constexpr (Group<Team>::width == 1) {
+        // A video's classes side by side.
+        constexpr int64_t wide = 64;
+        for_each(team, words, [&](int64_t w) {
             const int64_t end = problem.videos < (w + 1) * bits ? problem.videos : (w + 1) * bits;
-            uint64_t word = 0;
-            // Reads that are under way together; beyond the end the last of them again.
-            D2K_ROLLED
-            for (int64_t i = w * bits; i < end; i += together) {
-                bool has[together], keep[together];
-                D2K_UNROLLED
-                for (int j = 0; j < together; ++j) {
-                    const int64_t at = i + j < end ? i + j : end - 1;
-                    has[j] = problem.labels[at * c + label];
-                    keep[j] = !problem.keep || problem.keep[at];
+            for (int64_t first = 0; first < c; first += wide) {
+                const int64_t width = c - first < wide ? c - first : wide;
+                uint64_t word[wide] = {};
+                for (int64_t i = w * bits; i < end; ++i) {
+                    const bool* const has = problem.labels + (i * c + first);
+                    if (problem.keep && !problem.keep[i]) continue;
+                    for (int64_t j = 0; j < width; ++j) word[j] |= uint64_t{has[j]} << (i % bits);
                 }
-                D2K_UNROLLED
-                for (int j = 0; j < together; ++j) word |= uint64_t{has[j] && keep[j] && i + j < end} << (i % bits + j);
+                for (int64_t j = 0; j < width; ++j) work.has[(first + j) * words + w] = word[j];
             }
-            work.has[label * words + w] = word;
-        }
-    });
+        });
+    } else {
+        for_each(team, c, [&](int64_t label) {
+            D2K_ROLLED
+            for (int64_t w = 0; w < words; ++w) {
+                const int64_t end = problem.videos < (w + 1) * bits ? problem.videos : (w + 1) * bits;
+                uint64_t word = 0;
+                // Reads that are under way together; beyond the end the last of them again.
+                D2K_ROLLED
+                for (int64_t i = w * bits; i < end; i += together) {
+                    bool has[together], keep[together];
+                    D2K_UNROLLED
+                    for (int j = 0; j < together; ++j) {
+                        const int64_t at = i + j < end ? i + j : end - 1;
+                        has[j] = problem.labels[at * c + label];
+                        keep[j] = !problem.keep || problem.keep[at];
+                    }
+                    D2K_UNROLLED
+                    for (int j = 0; j < together; ++j) word |= uint64_t{has[j] && keep[j] && i + j < end} << (i % bits + j);
+                }
+                work.has[label * words + w] = word;
+            }
+        });
+    }
     team.barrier();
     // A class is a row where it has videos, and no earlier one has the same.
     const Group<Team> group(team);
@@ -321,17 +339,35 @@ D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& p
         if (own) work.first[place] = label;
     }
     team.barrier();
-    for_entries(team, rows, n, [&](int64_t row, int64_t l, int64_t i) {
-        const int64_t label = work.first[row], video = work.kept[l];
-        work.y[i] = work.has[label * words + video / bits] >> (video % bits) & 1 ? work.weight[label] : 0;
-    });
+    const bool all_kept = Group<Team>::width == 1 && n == problem.videos;
+    if (all_kept) {
+        for_each(team, rows, [&](int64_t row) {
+            const int64_t label = work.first[row];
+            const double weight = work.weight[label];
+            for (int64_t w = 0; w * bits < n; ++w) {
+                const uint64_t word = work.has[label * words + w];
+                const int64_t width = n - w * bits < bits ? n - w * bits : bits;
+                double* const y = work.y + (row * n + w * bits);
+                for (int64_t j = 0; j < width; ++j) y[j] = word >> j & 1 ? weight : 0;
+            }
+        });
+    } else {
+        for_entries(team, rows, n, [&](int64_t row, int64_t l, int64_t i) {
+            const int64_t label = work.first[row], video = work.kept[l];
+            work.y[i] = work.has[label * words + video / bits] >> (video % bits) & 1 ? work.weight[label] : 0;
+        });
+    }
     finite = true;
-    for_entries(team, n, c, [&](int64_t l, int64_t j, int64_t i) {
+    if (all_kept) for_each(team, n * c, [&](int64_t i) { work.q[i] = static_cast<double>(problem.p[i]); });
+    else for_entries(team, n, c, [&](int64_t l, int64_t j, int64_t i) {
         work.q[i] = static_cast<double>(problem.p[work.kept[l] * c + j]);
-        finite &= magnitude(work.q[i]) <= DBL_MAX;
+        if constexpr (Group<Team>::width > 1) finite &= magnitude(work.q[i]) <= DBL_MAX;
     });
     team.barrier();
-    for_columns(group, int64_t{0}, n, [&](int64_t l, bool here) {
+    if constexpr (Group<Team>::width == 1) finite = range_of(team, work.q, n * c).finite;
+    // A block finds a row as fast as it is told to leave it.
+    const bool as_it_is = Group<Team>::width == 1 && !problem.floored && !problem.normalize_rows;
+    for_columns(group, int64_t{0}, as_it_is ? 0 : n, [&](int64_t l, bool here) {
         double* const q = work.q + l * c;
         double most = -HUGE_VAL, total = 0;
         own_rows(group, 0, here ? c : 0, [&](int64_t j) { most = larger(most, q[j]); });
@@ -354,7 +390,7 @@ D2K_DEVICE ConditionNumber<double> video_joint(Team& team, const PdmiVideo<T>& p
             work.q[i] = work.raw[l] > 0 ? work.q[i] / work.raw[l] : Power(static_cast<int>(work.power[l])) * work.q[i];
         });
     finite = all(team, finite);
-    return {work.y, work.q, 1, rows, n, c, problem.atol, problem.rtol, true, work.value, work.slope_y, work.slope_q};
+    return {work.y, work.q, 1, rows, n, c, problem.atol, problem.rtol, true, work.value, nullptr, work.slope_q};
 }
 
 template <class T>
@@ -390,6 +426,29 @@ D2K_DEVICE void write_video(Team& team, const PdmiVideo<T>& problem, const PdmiV
         put(problem.value, finite && rank > 1 ? *work.value : 0);
         *problem.rank = finite ? static_cast<int64_t>(rank) : 0;
     }
+}
+
+// Whether all slopes are finite by the largest that they can be, as those of all but extreme scores are: then a value
+// needs no vectors. `smallest` counts, of the matrix divided by 2^power. Vectors that rounding left longer than 1 are shorter
+// than 2^kLength: what they are off by is some rounding times the largest value over it, of which kNegligible is the least.
+template <class Team, class T>
+D2K_DEVICE bool slopes_are_finite(Team& team, const PdmiVideo<T>& problem, const PdmiVideoWork& work, int64_t rows,
+                                  int64_t n, double smallest, int power) {
+    constexpr int kLength = 200;
+    const int64_t c = problem.classes;
+    const auto above = [](double x) { return exponent(x) + 1; };
+    double weight = 0;
+    for (int64_t row = 0; row < rows; ++row) weight = larger(weight, work.weight[work.first[row]]);
+    const int most = above(static_cast<double>(2 * rows)) + above(weight) - exponent(smallest) - power + kLength;
+    if (!problem.normalize_rows) return most < 1023;
+    // The slope's own sum along a row is subtracted, and what is left divided by the row's sum.
+    int least = 0;
+    for (int64_t l = 0; l < n; ++l) {
+        const int sum = exponent(work.raw[l]), whole = sum + static_cast<int>(work.power[l]);
+        if (work.raw[l] > 0) least = Min()(least, Min()(sum, whole));
+    }
+    const int entry = range_of(team, work.q, n * c).exponent + 1 + above(static_cast<double>(c));
+    return most + Max()(entry, 0) + 1 - least < 1023;
 }
 
 // The whole of it by one team, in what is left of the scratch.
