@@ -138,8 +138,8 @@ def bare(case: Case, leaves: list[Tensor]) -> Callable[[], Tensor]:
     module, seen = importlib.import_module(call.func.__module__), []  # type: ignore[attr-defined]
     real = module.apply
 
-    def apply(function: Any, *args: Any) -> Any:
-        out = real(function, *args)
+    def apply(function: Any, *args: Any, **options: bool) -> Any:
+        out = real(function, *args, **options)
         seen.append((args, out if isinstance(out, tuple) else (out,)))
         return out
 

@@ -39,7 +39,7 @@ def layer(kernel: int, c_in: int, c_out: int) -> Callable[[], Any]:
 
     def run() -> None:
         _, sign = native.temporal_conv_forward(x, weight, bias, *options)
-        native.temporal_conv_backward(grad, x, weight, offsets, lengths, sign, *options[2:], True, True)
+        native.temporal_conv_backward(grad, x, weight, offsets, lengths, sign, *options[2:], True, True, True)
 
     return run
 

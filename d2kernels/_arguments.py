@@ -21,6 +21,14 @@ def _plain(value: Any) -> Any:
     return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
+def listed(x: Any) -> list[Any]:
+    """x.tolist() of an array or a tensor; torch itself lists no zeros without memory."""
+    try:
+        return x.tolist()
+    except RuntimeError:
+        return x.numpy(force=True).tolist()
+
+
 def _symbolic(value: Any, kind: str) -> bool:
     """Whether torch.compile or torch.export stands behind the value: its range is not known yet."""
     torch = sys.modules.get("torch")

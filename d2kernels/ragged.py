@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from d2kernels._arguments import FEW, whole
+from d2kernels._arguments import FEW, listed, whole
 from d2kernels._elementwise import Arithmetic
+from d2kernels.ops._library import watched
 from d2kernels.ops._rows import rows
 
 
@@ -38,10 +40,10 @@ def _index_vector(op: str, name: str, value: Any, device: torch.device) -> Tenso
 
 def _fits(total: int, offsets: Tensor, lengths: Tensor) -> bool:
     """Whether a few sequences lie one after the other within the rows; NumPy's first call takes longer than that."""
-    at = offsets.tolist()
+    at = listed(offsets)
     if at[0] < 0 or at[-1] > total:
         return False
-    return all(0 <= size <= end - first for first, size, end in zip(at, lengths.tolist(), at[1:], strict=False))
+    return all(0 <= size <= end - first for first, size, end in zip(at, listed(lengths), at[1:], strict=False))
 
 
 def _check_layout(op: str, total: int, offsets: Tensor, lengths: Tensor) -> None:
@@ -269,7 +271,7 @@ class Ragged(Arithmetic):
         Give exactly one of lengths (n,) or mask (n, s), True on each sequence's first rows.
         """
         form = take("Ragged.from_padded", dense, None, lengths, mask)
-        return Ragged._trusted(form.values, form.offsets, form.lengths, form.max_length).zero_gaps()
+        return Ragged._trusted(form.values, form.offsets.clone(), form.lengths, form.max_length).zero_gaps()
 
     def padded(self, max_length: int | None = None, fill: float = 0.0) -> tuple[Tensor, Tensor]:
         """Dense copy (n, max_length, ...) and its mask (n, max_length); by default as long as the longest."""
@@ -381,6 +383,19 @@ class Form(NamedTuple):
         return x
 
 
+def _offsets(n: int, s: int, device: torch.device | None) -> Tensor:
+    """Where n sequences of s rows begin."""
+    at_once = s != 0 and not torch.compiler.is_compiling()  # one operation in place of two
+    return torch.arange(0, n * s + 1, s, device=device) if at_once else torch.arange(n + 1, device=device) * s
+
+
+@lru_cache(maxsize=64)
+def _kept_offsets(n: int, s: int) -> Tensor:
+    """The same on the CPU, in a tensor that every call shares: nobody outside may get it."""
+    with torch.inference_mode(False):
+        return _offsets(n, s, torch.device("cpu"))
+
+
 def take(
     op: str,
     x: Tensor | Ragged,
@@ -442,11 +457,11 @@ def take(
         lengths = _index_vector(op, "lengths", lengths, x.device)
         if lengths.numel() != n:
             raise ValueError(f"{op}: {n} dense sequences need {n} lengths, got {lengths.numel()}")
-    at_once = s != 0 and not torch.compiler.is_compiling()  # one operation in place of two
-    offsets = torch.arange(0, n * s + 1, s, device=x.device) if at_once else torch.arange(n + 1, device=x.device) * s
+    few = n <= FEW
+    offsets = _kept_offsets(n, s) if few and x.is_cpu and not watched() else _offsets(n, s, x.device)
     if n and _values_can_be_checked(lengths):
-        if n <= FEW:
-            size = lengths.tolist()
+        if few:
+            size = listed(lengths)
             shortest, longest = min(size), max(size)
         else:
             shortest, longest = (int(x) for x in torch.aminmax(lengths))

@@ -57,6 +57,19 @@ Address Reader::address(bool written) {
     return value;
 }
 
+Table Reader::table() {
+    PyObject* const given = object();
+    return given == Py_None ? Table{} : tensor_table(given, *kept_);
+}
+
+Table Reader::strided() {
+    PyObject* const given = object();
+    if (!PyTuple_Check(given)) return tensor_strided(given, *kept_);
+    Table table{};
+    Reader(given, kept_).rest(table.at, table.count, table.width, table.stride, table.step);
+    return table;
+}
+
 bool Reader::flag() {
     PyObject* const value = object();
     if (value == Py_True || value == Py_False) return value == Py_True;

@@ -5,21 +5,26 @@
 namespace d2k {
 namespace {
 
-// scores, whether they are double and not float, and so on, the same for every entry point.
+// Whether scores are double and not float, scores and so on, the same for every entry point.
 template <class T>
 Components<T> components(Reader r) {
     Components<T> x{};
-    bool is_double;
-    r.rest(x.scores, is_double, x.sequences.total, x.classes, x.row_stride, x.class_stride, x.sequences.offsets,
-           x.sequences.lengths, x.sequences.count, x.thresholds, x.levels, x.own_thresholds, x.class_mask, x.min_length,
-           x.distinct);
+    r.next<bool>();
+    const Table scores = r.strided();
+    x.scores = pointer<const T>(scores.at);
+    x.classes = scores.width;
+    x.row_stride = scores.stride;
+    x.class_stride = scores.step;
+    x.sequences.total = scores.count;
+    r.rest(x.sequences.offsets, x.sequences.lengths, x.sequences.count, x.thresholds, x.levels, x.own_thresholds,
+           x.class_mask, x.min_length, x.distinct);
     return x;
 }
 
 // Calls call(Components<float> or Components<double>).
 template <class Function>
 void with_components(const Reader& problem, const Function& call) {
-    if (problem.at<bool>(1)) call(components<double>(problem));
+    if (problem.at<bool>(0)) call(components<double>(problem));
     else call(components<float>(problem));
 }
 

@@ -50,8 +50,11 @@ template <class T>
 ReferenceScore<T> score_of(Reader r) {
     ReferenceScore<T> x{};
     x.sequences = r.sequences();
-    r.rest(x.z, x.streams, x.width, x.classes, x.reference, x.candidate, x.stride, x.mass, x.labels, x.min_snippets,
-           x.momentum);
+    r.read(x.z, x.streams, x.width, x.classes, x.reference);
+    const Table candidate = r.table();
+    x.candidate = pointer<const ArithmeticOf<T>>(candidate.at);
+    x.stride = candidate.stride;
+    r.rest(x.mass, x.labels, x.min_snippets, x.momentum);
     return x;
 }
 

@@ -18,13 +18,19 @@ LocalizeRules rules_of(Reader r) {
     return x;
 }
 
-// activations, whether they are double and not float, and so on, the same for every entry point.
+// Whether activations are double and not float, activations and so on, the same for every entry point.
 template <class T>
 Localization<T> localization(Reader r, const LocalizeRules& rules) {
     Localization<T> x{};
-    bool is_double;
-    r.rest(x.activations, is_double, x.sequences.total, x.classes, x.row_stride, x.class_stride, x.sequences.offsets,
-           x.sequences.lengths, x.sequences.count, x.thresholds, x.levels, x.class_mask, x.class_score);
+    r.next<bool>();
+    const Table activations = r.strided();
+    x.activations = pointer<const T>(activations.at);
+    x.classes = activations.width;
+    x.row_stride = activations.stride;
+    x.class_stride = activations.step;
+    x.sequences.total = activations.count;
+    r.rest(x.sequences.offsets, x.sequences.lengths, x.sequences.count, x.thresholds, x.levels, x.class_mask,
+           x.class_score);
     x.rules = rules;
     return x;
 }
@@ -33,7 +39,7 @@ Localization<T> localization(Reader r, const LocalizeRules& rules) {
 template <class Function>
 void with_localization(const Reader& input, const Reader& rules, const Function& call) {
     const LocalizeRules r = rules_of(rules);
-    if (input.at<bool>(1)) run([&, x = localization<double>(input, r)] { return call(x); });
+    if (input.at<bool>(0)) run([&, x = localization<double>(input, r)] { return call(x); });
     else run([&, x = localization<float>(input, r)] { return call(x); });
 }
 

@@ -1,18 +1,42 @@
 #include "d2kernels/nms_block.h"
 
+#include <vector>
+
 #include "bindings/bindings.h"
+#include "bindings/dtype.h"
 
 namespace d2k {
 namespace {
 
-// (segments, whether they are int64 and not double, scores, groups, count)
-template <class T>
-NmsProblem<T> problem_of(Reader r) {
-    NmsProblem<T> x{};
-    bool whole;
-    r.rest(x.segments, whole, x.scores, x.groups, x.count);
-    return x;
-}
+constexpr int kWhole = -1;  // of int64, beside the floats' numbers
+
+// A vector of floats of any type as doubles, those of float64 where they lie next to each other.
+class Doubles {
+public:
+    Doubles(const Table& from, int dtype) {
+        with_dtype(dtype, [&](auto zero) {
+            using T = decltype(zero);
+            const T* const given = pointer<const T>(from.at);
+            const int64_t step = from.width == 1 ? from.stride : from.step, size = from.count * from.width;
+            if constexpr (std::is_same_v<T, double>) {
+                if (step == 1) {
+                    at_ = given;
+                    return;
+                }
+            }
+            made_.resize(static_cast<size_t>(size));
+            for (int64_t i = 0; i < size; ++i) made_[i] = static_cast<ArithmeticOf<T>>(given[i * step]);
+            at_ = made_.data();
+        });
+    }
+    Doubles(const Doubles&) = delete;
+    Doubles& operator=(const Doubles&) = delete;
+    const double* get() const { return at_; }
+
+private:
+    std::vector<double> made_;
+    const double* at_;
+};
 
 // (segments, whether they are int64 and not double, first, number, count)
 template <class T>
@@ -23,11 +47,24 @@ NmsClustersOf<T> clusters_of(Reader r) {
     return x;
 }
 
-// Runs call(problem) -> Status on times of their type, without the GIL.
+// Runs call(problem) -> Status on times of their type, without the GIL; r: segments, their type, scores, their type, groups.
 template <class Function>
-void with_problem(const Reader& problem, const Function& call) {
-    if (problem.at<bool>(1)) run([&, p = problem_of<int64_t>(problem)] { return call(p); });
-    else run([&, p = problem_of<double>(problem)] { return call(p); });
+void with_problem(Reader r, const Function& call) {
+    const auto segments = r.next<Address>();
+    const auto times = r.next<int>();
+    const Table scores = r.strided();
+    const auto type = r.next<int>();
+    const auto groups = r.next<const int64_t*>();
+    r.end();
+    const int64_t count = scores.count * scores.width;
+    const Doubles by(scores, type);
+    if (times == kWhole) {
+        const NmsProblem<int64_t> problem{pointer<const int64_t>(segments), by.get(), groups, count};
+        return run([&] { return call(problem); });
+    }
+    const Doubles spans({segments, 1, 2 * count, 2 * count}, times);
+    const NmsProblem<double> problem{spans.get(), by.get(), groups, count};
+    run([&] { return call(problem); });
 }
 
 template <class Function>

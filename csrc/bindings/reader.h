@@ -47,6 +47,12 @@ public:
         else return static_cast<T>(integer(std::numeric_limits<T>::min(), std::numeric_limits<T>::max()));
     }
 
+    // A tensor with its sizes, or nothing of None.
+    Table table();
+
+    // A tensor of one or two axes as it lies, or a tuple of a Table's fields.
+    Table strided();
+
     // What may be None, in which case the value stays as it is.
     bool next_or_none(double* value);
 
@@ -70,6 +76,13 @@ public:
         Reader there = *this;
         there.at_ = place;
         return there.next<T>();
+    }
+
+    // offsets, lengths
+    Sequences sequences(int64_t total) {
+        const auto offsets = next<const int64_t*>();
+        const Table lengths = table();
+        return {offsets, pointer<const int64_t>(lengths.at), lengths.count * lengths.width, total};
     }
 
     // offsets, lengths, count, total

@@ -1,38 +1,53 @@
 #include "d2kernels/temporal_conv.h"
 
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
 #include "bindings/bindings.h"
 
 namespace d2k {
 namespace {
 
-// offsets, lengths, sequences, total, channels in and out per group, groups, taps, dilation, whether by Winograd
-cpu::Convolution convolution(Reader r) {
-    cpu::Convolution x{};
-    r.rest(x.sequences.offsets, x.sequences.lengths, x.sequences.count, x.sequences.total, x.c_in, x.c_out, x.groups,
-           x.taps, x.dilation, x.winograd);
-    return x;
+// Of a probability, and the seed with the first row, or without one, which is 0, or None.
+cpu::Dropping dropping(double p, Reader& r) {
+    const Table key = r.table();
+    const auto threshold = std::min(std::nearbyint(p * 0x1p32), 0x1p32 - 1);
+    if (!key.at || threshold == 0) return {0, 0, 0, 1};
+    const auto* const seed = pointer<const int64_t>(key.at);
+    return {static_cast<uint64_t>(seed[0]), key.width > 1 ? seed[1] : 0, static_cast<uint32_t>(threshold),
+            static_cast<float>(1 / (1 - p))};
 }
 
-// seed, first row, threshold, scale
-cpu::Dropping dropping(Reader r) {
-    cpu::Dropping x{};
-    int64_t seed;
-    r.rest(seed, x.first_row, x.threshold, x.scale);
-    x.seed = static_cast<uint64_t>(seed);
-    return x;
-}
+// What forward and backward share: x, weight, offsets, lengths, dilation, groups, whether by Winograd, slope or None for
+// no activation, residual, dropout and its seed.
+struct Layer {
+    cpu::Convolution shape{};
+    Table x;
+    const float* weight;
+    float slope = 0;
+    bool activated, residual;
+    cpu::Dropping drop;
 
-// A number, or None for no activation.
-struct Slope {
-    float value = 0;
-    bool given;
-
-    explicit Slope(Reader& r) {
+    explicit Layer(Reader& r) : x(r.table()) {
+        const Table weights = r.table();
+        weight = pointer<const float>(weights.at);
+        shape.sequences = r.sequences(x.count);
+        r.read(shape.dilation, shape.groups, shape.winograd);
+        if (x.width == 0 || shape.groups < 1) throw std::invalid_argument("a convolution has channels and groups");
+        shape.c_in = x.width / shape.groups;
+        shape.c_out = weights.count / x.width;
+        shape.taps = weights.width;
+        // Taps farther apart see nothing more.
+        shape.dilation = std::min(shape.dilation, std::max<int64_t>(x.count, 1));
         double number = 0;
-        given = r.next_or_none(&number);
-        value = static_cast<float>(number);
+        activated = r.next_or_none(&number);
+        slope = static_cast<float>(number);
+        r.read(residual, number);
+        drop = dropping(number, r);
     }
-    const float* or_null() const { return given ? &value : nullptr; }
+    const float* rows() const { return pointer<const float>(x.at); }
+    const float* slope_or_null() const { return activated ? &slope : nullptr; }
 };
 
 }  // namespace
@@ -40,50 +55,45 @@ struct Slope {
 void bind_temporal_conv(Module& m) {
     m.def("convolves_cpu", [](Call& c) { c.give(cpu::convolves()); });
     m.def("temporal_conv_cpu", [](Call& c) {
-        const auto shape = convolution(c.next<Reader>());
-        const float *x, *weight, *bias;
-        int64_t x_stride;
-        c.read(x, x_stride, weight, bias);
-        const Slope slope(c);
-        const auto residual = c.next<bool>();
-        const auto drop = dropping(c.next<Reader>());
+        const Layer layer(c);
+        const float* bias;
         float* out;
         uint8_t* sign;
         int threads;
-        c.rest(out, sign, threads);
+        c.rest(bias, out, sign, threads);
         run([&] {
-            return cpu::temporal_conv(shape, x, x_stride, weight, bias, slope.or_null(), residual, drop, out, sign,
-                                      threads);
+            return cpu::temporal_conv(layer.shape, layer.rows(), layer.x.stride, layer.weight, bias, layer.slope_or_null(),
+                                      layer.residual, layer.drop, out, sign, threads);
         });
     });
     // Null: a gradient nobody asked for; sign where there is no activation; inner where grad is what the convolution's
     // own gradients are made of.
     m.def("temporal_conv_backward_cpu", [](Call& c) {
-        const auto shape = convolution(c.next<Reader>());
-        const float *grad, *x, *weight;
-        int64_t grad_stride, x_stride;
+        const Layer layer(c);
+        const cpu::Convolution& shape = layer.shape;
+        const Table from = c.table();
+        const auto* const grad = pointer<const float>(from.at);
         const uint8_t* sign;
-        c.read(grad, grad_stride, sign);
-        const Slope slope(c);
-        const auto residual = c.next<bool>();
-        const auto drop = dropping(c.next<Reader>());
         float *inner, *grad_x, *grad_weight, *grad_bias;
         int threads;
-        c.rest(x, x_stride, weight, inner, grad_x, grad_weight, grad_bias, threads);
+        c.rest(sign, inner, grad_x, grad_weight, grad_bias, threads);
         // What passes by the convolution: the gradient, or what dropout leaves of it, written where it is added to.
-        const bool passes = residual && grad_x, dropped = passes && drop.threshold > 0;
+        const bool passes = layer.residual && grad_x, dropped = passes && layer.drop.threshold > 0;
         const float* const beside = dropped ? grad_x : passes ? grad : nullptr;
         const float* const own = inner ? inner : grad;
-        const int64_t own_stride = inner ? shape.c_out * shape.groups : grad_stride;
+        const int64_t own_stride = inner ? shape.c_out * shape.groups : from.stride;
         run([&] {
-            Status status = cpu::temporal_conv_inner(shape, grad, grad_stride, nullptr, sign, slope.or_null(), drop, inner,
-                                                     dropped ? grad_x : nullptr, grad_bias, threads);
+            Status status = kOk;
+            if (inner || grad_bias)
+                status = cpu::temporal_conv_inner(shape, grad, from.stride, nullptr, sign, layer.slope_or_null(), layer.drop,
+                                                  inner, dropped ? grad_x : nullptr, grad_bias, threads);
             if (status == kOk && grad_x)
-                status = cpu::temporal_conv_input_gradient(shape, own, own_stride, weight, beside,
-                                                           dropped ? shape.c_in * shape.groups : grad_stride, grad_x,
+                status = cpu::temporal_conv_input_gradient(shape, own, own_stride, layer.weight, beside,
+                                                           dropped ? shape.c_in * shape.groups : from.stride, grad_x,
                                                            threads);
             if (status == kOk && grad_weight)
-                status = cpu::temporal_conv_weight_gradient(shape, own, own_stride, x, x_stride, grad_weight, threads);
+                status = cpu::temporal_conv_weight_gradient(shape, own, own_stride, layer.rows(), layer.x.stride,
+                                                            grad_weight, threads);
             return status;
         });
     });

@@ -28,6 +28,15 @@ struct View {
         }
         return same;
     }
+    bool rows_apart() const {
+        return dimensions == 2 && strides && data && (shape[1] == 1 || strides[1] == 1) && strides[0] >= shape[1];
+    }
+    int64_t elements() const {
+        int64_t count = 1;
+        for (int32_t i = 0; i < dimensions; ++i) count *= shape[i];
+        return count;
+    }
+    std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(data) + offset; }
 };
 
 struct Exchange {
@@ -50,35 +59,76 @@ const Exchange* exchange(PyTypeObject* type) {
     return known[type] = offered;
 }
 
-PyObject* method(PyObject* object, const char* name) {
-    PyObject* const result = PyObject_CallMethod(object, name, nullptr);
+// Whether a tensor's view is to be had without a call of Python.
+bool looks(PyObject* tensor, View& view) {
+    const Exchange* const of = exchange(Py_TYPE(tensor));
+    if (!of) return false;
+    if (of->view(tensor, &view) != 0) throw PythonError{};
+    return true;
+}
+
+PyObject* checked(PyObject* result) {
     if (!result) throw PythonError{};
     return result;
+}
+
+PyObject* method(PyObject* object, const char* name) { return checked(PyObject_CallMethod(object, name, nullptr)); }
+
+unsigned long long number(PyObject* owned) {
+    const unsigned long long value = PyLong_AsUnsignedLongLong(checked(owned));
+    Py_DECREF(owned);
+    if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred()) throw PythonError{};
+    return value;
 }
 
 }  // namespace
 
 std::uintptr_t tensor_address(PyObject* tensor, Kept& kept, bool written) {
-    if (const Exchange* const of = exchange(Py_TYPE(tensor))) {
-        View view;
-        if (of->view(tensor, &view) != 0) throw PythonError{};
-        if (view.row_major()) return reinterpret_cast<std::uintptr_t>(view.data) + view.offset;
-    }
+    View view;
+    if (looks(tensor, view) && view.row_major() && (view.data || view.elements() == 0)) return view.address();
     if (!PyObject_HasAttrString(tensor, "data_ptr")) {
         PyErr_Format(PyExc_TypeError, "an address or a tensor is taken, not %.200s", Py_TYPE(tensor)->tp_name);
         throw PythonError{};
     }
-    PyObject* const same = method(tensor, "contiguous");
+    PyObject* same = method(tensor, "contiguous");
     kept.add(same);
+    unsigned long long address = number(method(same, "data_ptr"));
+    if (address == 0 && number(method(same, "numel")) > 0) {
+        same = method(same, "clone");
+        kept.add(same);
+        address = number(method(same, "data_ptr"));
+    }
     if (written && same != tensor) {
-        PyErr_SetString(PyExc_TypeError, "a tensor that is written must be contiguous");
+        PyErr_SetString(PyExc_TypeError, "a tensor that is written must be contiguous, in memory of its own");
         throw PythonError{};
     }
-    PyObject* const address = method(same, "data_ptr");
-    const unsigned long long value = PyLong_AsUnsignedLongLong(address);
-    Py_DECREF(address);
-    if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred()) throw PythonError{};
-    return value;
+    return address;
+}
+
+Table tensor_table(PyObject* tensor, Kept& kept) {
+    View view;
+    const bool looked = looks(tensor, view);
+    if (looked && view.rows_apart()) return {view.address(), view.shape[0], view.shape[1], view.strides[0]};
+    Table table{tensor_address(tensor, kept, false), 1, 1, 1};
+    PyObject* const shape = looked ? nullptr : checked(PyObject_GetAttrString(tensor, "shape"));
+    if (shape) kept.add(shape);
+    const Py_ssize_t dimensions = looked ? view.dimensions : PySequence_Size(shape);
+    for (Py_ssize_t i = 0; i < dimensions; ++i) {
+        const auto size = looked ? view.shape[i] : static_cast<int64_t>(number(PySequence_GetItem(shape, i)));
+        if (i + 1 < dimensions) table.count *= size;
+        else table.width = table.stride = size;
+    }
+    return table;
+}
+
+Table tensor_strided(PyObject* tensor, Kept& kept) {
+    View view;
+    if (looks(tensor, view) && view.strides && view.data) {
+        if (view.dimensions == 1) return {view.address(), view.shape[0], 1, view.strides[0]};
+        if (view.dimensions == 2)
+            return {view.address(), view.shape[0], view.shape[1], view.strides[0], view.strides[1]};
+    }
+    return tensor_table(tensor, kept);
 }
 
 }  // namespace d2k

@@ -23,8 +23,21 @@ private:
     std::vector<PyObject*> objects_;
 };
 
-// The address of a tensor's elements, row-major; of a copy in `kept` where they lie otherwise. Throws PythonError: a
-// TypeError where it is no tensor, or one that is `written` and lies otherwise.
+// The address of a tensor's elements, row-major; of a copy in `kept` where they lie otherwise, or have no memory, which
+// are zeros (torch._efficientzerotensor). Throws PythonError: a TypeError where it is no tensor, or one that is `written`
+// and is not so.
 std::uintptr_t tensor_address(PyObject* tensor, Kept& kept, bool written);
+
+// A tensor's last axes: `count` of them, `width` long, `stride` apart, their elements `step` apart.
+struct Table {
+    std::uintptr_t at;
+    int64_t count, width, stride, step = 1;
+};
+
+// As they are where a matrix's rows only lie apart, else row-major as by tensor_address; a step is 1.
+Table tensor_table(PyObject* tensor, Kept& kept);
+
+// A matrix, or a vector as rows of one, as it lies.
+Table tensor_strided(PyObject* tensor, Kept& kept);
 
 }  // namespace d2k

@@ -38,7 +38,7 @@ public:
     explicit Clusters(const NmsProblem<T>& problem) : problem_(problem) {
         const int64_t n = problem.count;
         std::vector<Key> keys(n);
-        for (int64_t i = 0; i < n; ++i) keys[i] = {problem.groups[i], rising(problem.segments[2 * i]), i};
+        for (int64_t i = 0; i < n; ++i) keys[i] = {problem.group(i), rising(problem.segments[2 * i]), i};
         std::sort(keys.begin(), keys.end(), [](const Key& a, const Key& b) {
             return a.group != b.group ? a.group < b.group : a.start != b.start ? a.start < b.start : a.index < b.index;
         });
@@ -56,7 +56,7 @@ public:
             do {
                 reach = std::max(reach, problem_.segments[2 * index_[end] + 1]);
                 ++end;
-            } while (end < n && problem_.groups[index_[end]] == problem_.groups[index_[begin]] &&
+            } while (end < n && problem_.group(index_[end]) == problem_.group(index_[begin]) &&
                      problem_.segments[2 * index_[end]] < reach);
             body(begin, index_.data() + begin, end - begin);
             begin = end;
@@ -69,7 +69,7 @@ public:
         const int64_t n = problem_.count;
         for (int64_t begin = 0, end; begin < n; begin = end) {
             end = begin + 1;
-            while (end < n && problem_.groups[index_[end]] == problem_.groups[index_[begin]]) ++end;
+            while (end < n && problem_.group(index_[end]) == problem_.group(index_[begin])) ++end;
             body(index_.data() + begin, end - begin);
         }
     }

@@ -99,7 +99,7 @@ Status parallel_for(int64_t items, int64_t chunk, double steps, int threads,
         }
         met = before;
         if (helps) working.fetch_sub(1, std::memory_order_release);
-        else if (interrupted) wait_for(working, status);
+        else if (interrupted && working.load(std::memory_order_acquire) > 0) wait_for(working, status);
     };
 
     // Who names a number of threads is torch's caller, or as good as one.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "aligned.h"
 #include "extremes.h"
@@ -47,12 +48,18 @@ Status pdmi_snippet(const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out,
 template <class T>
 Status pdmi_snippet_backward(const PdmiSnippet<T>& problem, const PdmiSnippetSaved<T>& saved, T* on, T* off,
                              int threads) {
-    std::fill_n(on, problem.sequences.total, stored<T>(0));
-    std::fill_n(off, problem.sequences.total, stored<T>(0));
-    const double steps = kBackwardSteps * problem.sequences.total;
-    return parallel_for(problem.sequences.count, 1, steps, threads, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) backward(problem, saved, on, off, i);
+    const int64_t total = problem.sequences.total;
+    std::vector<T> beside(static_cast<size_t>(off ? 0 : total));
+    T* const of_background = off ? off : beside.data();
+    std::fill_n(on, total, stored<T>(0));
+    std::fill_n(of_background, total, stored<T>(0));
+    const double steps = kBackwardSteps * total;
+    const Status status = parallel_for(problem.sequences.count, 1, steps, threads, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) backward(problem, saved, on, of_background, i);
     });
+    using Real = ArithmeticOf<T>;
+    for (int64_t t = 0; !off && t < total; ++t) on[t] = stored<T>(Real(on[t]) + Real(beside[t]));
+    return status;
 }
 
 template <class T>

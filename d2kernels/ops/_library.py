@@ -133,7 +133,8 @@ def _unseen(tensors: list[int], args: tuple[Any, ...]) -> str | None:
         if (kind is not Tensor and kind is not Parameter) or x.is_neg():
             return None
         if not x.is_cpu:
-            if not x.is_cuda:
+            # Zeros without memory; on the CPU csrc sees that by itself.
+            if not x.is_cuda or x._is_zerotensor():
                 return None
             where = "cuda"
     return where
@@ -174,7 +175,7 @@ def levels(op: str, thresholds: Any, dtype: torch.dtype, device: torch.device) -
     if not isinstance(thresholds, Tensor):
         if not torch.compiler.is_compiling():
             thresholds = array_levels(op, thresholds)
-    elif thresholds.device not in (device, torch.device("cpu")):
+    elif not thresholds.is_cpu and thresholds.device != device:
         raise ValueError(f"{op}: thresholds is on {thresholds.device} but the scores are on {device}; move it there")
     elif thresholds.is_complex() or thresholds.dtype == torch.bool:
         raise TypeError(f"{op}: thresholds must be numbers, got {thresholds.dtype}")
@@ -185,24 +186,24 @@ def _has_tangent(x: Any) -> bool:
     return isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None
 
 
-def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+def apply(function: type[torch.autograd.Function], *args: Any, keeps: bool = False) -> Any:
     """function.apply(*args), without what it costs where nothing needs a gradient or nothing transforms it.
 
-    `inputs` of the Function: how many of its first arguments may have a gradient; all where it does not say.
+    `inputs` of the Function: how many of its first arguments may have a gradient; all where it does not say. One that
+    `keeps` takes one more argument: whether a backward may come, so that what only that reads must be kept.
     """
-    if is_dynamo_compiling():
-        if _C._are_functorch_transforms_active():
-            # Its backward would be left out, and nothing said.
-            raise NotImplementedError("torch.func does not differentiate d2kernels' ops inside torch.compile")
-        return function.apply(*args)
-    if _C._are_functorch_transforms_active():
-        return function.apply(*args)
+    transformed = _C._are_functorch_transforms_active()
+    if transformed and is_dynamo_compiling():
+        # Its backward would be left out, and nothing said.
+        raise NotImplementedError("torch.func does not differentiate d2kernels' ops inside torch.compile")
+    if transformed or is_dynamo_compiling():
+        return function.apply(*args, True) if keeps else function.apply(*args)
     if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
         op, oracle = _names(function)
         raise NotImplementedError(f"{op} has no forward-mode derivative; use backward, or {oracle}, which has one")
     if not (torch.is_grad_enabled() and _C._any_requires_grad(*args[: getattr(function, "inputs", None)])):
-        return function.forward(*args)
-    return _joined(function)(*args)
+        return function.forward(*args, False) if keeps else function.forward(*args)
+    return _joined(function)(*args, True) if keeps else _joined(function)(*args)
 
 
 def recorded(*inputs: Tensor | None) -> bool:
@@ -243,6 +244,8 @@ def without_gradient(call: Call, *args: Any) -> Any:
 def constant(*args: Any) -> tuple[Any, ...]:
     """The arguments without gradients or tangents, for ops that have no derivative."""
     tangents = forward_ad._current_level >= 0
+    if not tangents and not is_dynamo_compiling() and not _C._any_requires_grad(*args):
+        return args
     return tuple(a.detach() if isinstance(a, Tensor) and (a.requires_grad or tangents) else a for a in args)
 
 

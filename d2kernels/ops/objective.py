@@ -163,31 +163,28 @@ def objective(
         of_weight, of_bias = torch.empty_like(weight), torch.empty_like(bias)
         gradients += of_weight, of_bias
         weights += weight, bias
-        addresses = (x.data_ptr() for x in (weight, bias, of_weight, of_bias))
         fast = products.winograd(weight, dilation, streams)
-        layers.append((c_in, c_out // streams, taps, dilation, fast, *addresses))
+        layers.append((c_in, c_out // streams, taps, dilation, fast, weight, bias, of_weight, of_bias))
     least = 0 if seed is None else threshold(network.dropout)
     dropping = (0, 0, 0, 1.0) if seed is None or not least else (int(seed), 0, least, 1 / (1 - network.dropout))
     floored = options.relative_floor is not None
     problem = (
-        *(offsets.data_ptr(), lengths.data_ptr(), lengths.shape[0], features.shape[0]),
-        *(features.data_ptr(), labels.data_ptr(), streams, labels.shape[1]),
+        *(offsets, lengths, lengths.shape[0], features.shape[0]),
+        *(features, labels, streams, labels.shape[1]),
         *layers,
         network.negative_slope,
         network.residual,
         dropping,
         *settings[:7],
-        reference.data_ptr(),
+        reference,
         *settings[7:],
-        0 if keys is None else keys.data_ptr(),
-        iteration.data_ptr(),
+        keys,
+        iteration,
         (*options[:21], floored, options.relative_floor if floored else 0.0, *options[22:]),
     )
     terms, updated = features.new_empty(4), torch.empty_like(reference)
     workspace = torch.empty(native.objective_workspace_cpu(problem), dtype=torch.uint8)
     with record_function("d2k::objective") if _profiler_enabled() else nullcontext():
-        native.objective_cpu(
-            problem, terms.data_ptr(), updated.data_ptr(), workspace.data_ptr(), torch.get_num_threads()
-        )
+        native.objective_cpu(problem, terms, updated, workspace, torch.get_num_threads())
     total, *rest = terms.unbind()
     return apply(_Known, total, len(gradients), *gradients, *weights), rest, updated

@@ -323,6 +323,32 @@ def floats(given, change):
     return given
 
 
+@pytest.mark.parametrize("backend", ["reference", None])
+@pytest.mark.parametrize("name", [n for n in arguments() if n not in COMPOSED])
+def test_zeros_without_memory_are_zeros(name, backend):
+    def made(zeros):
+        torch.manual_seed(0)
+        return plain(call(name, floats(arguments()[name], zeros)))
+
+    with d2k.backends.use(backend):
+        want = made(lambda x: torch.zeros(x.shape))
+        got = made(lambda x: torch._efficientzerotensor(x.shape))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_that_are_zeros_without_memory_are_zeros(name):
+    made = []
+    for zeros in (torch.zeros, torch._efficientzerotensor):
+        torch.manual_seed(0)
+        given = floats(arguments()[name], lambda x: x.requires_grad_())
+        out = next(x for x in plain(call(name, given)) if x.requires_grad)
+        leaves = [x.values if isinstance(x, d2k.Ragged) else x for x in given.values()]
+        leaves = [x for x in leaves if isinstance(x, Tensor) and x.requires_grad]
+        made.append(torch.autograd.grad(out, leaves, zeros(out.shape), allow_unused=True))
+    assert all((a is None) == (b is None) and (a is None or torch.equal(a, b)) for a, b in zip(*made, strict=True))
+
+
 def own(given):
     """The arguments as a Function gets them, tensors of floats in float64."""
     return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in given]
@@ -366,7 +392,7 @@ def oracle_of(name, monkeypatch):
     """The function that the message of a second derivative names, and what the op gave its own Function."""
     seen = []
     plainly = _library.apply
-    spy = lambda function, *args: (seen.append(args), plainly(function, *args))[1]  # noqa: E731
+    spy = lambda function, *args, **options: (seen.append(args), plainly(function, *args, **options))[1]  # noqa: E731
     monkeypatch.setattr(importlib.import_module(getattr(d2k, name).__module__), "apply", spy)
     given = floats(arguments()[name], lambda x: x.double().requires_grad_())
     out = next(x for x in plain(call(name, given)) if x.requires_grad)

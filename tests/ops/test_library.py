@@ -91,7 +91,7 @@ class Methods:
     """What the tensors of torch before 2.10 have: no C exchange API."""
 
     def __init__(self, x):
-        self.contiguous, self.data_ptr = lambda: Methods(x.contiguous()), x.data_ptr
+        self.contiguous, self.data_ptr, self.shape = lambda: Methods(x.contiguous()), x.data_ptr, x.shape
 
 
 @pytest.mark.skipif(_native.extension()[0] is None, reason="no compiled extension")

@@ -195,6 +195,10 @@ def test_native_equals_reference_to_the_bit(lengths, classes, gap, seed, kwargs,
     assert same(got, want) and same([torch.from_numpy(c) for c in numpy], want)
 
 
+def address(x):
+    return x.data_ptr() if isinstance(x, torch.Tensor) else x
+
+
 class AsBlock:
     """The GPU's algorithm on one CPU thread, in place of what the CPU does."""
 
@@ -202,7 +206,7 @@ class AsBlock:
         self.module = module
 
     def localize_cpu(self, given, rules, counts, threads):
-        size = given[2] * rules[9] * given[3]  # never more than one for each position and class
+        size = given[1].numel() * rules[9]  # never more than one for each position and class
         out = [torch.full((size,), -7, dtype=d) for d in (torch.int64,) * 2 + (torch.float64,) * 3]
         self.rows = out
         self.module.localize_as_block_cpu(given, rules, counts, size, tuple(c.data_ptr() for c in out))
@@ -214,7 +218,7 @@ class AsBlock:
 
     def localized_write_cpu(self, found, columns, threads):
         for to, column in zip(columns, self.rows, strict=True):
-            ctypes.memmove(to, column.data_ptr(), self.size * 8)
+            ctypes.memmove(address(to), column.data_ptr(), self.size * 8)
 
 
 @native_only
@@ -279,7 +283,7 @@ class AsGpu(AsBlock):
         return 54 * room * rules[9]
 
     def localize_find_cuda(self, given, rules, call, device, stream):
-        (self.room, counts, first, _), n = call, given[8]
+        (self.room, counts, first, _), n = call, given[4]
         try:
             self.localize_cpu(given, rules, counts, 1)
             total = self.size
@@ -292,7 +296,7 @@ class AsGpu(AsBlock):
     def localize_write_cuda(self, given, rules, call, capacity, columns, device, stream):
         self.size = min(capacity, (self.rows[0] != -7).sum().item())
         for to, kind, padding in zip(columns, "qqddd", PADDING, strict=True):
-            ctypes.memmove(to, array(kind, [padding] * capacity).tobytes(), 8 * capacity)
+            ctypes.memmove(address(to), array(kind, [padding] * capacity).tobytes(), 8 * capacity)
         self.localized_write_cpu(self, columns, 1)
 
 

@@ -58,7 +58,7 @@ def both(x, arguments):
     rows, weight, _, offsets, lengths, *options = arguments
     out, sign = products.forward(*arguments)
     grad = torch.where(x.row_mask()[:, None], normal(*out.shape, seed=9), NAN)
-    back = (grad, rows, weight, offsets, lengths, sign, *options, True, True)
+    back = (grad, rows, weight, offsets, lengths, sign, *options, True, True, True)
     return (
         (out, *products.backward(*back)),
         (reference.temporal_conv_forward(*wide(arguments))[0], *reference.temporal_conv_backward(*wide(back))),
@@ -137,7 +137,7 @@ def test_rows_that_lie_apart_have_the_same_bits():
     for rows in (arguments[0], wide[:, 5:69]):
         out, _ = products.forward(rows, *arguments[1:])
         rest = (arguments[1], *arguments[3:5], out, *arguments[5:])
-        made.append((out, *products.backward(grad, rows, *rest, True, True)))
+        made.append((out, *products.backward(grad, rows, *rest, True, True, True)))
     assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
 
 

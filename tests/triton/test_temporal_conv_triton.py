@@ -300,7 +300,7 @@ def test_bad_offsets_never_reach_other_memory(offsets, lengths):
     offsets, lengths = (torch.tensor(t, device=DEVICE) for t in (offsets, lengths))
     options = (1, 1, 0.2, True, 0.0, None)
     out, sign = kernels.temporal_conv_forward(x, weight, None, offsets, lengths, *options)
-    grads = kernels.temporal_conv_backward(out, x, weight, offsets, lengths, sign, *options, True, True)
+    grads = kernels.temporal_conv_backward(out, x, weight, offsets, lengths, sign, *options, True, True, True)
     assert all(t.isfinite().all() for t in (out, *grads))
     if offsets[0] == 0 and lengths[0] == 6 and offsets[1] == 6:
         assert (out[1:5] == 49).all() and (out[0] == 33).all()

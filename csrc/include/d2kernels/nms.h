@@ -13,8 +13,10 @@ template <class T>
 struct NmsProblem {
     const T* segments;      // (count, 2) starts and ends
     const double* scores;   // (count)
-    const int64_t* groups;  // (count)
+    const int64_t* groups;  // (count), or null: all of one
     int64_t count;
+
+    int64_t group(int64_t i) const { return groups ? groups[i] : 0; }
 };
 
 // Between two times, the later one second. Integers are subtracted before they are converted: nanoseconds since 1970

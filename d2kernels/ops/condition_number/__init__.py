@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from d2kernels._arguments import flag, number
-from d2kernels.ops._library import apply, once, recorded
+from d2kernels.ops._library import apply, once
 from d2kernels.ops.condition_number import schema
+
+_EPS = torch.finfo(torch.float64).eps
 
 
 class ConditionNumber(torch.autograd.Function):
@@ -36,7 +38,7 @@ class ConditionNumber(torch.autograd.Function):
 def tolerances(op: str, atol: float | None, rtol: float | None, largest: int) -> tuple[float, float]:
     """(atol, rtol): rtol is max(m, n)·eps of float64 where neither is given, else what is left out is 0."""
     if atol is None and rtol is None:
-        rtol = largest * torch.finfo(torch.float64).eps
+        rtol = largest * _EPS
     return (
         0.0 if atol is None else number(op, "atol", atol, least=0),
         0.0 if rtol is None else number(op, "rtol", rtol, least=0),
@@ -85,5 +87,5 @@ def condition_number(
     limits = tolerances("condition_number", atol, rtol, largest)
     if single:
         a, b = a[None], None if b is None else b[None]
-    value = apply(ConditionNumber, a, b, *limits, flag("condition_number", "log", log), recorded(a, b))[0]
+    value = apply(ConditionNumber, a, b, *limits, flag("condition_number", "log", log), keeps=True)[0]
     return value[0] if single else value

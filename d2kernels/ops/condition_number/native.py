@@ -41,8 +41,7 @@ def condition_number_forward(
 
 def condition_number_backward(grad: Tensor, slope: Tensor) -> Tensor:
     """grad[i] slope[i], as the slopes of every op that keeps them need."""
-    out = grad.new_empty(slope.shape)
-    batch = grad.numel()
+    out, batch = grad.new_empty(*slope.shape), grad.numel()
     arguments = grad, slope, batch, slope.numel() // max(1, batch), out
     module, dtype = _native.module(), _native.dtype_number(grad.dtype)
     if grad.is_cpu:

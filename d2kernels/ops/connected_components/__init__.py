@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from d2kernels._arguments import FEW, flag, whole
+from d2kernels._arguments import flag, whole
 from d2kernels._dlpack import takes_dlpack
 from d2kernels.ops._capacity import padded_array
+from d2kernels.ops.connected_components.checks import check_order, check_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,39 +26,6 @@ class Segments(NamedTuple):
     threshold: Any  # index into the thresholds
     start: Any  # rows from the sequence's first, half-open
     end: Any
-
-
-def rising(numbers: list[float]) -> bool:
-    """Whether each is larger than the one before; of NaN none is."""
-    return numbers[0] == numbers[0] and all([a < b for a, b in pairwise(numbers)])
-
-
-def _check_shapes(scores: Any, n: int, thresholds: Any, class_mask: Any) -> None:
-    """Shapes, which tensors and arrays share."""
-    classes = scores.shape[1]
-    own = (n, classes, thresholds.shape[-1]) if thresholds.ndim else ()
-    if thresholds.ndim not in (1, 3) or thresholds.shape[-1] == 0 or (thresholds.ndim == 3 and thresholds.shape != own):
-        raise ValueError(
-            f"connected_components: thresholds must have shape (T,) or (n, C, T) = ({n}, {classes}, T) with T at "
-            f"least 1, got {tuple(thresholds.shape)}"
-        )
-    if class_mask is not None and tuple(class_mask.shape) != (n, classes):
-        raise ValueError(
-            f"connected_components: class_mask must have shape {(n, classes)}, got {tuple(class_mask.shape)}"
-        )
-
-
-def _check_order(thresholds: Any) -> None:
-    """Shared thresholds rise strictly; those of each class must not fall, since rounding can make them equal."""
-    if thresholds.ndim == 1 and thresholds.shape[0] <= FEW and rising(thresholds.tolist()):
-        return
-    low, high = thresholds[..., :-1], thresholds[..., 1:]
-    if thresholds.ndim == 1 and not bool((low < high).all() & (thresholds == thresholds).all()):
-        raise ValueError(
-            f"connected_components: thresholds must rise strictly in {thresholds.dtype}, got {thresholds.tolist()}"
-        )
-    if thresholds.ndim == 3 and bool((low > high).any()):
-        raise ValueError("connected_components: thresholds must not fall along their last axis, but somewhere they do")
 
 
 def _of_arrays(
@@ -88,54 +55,15 @@ def _of_arrays(
         if class_mask.dtype != bool:
             raise TypeError(f"connected_components: class_mask must be bool, got {class_mask.dtype}")
         class_mask = np.ascontiguousarray(class_mask)
-    _check_shapes(values, len(form.lengths), thresholds, class_mask)
-    _check_order(thresholds)
+    check_shapes(values, len(form.lengths), thresholds, class_mask)
+    check_order(thresholds)
     backend = backend_for_arrays("connected_components")
     found = backend.connected_components_arrays(
         values.astype(dtype, copy=False), form.offsets, form.lengths, thresholds, class_mask, min_length, distinct
     )
     if capacity is None:
-        return Segments(*found)
-    return Segments(*padded_array("connected_components", found, capacity, -1)), np.array(found.shape[1])
-
-
-def _of_tensors(
-    scores: Tensor | Ragged,
-    thresholds: Any,
-    offsets: Any,
-    lengths: Any,
-    mask: Any,
-    class_mask: Any,
-    min_length: int,
-    distinct: bool,
-    capacity: int | None,
-) -> Any:
-    import torch
-
-    from d2kernels.ops._library import constant, levels
-    from d2kernels.ops.connected_components import schema
-    from d2kernels.ragged import _values_can_be_checked, take
-
-    form = take("connected_components", scores, offsets, lengths, mask)
-    values = form.values[:, None] if form.values.dim() == 1 else form.values
-    if values.dim() != 2 or not values.is_floating_point():
-        raise ValueError(
-            "connected_components: scores must be float rows (total, C) or (total,), "
-            f"got {form.values.dtype} {tuple(form.values.shape)}"
-        )
-    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    thresholds = levels("connected_components", thresholds, dtype, values.device)
-    if class_mask is not None and (not isinstance(class_mask, torch.Tensor) or class_mask.dtype != torch.bool):
-        got = getattr(class_mask, "dtype", type(class_mask).__name__)
-        raise TypeError(f"connected_components: class_mask must be bool, got {got}")
-    _check_shapes(values, form.lengths.shape[0], thresholds, class_mask)
-    if _values_can_be_checked(thresholds):
-        _check_order(thresholds)
-    found, count = schema.connected_components(
-        *constant(values, form.offsets, form.lengths, thresholds), class_mask, min_length, distinct, capacity
-    )
-    segments = Segments(*found.unbind())
-    return segments if capacity is None else (segments, count)
+        return found, None
+    return padded_array("connected_components", found, capacity, -1), np.array(found.shape[1])
 
 
 @takes_dlpack
@@ -183,5 +111,10 @@ def connected_components(
     distinct = flag("connected_components", "distinct", distinct)
     if capacity is not None:
         capacity = whole("connected_components", "capacity", capacity, 0)
-    of: Any = _of_arrays if isinstance(scores, np.ndarray) else _of_tensors
-    return of(scores, thresholds, offsets, lengths, mask, class_mask, min_length, distinct, capacity)
+    if isinstance(scores, np.ndarray):
+        of: Any = _of_arrays
+    else:
+        from d2kernels.ops.connected_components.tensors import of_tensors as of
+    columns, count = of(scores, thresholds, offsets, lengths, mask, class_mask, min_length, distinct, capacity)
+    segments = Segments(*columns)
+    return segments if capacity is None else (segments, count)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from d2kernels import _native
+from d2kernels import _kernels, _native
+from d2kernels._arrays import strided
 from d2kernels.ops._capacity import check_count
 
 if TYPE_CHECKING:
@@ -19,38 +20,6 @@ def _module() -> ModuleType:
     if module is None:
         raise ImportError(reason)
     return module
-
-
-def _problem(
-    scores: int,
-    dtype_size: int,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    offsets: Any,
-    lengths: Any,
-    sequences: int,
-    thresholds: Any,
-    thresholds_shape: tuple[int, ...],
-    class_mask: Any,
-    min_length: int,
-    distinct: bool,
-) -> tuple[Any, ...]:
-    """The arguments of csrc in its order; strides count elements."""
-    return (
-        scores,
-        dtype_size == 8,
-        *shape,
-        *strides,
-        offsets,
-        lengths,
-        sequences,
-        thresholds,
-        thresholds_shape[-1],
-        len(thresholds_shape) == 3,
-        class_mask,
-        min_length,
-        distinct,
-    )
 
 
 def connected_components_forward(
@@ -65,31 +34,18 @@ def connected_components_forward(
 ) -> tuple[Tensor, Tensor]:
     import torch
 
-    from d2kernels.ops.connected_components.reference import of_capacity
-
-    module = _module()
+    module, n, levels = _module(), lengths.shape[0], thresholds.shape[-1]
     scores = _native.cast(scores, thresholds.dtype)
-    problem = _problem(
-        scores.data_ptr(),
-        scores.element_size(),
-        tuple(scores.shape),
-        scores.stride(),
-        offsets,
-        lengths,
-        lengths.shape[0],
-        thresholds,
-        tuple(thresholds.shape),
-        class_mask,
-        min_length,
-        distinct,
-    )
+    sequences = offsets, lengths, n
+    rules = thresholds, levels, thresholds.dim() == 3, class_mask, min_length, distinct
+    problem = (scores.dtype is torch.float64, scores, *sequences, *rules)
     if scores.is_cpu:
-        positions = offsets.new_empty(lengths.shape[0] * scores.shape[1] * thresholds.shape[-1] + 1)
+        positions = offsets.new_empty(n * scores.shape[1] * levels + 1)
         threads = torch.get_num_threads()
         size = module.connected_components_count_cpu(problem, positions, threads)
         out = offsets.new_empty(5, size)
         module.connected_components_fill_cpu(problem, positions, out, size, threads)
-        return of_capacity(out, capacity)
+        return _kernels.module("connected_components", "reference").of_capacity(out, capacity)
     device, stream = _native.device_and_stream(scores.device)
     size, places = module.connected_components_workspace_cuda(problem)
     workspace, positions = scores.new_empty(size, dtype=torch.uint8), offsets.new_empty(places + 1)
@@ -116,18 +72,16 @@ def connected_components_arrays(
 ) -> np.ndarray:
     """The same on NumPy arrays, checked and contiguous but for scores."""
     module = _module()
-    if any(stride % scores.itemsize for stride in scores.strides):
-        scores = np.ascontiguousarray(scores)
-    problem = _problem(
-        scores.ctypes.data,
-        scores.itemsize,
-        scores.shape,
-        tuple(stride // scores.itemsize for stride in scores.strides),
+    scores, strides = strided(scores)
+    problem = (
+        scores.itemsize == 8,
+        (scores.ctypes.data, *scores.shape, *strides),
         offsets.ctypes.data,
         lengths.ctypes.data,
         len(lengths),
         thresholds.ctypes.data,
-        thresholds.shape,
+        thresholds.shape[-1],
+        thresholds.ndim == 3,
         0 if class_mask is None else class_mask.ctypes.data,
         min_length,
         distinct,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d2kernels._arguments import FEW
+from d2kernels._arguments import FEW, listed
 from d2kernels.ops._library import without_gradient
 from d2kernels.ops.gather_rows import schema
 from d2kernels.ragged import _check_layout, _values_can_be_checked
@@ -55,7 +55,7 @@ def gather_rows(source: Tensor, first: Tensor, offsets: Tensor, lengths: Tensor,
 
 def _check_first(first: Tensor, lengths: Tensor, rows: int) -> None:
     if len(lengths) <= FEW:
-        pairs = zip(first.tolist(), lengths.tolist(), strict=True)
+        pairs = zip(listed(first), listed(lengths), strict=True)
         if all([0 <= at <= rows - size for at, size in pairs]):
             return
     at, size = first.numpy(force=True), lengths.numpy(force=True)

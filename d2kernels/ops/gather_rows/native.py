@@ -24,7 +24,7 @@ def gather_rows_forward(source: Tensor, first: Tensor, offsets: Tensor, lengths:
         lengths,
         lengths.shape[0],
         out.shape[0],
-        out.data_ptr(),
+        out,
         _native.dtype_number(out.dtype),
     )
     if out.is_cpu:

@@ -98,7 +98,6 @@ def reference_score_forward(
     momentum: float,
     score: bool,
 ) -> tuple[Tensor, Tensor]:
-    candidate = candidate if candidate.stride(-1) == 1 else candidate.contiguous()
     updated, out = reference.new_empty(*reference.shape), reference.new_empty(z.shape[0] if score else 0)
     problem = (
         offsets,
@@ -110,8 +109,7 @@ def reference_score_forward(
         z.shape[1] // streams,
         labels.shape[1],
         reference,
-        candidate.data_ptr(),
-        candidate.stride(0),
+        candidate,
         mass,
         labels,
         min_snippets,

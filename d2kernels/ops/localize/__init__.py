@@ -11,6 +11,13 @@ from d2kernels._arguments import choice, flag, number, whole
 from d2kernels._dlpack import takes_dlpack
 from d2kernels.ops._capacity import padded_array
 from d2kernels.ops.localize.capacity import PADDING
+from d2kernels.ops.localize.checks import (
+    MOST_UPSAMPLED,
+    Given,
+    check_positions,
+    check_tables,
+    check_thresholds,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,28 +38,6 @@ class Detections(NamedTuple):
     end: Any
     score: Any
     count: Any  # type: ignore[assignment]  # over tuple.count
-
-
-def _check_tables(shape: tuple[int, int], **given: Any) -> None:
-    for name, table in given.items():
-        if table is not None and tuple(table.shape) != shape:
-            raise ValueError(f"localize: {name} must be {shape}, got {tuple(table.shape)}")
-
-
-def _check_thresholds(thresholds: Any) -> None:
-    if thresholds.ndim != 1 or len(thresholds) == 0:
-        raise ValueError(
-            f"localize: thresholds must have shape (T,) with T at least 1, got {tuple(thresholds.shape)}"
-        )
-
-
-def _check_positions(rows: int, upsample: int) -> None:
-    if rows * upsample > MOST_POSITIONS and upsample > 1:
-        raise ValueError(f"localize: {rows} rows upsampled by {upsample} exceed {MOST_POSITIONS} positions")
-
-
-MOST_UPSAMPLED = 1024  # positions a snippet
-MOST_POSITIONS = 2**31 - 1  # of a batch: what upsampling makes of its rows
 
 
 @takes_dlpack
@@ -138,54 +123,15 @@ def localize(
     if capacity is not None:
         capacity = whole("localize", "capacity", capacity, 0)
     form = activations, offsets, lengths, mask
-    given = _Given(form, thresholds, class_mask, class_score, capacity, rules)
-    return _of_arrays(given) if isinstance(activations, np.ndarray) else _of_tensors(given)
+    given = Given(form, thresholds, class_mask, class_score, capacity, rules)
+    if isinstance(activations, np.ndarray):
+        return _of_arrays(given)
+    from d2kernels.ops.localize.tensors import of_tensors
+
+    return Detections(*of_tensors(given))
 
 
-class _Given(NamedTuple):
-    """A call's arguments."""
-
-    form: tuple[Any, Any, Any, Any]  # activations, offsets, lengths, mask
-    thresholds: Any
-    class_mask: Any
-    class_score: Any
-    capacity: int | None
-    rules: tuple[Any, ...]  # those of the schema, in its order
-
-
-def _of_tensors(given: _Given) -> Detections:
-    import torch
-
-    from d2kernels.ops._library import constant
-    from d2kernels.ops._library import levels as as_levels
-    from d2kernels.ops.localize import schema
-    from d2kernels.ragged import take
-
-    _, thresholds, class_mask, class_score, capacity, rules = given
-    form = take("localize", *given.form)
-    values, n = form.values, form.lengths.shape[0]
-    if values.dim() != 2 or not values.is_floating_point():
-        raise ValueError(
-            f"localize: activations must be float rows (total, C), got {values.dtype} {tuple(values.shape)}"
-        )
-    for name, table in (("class_mask", class_mask), ("class_score", class_score)):
-        if not isinstance(table, torch.Tensor) and table is not None:
-            raise TypeError(f"localize: {name} must be a tensor as activations, got {type(table).__name__}")
-    _check_tables((n, values.shape[1]), class_mask=class_mask, class_score=class_score)
-    if values.dtype in (torch.float16, torch.bfloat16):
-        values = values.float()
-    if class_mask is not None and class_mask.dtype != torch.bool:
-        raise TypeError(f"localize: class_mask must be bool, got {class_mask.dtype}")
-    if class_score is not None and class_score.is_complex():
-        raise TypeError(f"localize: class_score must be numbers, got {class_score.dtype}")
-    _check_positions(values.shape[0], rules[9])
-    levels = as_levels("localize", thresholds, torch.float64, values.device)
-    _check_thresholds(levels)
-    arguments = constant(values, form.offsets, form.lengths, levels, class_mask, *rules, class_score)
-    return Detections(*schema.localize(*arguments, capacity))
-
-
-def _of_arrays(given: _Given) -> Detections:
+def _of_arrays(given: Given) -> Detections:
     from d2kernels._arrays import backend_for_arrays, take_array
     from d2kernels._arrays import levels as as_levels
 
@@ -196,14 +142,14 @@ def _of_arrays(given: _Given) -> Detections:
         raise ValueError(f"localize: activations must be float rows (total, C), got {values.dtype} {values.shape}")
     class_mask = None if class_mask is None else np.asarray(class_mask)
     class_score = None if class_score is None else np.asarray(class_score)
-    _check_tables((n, values.shape[1]), class_mask=class_mask, class_score=class_score)
+    check_tables((n, values.shape[1]), class_mask=class_mask, class_score=class_score)
     if class_mask is not None and class_mask.dtype != bool:
         raise TypeError(f"localize: class_mask must be bool, got {class_mask.dtype}")
     if class_score is not None and class_score.dtype.kind not in "fiub":
         raise TypeError(f"localize: class_score must be numbers, got {class_score.dtype}")
-    _check_positions(values.shape[0], rules[9])
+    check_positions(values.shape[0], rules[9])
     levels = as_levels("localize", thresholds).astype(np.float64)
-    _check_thresholds(levels)
+    check_thresholds(levels)
     values = values.astype(np.float64 if values.dtype.itemsize >= 8 else np.float32, copy=False)
     backend = backend_for_arrays("localize")
     found = Detections(

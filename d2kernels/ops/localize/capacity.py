@@ -15,5 +15,7 @@ PADDING = (-1, -1, 0, 0, 0)  # of the five columns, beyond the detections
 
 def padded(found: tuple[Tensor, ...], capacity: int | None) -> tuple[Tensor, ...]:
     """The columns with `capacity` rows each, and the counts; unchanged where that is None."""
+    if capacity is None:
+        return found
     *columns, count = found
     return (*(_capacity.padded("localize", c, capacity, v) for c, v in zip(columns, PADDING, strict=True)), count)

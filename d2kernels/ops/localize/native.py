@@ -10,7 +10,7 @@ import numpy as np
 from d2kernels import _native
 from d2kernels._arrays import strided
 from d2kernels.ops._capacity import check_capacity
-from d2kernels.ops.connected_components import _check_order
+from d2kernels.ops.connected_components.checks import check_order
 from d2kernels.ops.localize.capacity import NOT_A_NUMBER, padded
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def _module() -> ModuleType:
     return module
 
 
-def _found(module: ModuleType, given: tuple[Any, ...], rules: tuple[Any, ...], count: int, threads: int) -> Any:
+def _found(module: ModuleType, given: tuple[Any, ...], rules: tuple[Any, ...], count: Any, threads: int) -> Any:
     try:
         return module.localize_cpu(given, rules, count, threads)
     except ValueError:
@@ -50,24 +50,13 @@ def localize_forward(
     *others, relative, class_score, capacity = options
     rules = (*others, RELATIVE[relative])
     if _values_can_be_checked(thresholds):
-        _check_order(thresholds if relative else _native.cast(thresholds, activations.dtype))
-    offsets, lengths, thresholds = offsets.contiguous(), lengths.contiguous(), thresholds.contiguous()
-    class_mask = None if class_mask is None else class_mask.contiguous()
-    class_score = None if class_score is None else class_score.detach().double().contiguous()
-    given = (
-        activations.data_ptr(),
-        activations.element_size() == 8,
-        *activations.shape,
-        *activations.stride(),
-        offsets.data_ptr(),
-        lengths.data_ptr(),
-        lengths.shape[0],
-        thresholds.data_ptr(),
-        thresholds.shape[0],
-        0 if class_mask is None else class_mask.data_ptr(),
-        0 if class_score is None else class_score.data_ptr(),
-    )
-    count = torch.empty_like(lengths)
+        check_order(thresholds if relative else _native.cast(thresholds, activations.dtype))
+    class_score = None if class_score is None else class_score.detach().double()
+    n, levels = lengths.shape[0], thresholds.shape[0]
+    sequences = offsets, lengths, n
+    is_double = activations.dtype is torch.float64
+    given = (is_double, activations, *sequences, thresholds, levels, class_mask, class_score)
+    count = lengths.new_empty(n)
 
     def columns(size: int) -> list[Tensor]:
         return [like.new_empty(size) for like in (lengths, lengths, thresholds, thresholds, thresholds)]
@@ -75,11 +64,11 @@ def localize_forward(
     module = _module()
     if activations.is_cpu:
         threads = torch.get_num_threads()
-        found = _found(module, given, rules, count.data_ptr(), threads)
+        found = _found(module, given, rules, count, threads)
         out = columns(module.localized_size(found))
-        module.localized_write_cpu(found, tuple([c.data_ptr() for c in out]), threads)
+        module.localized_write_cpu(found, tuple(out), threads)
         return padded((*out, count), capacity)
-    (total, classes), n, upsample = activations.shape, lengths.shape[0], rules[9]
+    (total, classes), upsample = activations.shape, rules[9]
     if total * upsample > MOST_POSITIONS:
         raise ValueError(f"localize: {total * upsample} positions exceed a GPU call's 2³⁰")
     device, stream = _native.device_and_stream(activations.device)
@@ -119,17 +108,15 @@ def localize_arrays(
     """The same on NumPy arrays; offsets and lengths are contiguous."""
     *others, relative = rules
     rules = (*others, RELATIVE[relative])
-    _check_order(thresholds if relative else thresholds.astype(activations.dtype))
+    check_order(thresholds if relative else thresholds.astype(activations.dtype))
     activations, strides = strided(activations)
     thresholds = np.ascontiguousarray(thresholds)
     class_mask = None if class_mask is None else np.ascontiguousarray(class_mask)
     class_score = None if class_score is None else np.ascontiguousarray(class_score, np.float64)
     count = np.empty_like(lengths)
     given = (
-        activations.ctypes.data,
         activations.itemsize == 8,
-        *activations.shape,
-        *strides,
+        (activations.ctypes.data, *activations.shape, *strides),
         offsets.ctypes.data,
         lengths.ctypes.data,
         len(lengths),

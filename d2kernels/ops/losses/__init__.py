@@ -157,13 +157,14 @@ def losses(
         ValueError, TypeError: an argument of the wrong shape, dtype or value.
     """
     options = _checked(options)
-    if p.dim() != 2 or p.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"losses: p must be float32 or float64 (n, C), got {p.dtype} {tuple(p.shape)}")
-    n = p.shape[0]
+    dtype, shape = p.dtype, p.shape
+    if len(shape) != 2 or (dtype is not torch.float32 and dtype is not torch.float64):
+        raise TypeError(f"losses: p must be float32 or float64 (n, C), got {dtype} {tuple(shape)}")
+    n = shape[0]
     expected = [
-        ("embedding", embedding, p.dtype, (n, 2, embedding.shape[-1] if embedding.dim() else 0)),
-        ("mass", mass, p.dtype, (n, 2)),
-        ("labels", labels, torch.bool, tuple(p.shape)),
+        ("embedding", embedding, dtype, (n, 2, embedding.shape[-1] if embedding.dim() else 0)),
+        ("mass", mass, dtype, (n, 2)),
+        ("labels", labels, torch.bool, (n, shape[1])),
         ("offsets", offsets, torch.int64, (n + 1,)),
         ("lengths", lengths, torch.int64, (n,)),
         ("iteration", iteration, torch.int64, ()),
@@ -173,23 +174,24 @@ def losses(
             raise TypeError("losses: options.snippet needs foreground_attention, background_attention and foreground")
         total = (foreground.shape[0] if foreground.dim() else 0,)
         expected += [
-            ("foreground", foreground, p.dtype, total),
-            ("foreground_attention", foreground_attention, p.dtype, total),
-            ("background_attention", background_attention, p.dtype, total),
+            ("foreground", foreground, dtype, total),
+            ("foreground_attention", foreground_attention, dtype, total),
+            ("background_attention", background_attention, dtype, total),
         ]
     else:
         foreground = foreground_attention = background_attention = None
     if PAIRS[options.pairs] == "random":
         if pairs_drawn is None:
             raise TypeError("losses: random pairs need pairs_drawn")
-        dtype = pairs_drawn.dtype if pairs_drawn.is_floating_point() else torch.int64
-        expected.append(("pairs_drawn", pairs_drawn, dtype, (4, n)))
+        kind = pairs_drawn.dtype if pairs_drawn.is_floating_point() else torch.int64
+        expected.append(("pairs_drawn", pairs_drawn, kind, (4, n)))
     else:
         pairs_drawn = None
-    for name, x, dtype, shape in expected:
-        if x.dtype != dtype or x.shape != shape or x.device != p.device:
+    device = p.device
+    for name, x, kind, size in expected:
+        if x.dtype is not kind or x.shape != size or x.device != device:
             raise ValueError(
-                f"losses: {name} must be {dtype} {shape} on {p.device}, got {x.dtype} {tuple(x.shape)} on {x.device}"
+                f"losses: {name} must be {kind} {size} on {device}, got {x.dtype} {tuple(x.shape)} on {x.device}"
             )
     off = None if background_attention is foreground_attention else background_attention
     out = apply(

@@ -52,7 +52,8 @@ def losses_forward(
         else:
             drawn = pairs_drawn
     n, classes = p.shape
-    terms = [p.new_empty(()) for _ in range(4)]
+    total = p.new_empty(())
+    terms = total, torch.empty_like(total), torch.empty_like(total), torch.empty_like(total)
     factors, by_row = p.new_empty(2, dtype=torch.float64), p.new_empty(n, 2, dtype=torch.float64)
     by_p, video_by_p = p.new_empty(n, classes), p.new_empty(n, classes, dtype=torch.float64)
     by_embedding = embedding.new_empty(*embedding.shape)
@@ -93,11 +94,12 @@ def losses_backward(
     lengths: Tensor,
     foreground_threshold: float,
     background_threshold: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     grads = [_native.cast(g, by_p.dtype) for g in (total, classification, ds, dv)]
-    rows = 0 if score is None else score.shape[0]
     p, embedding = by_p.new_empty(*by_p.shape), by_embedding.new_empty(*by_embedding.shape)
-    on, off = by_p.new_empty(rows), by_p.new_empty(rows)
+    on = off = None
+    if score is not None:
+        on, off = by_p.new_empty(score.shape[0]), by_p.new_empty(score.shape[0])
     arguments = (
         *_sequences(offsets, lengths, score),
         *grads,

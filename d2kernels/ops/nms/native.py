@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d2kernels import _native
+from d2kernels import _kernels, _native
 from d2kernels.ops._capacity import check_count
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_WHOLE, _FLOAT64 = -1, 1  # csrc/bindings/nms.cpp and dtype.h
 
 
 def _module() -> ModuleType:
@@ -116,11 +118,13 @@ def soft_nms_by_clusters(
     return found[0], found[1], count
 
 
-def _problem(segments: Tensor, scores: Tensor, groups: Tensor) -> tuple[Any, ...]:
+def _problem(segments: Tensor, scores: Tensor, groups: Tensor | None) -> tuple[Any, ...]:
     """The problem for csrc on the CPU."""
-    from d2kernels.ops.nms.reference import times
-
-    return times(segments), not segments.is_floating_point(), scores.double(), groups, scores.shape[0]
+    if segments.is_floating_point():
+        times, kind = segments, _native.dtype_number(segments.dtype)
+    else:
+        times, kind = segments.long(), _WHOLE
+    return times, kind, scores, _native.dtype_number(scores.dtype), groups
 
 
 def _first(column: Tensor, size: int) -> Tensor:
@@ -129,43 +133,47 @@ def _first(column: Tensor, size: int) -> Tensor:
 
 
 def nms_forward(
-    segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, inclusive: bool, capacity: int | None
+    segments: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold: float, inclusive: bool, capacity: int | None
 ) -> tuple[Tensor, Tensor]:
-    from d2kernels.ops.nms.reference import of_capacity
+    import torch
 
+    reference, m = _kernels.module("nms", "reference"), scores.shape[0]
     if scores.is_cuda:
-        if len(scores) == 0:
-            return of_capacity(groups.new_empty(0), capacity)
+        groups = reference.of_one(scores, groups)
+        if m == 0:
+            return reference.of_capacity(groups, capacity)
         module = _module()
-        size = module.nms_workspace_cuda(len(scores))
+        size = module.nms_workspace_cuda(m)
         workspace = groups.new_empty(-(-size // 8)) if size else None  # whole words
         where = (workspace.data_ptr() if workspace is not None else 0, *_on_device(scores))
         return nms_by_clusters(module.nms_cuda, segments, scores, groups, iou_threshold, inclusive, capacity, *where)
-    kept = groups.new_empty(scores.shape[0])
+    kept = scores.new_empty(m, dtype=torch.int64)
     size = _module().nms_cpu(_problem(segments, scores, groups), iou_threshold, inclusive, kept)
-    return of_capacity(_first(kept, size), capacity)
+    return reference.of_capacity(_first(kept, size), capacity)
 
 
 def soft_nms_forward(
-    segments: Tensor, scores: Tensor, groups: Tensor, sigma: float, score_threshold: float, capacity: int | None
+    segments: Tensor, scores: Tensor, groups: Tensor | None, sigma: float, score_threshold: float, capacity: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     import torch
 
-    from d2kernels.ops.nms.reference import of_capacity_soft
-
+    reference, m = _kernels.module("nms", "reference"), scores.shape[0]
     if scores.is_cuda:
-        if len(scores) == 0:
-            return of_capacity_soft(groups.new_empty(0), scores.clone(), capacity)
+        groups = reference.of_one(scores, groups)
+        if m == 0:
+            return reference.of_capacity_soft(groups, scores.clone(), capacity)
         where = (sigma, score_threshold, capacity, *_on_device(scores))
         return soft_nms_by_clusters(_module().soft_nms_cuda, segments, scores, groups, *where)
-    kept, decayed = groups.new_empty(scores.shape[0]), scores.new_empty(scores.shape[0], dtype=torch.float64)
+    kept, decayed = scores.new_empty(m, dtype=torch.int64), scores.new_empty(m, dtype=torch.float64)
     size = _module().soft_nms_cpu(_problem(segments, scores, groups), sigma, score_threshold, kept, decayed)
-    return of_capacity_soft(_first(kept, size), _native.cast(_first(decayed, size), scores.dtype), capacity)
+    columns = _first(kept, size), _native.cast(_first(decayed, size), scores.dtype)
+    return reference.of_capacity_soft(*columns, capacity)
 
 
-def _of_arrays(segments: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[int, bool, int, int, int]:
-    whole = segments.dtype == np.int64
-    return segments.ctypes.data, whole, scores.ctypes.data, groups.ctypes.data, len(scores)
+def _of_arrays(segments: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[Any, ...]:
+    kind = _WHOLE if segments.dtype == np.int64 else _FLOAT64
+    column = scores.ctypes.data, len(scores), 1, 1, 1
+    return segments.ctypes.data, kind, column, _FLOAT64, groups.ctypes.data
 
 
 def nms_arrays(

@@ -39,6 +39,11 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, both / torch.where(union > 0, union, 1), 0)
 
 
+def of_one(scores: Tensor, groups: Tensor | None) -> Tensor:
+    """(m,) groups; None are all of one group."""
+    return torch.zeros(scores.shape, dtype=torch.int64, device=scores.device) if groups is None else groups
+
+
 def clusters(segments: Tensor, groups: Tensor) -> Tensor:
     """(m,) finer groups: a group's segments that are connected by overlaps. Others cannot suppress each other."""
     # Ranks in place of times: with offsets that part the groups, times of very different size would round together.
@@ -117,13 +122,13 @@ def soft_nms(
 
 
 def nms_forward(
-    segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, inclusive: bool, capacity: int | None
+    segments: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold: float, inclusive: bool, capacity: int | None
 ) -> tuple[Tensor, Tensor]:
-    return of_capacity(nms(segments, scores, groups, iou_threshold, inclusive), capacity)
+    return of_capacity(nms(segments, scores, of_one(scores, groups), iou_threshold, inclusive), capacity)
 
 
 def soft_nms_forward(
-    segments: Tensor, scores: Tensor, groups: Tensor, sigma: float, score_threshold: float, capacity: int | None
+    segments: Tensor, scores: Tensor, groups: Tensor | None, sigma: float, score_threshold: float, capacity: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kept, decayed = soft_nms(segments, scores, groups, sigma, score_threshold)
+    kept, decayed = soft_nms(segments, scores, of_one(scores, groups), sigma, score_threshold)
     return of_capacity_soft(kept, decayed, capacity)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2kernels._arguments import choice, flag, number
-from d2kernels.ops._library import apply, constant, once, recorded, takes_as
+from d2kernels.ops._library import apply, constant, once, takes_as
 from d2kernels.ops.condition_number import tolerances
 from d2kernels.ops.pdmi import schema
 from d2kernels.ragged import Ragged, take
@@ -53,17 +53,13 @@ class _Snippet(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple:
         if grad is None:
             return (None,) * 11
-        on_foreground, on_background = schema.pdmi_snippet_backward(grad, *ctx.saved_tensors, *ctx.thresholds)
-        if ctx.shared:
-            return on_foreground + on_background, *(None,) * 10
+        of, of_other = schema.pdmi_snippet_backward(grad, *ctx.saved_tensors, *ctx.thresholds, ctx.shared)
         wanted = ctx.needs_input_grad
-        return on_foreground if wanted[0] else None, on_background if wanted[1] else None, *(None,) * 9
+        return of if wanted[0] else None, of_other if wanted[1] else None, *(None,) * 9
 
 
 class _Video(torch.autograd.Function):
-    op = "pdmi_video"
-
-    inputs = 1
+    op, inputs = "pdmi_video", 1
     forward = staticmethod(schema.pdmi_video)
 
     @staticmethod
@@ -138,7 +134,7 @@ def pdmi_snippet(
         choice("pdmi_snippet", "normalization", normalization, ("joint", "side")) == "joint",
         number("pdmi_snippet", "floor", floor, least=0, below=1),
         number("pdmi_snippet", "rtol", rtol, above=0, below=1),
-        recorded(form.values, other),
+        keeps=True,
     )
     return PdmiSnippet(*out[:5])
 
@@ -180,24 +176,26 @@ def pdmi_video(
     Raises:
         ValueError, TypeError: an argument of the wrong shape, dtype or value.
     """
-    for name, x in (("p", p), ("labels", labels), ("keep", keep)):
-        if not isinstance(x, Tensor) and not (x is None and name == "keep"):
-            raise TypeError(f"pdmi_video: {name} must be a tensor, got {type(x).__name__}")
-    if p.dim() != 2 or not p.is_floating_point():
-        raise ValueError(f"pdmi_video: p must be float (n, C), got {p.dtype} {tuple(p.shape)}")
-    if labels.shape != p.shape:
-        raise ValueError(f"pdmi_video: labels must be {tuple(p.shape)} as p, got {tuple(labels.shape)}")
-    if keep is not None and (keep.dtype != torch.bool or keep.shape != p.shape[:1]):
-        raise ValueError(f"pdmi_video: keep must be bool ({p.shape[0]},), got {keep.dtype} {tuple(keep.shape)}")
+    if not (isinstance(p, Tensor) and isinstance(labels, Tensor) and (keep is None or isinstance(keep, Tensor))):
+        given = {"p": p, "labels": labels, "keep": keep}
+        name = next(name for name, x in given.items() if not isinstance(x, Tensor))
+        raise TypeError(f"pdmi_video: {name} must be a tensor, got {type(given[name]).__name__}")
+    shape = p.shape
+    if len(shape) != 2 or not p.is_floating_point():
+        raise ValueError(f"pdmi_video: p must be float (n, C), got {p.dtype} {tuple(shape)}")
+    if labels.shape != shape:
+        raise ValueError(f"pdmi_video: labels must be {tuple(shape)} as p, got {tuple(labels.shape)}")
+    if keep is not None and (keep.dtype != torch.bool or keep.shape != shape[:1]):
+        raise ValueError(f"pdmi_video: keep must be bool ({shape[0]},), got {keep.dtype} {tuple(keep.shape)}")
     per_class = choice("pdmi_video", "label_normalization", label_normalization, ("batch", "class")) == "class"
     normalize_rows = flag("pdmi_video", "normalize_rows", normalize_rows)
     if relative_floor is not None:
         relative_floor = number("pdmi_video", "relative_floor", relative_floor, least=0, below=1)
-    limits = tolerances("pdmi_video", atol, rtol, max(p.shape))
-    if 0 in p.shape:
+    limits = tolerances("pdmi_video", atol, rtol, max(shape))
+    if 0 in shape:
         return PdmiVideo(p.sum(), torch.zeros((), dtype=torch.int64, device=p.device))
     if labels.dtype is not torch.bool:
         labels = labels != 0
     rule = relative_floor, normalize_rows, per_class, *limits
-    value, rank, _ = apply(_Video, p, labels, keep, *rule, recorded(p))
+    value, rank, _ = apply(_Video, p, labels, keep, *rule, keeps=True)
     return PdmiVideo(value, rank)

@@ -76,26 +76,30 @@ def pdmi_snippet_backward(
     background_slope: Tensor,
     foreground_threshold: float,
     background_threshold: float,
-) -> tuple[Tensor, Tensor]:
+    shared: bool = False,
+) -> tuple[Tensor, Tensor | None]:
     if foreground.dtype != attention.dtype:
         wide = torch.promote_types(foreground.dtype, attention.dtype)
         wider = attention.new_empty(attention.shape, dtype=wide), foreground.to(wide)
-        thresholds = _thresholds(foreground, foreground_threshold, background_threshold)
         slopes = foreground_slope, background_slope
-        on, off = pdmi_snippet_backward(grad.to(wide), *wider, offsets, lengths, *slopes, *thresholds)
-        return on.to(attention.dtype), off.to(attention.dtype)
-    on, off = attention.new_empty(*attention.shape), attention.new_empty(*attention.shape)
+        high, low = _thresholds(foreground, foreground_threshold, background_threshold)
+        on, off = pdmi_snippet_backward(grad.to(wide), *wider, offsets, lengths, *slopes, high, low)
+        assert off is not None
+        on, off = on.to(attention.dtype), off.to(attention.dtype)
+        return (on + off, None) if shared else (on, off)
+    on = attention.new_empty(*attention.shape)
     # The attention's values are not read.
-    problem = _problem(
-        (on, off, foreground), offsets, lengths, foreground_threshold, background_threshold, False, 0.0, 0.5
-    )
-    given = _native.cast(grad, attention.dtype), foreground_slope, background_slope, on, off
+    thresholds = foreground_threshold, background_threshold
+    problem = _problem((on, on, foreground), offsets, lengths, *thresholds, False, 0.0, 0.5)
+    given = _native.cast(grad, attention.dtype), foreground_slope, background_slope, on
     if attention.is_cpu:
-        _native.module().pdmi_snippet_backward_cpu(problem, *given, torch.get_num_threads())
-    else:
-        stream = torch.cuda.current_stream(attention.device).cuda_stream
-        _native.module().pdmi_snippet_backward_cuda(problem, *given, attention.device.index, stream)
-    return on, off
+        off = None if shared else attention.new_empty(*attention.shape)
+        _native.module().pdmi_snippet_backward_cpu(problem, *given, off, torch.get_num_threads())
+        return on, off
+    other = attention.new_empty(*attention.shape)
+    stream = torch.cuda.current_stream(attention.device).cuda_stream
+    _native.module().pdmi_snippet_backward_cuda(problem, *given, other, attention.device.index, stream)
+    return (on.add_(other), None) if shared else (on, other)
 
 
 def pdmi_video_forward(
@@ -114,7 +118,8 @@ def pdmi_video_forward(
         return reference.pdmi_video_forward(
             p, labels, keep, relative_floor, normalize_rows, per_class, atol, rtol, for_backward
         )
-    value, rank = p.new_empty(()), p.new_empty((), dtype=torch.int64)
+    value = p.new_empty(())
+    rank = torch.empty_like(value, dtype=torch.int64)
     slope = p.new_empty(*p.shape, dtype=torch.float64) if for_backward or not on_cpu else None
     problem = (
         _native.dtype_number(p.dtype),

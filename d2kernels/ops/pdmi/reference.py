@@ -152,15 +152,17 @@ def pdmi_snippet_backward(
     background_slope: Tensor,
     foreground_threshold: float,
     background_threshold: float,
+    shared: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of attention on foreground rows and of the attention on background rows."""
+    """Gradients of attention on foreground rows and of the attention on background rows, or their sum and nothing."""
     on, off, sequence = _sides(foreground, offsets, lengths, foreground_threshold, background_threshold)
     if lengths.shape[0] == 0:
         zero = torch.zeros_like(attention, memory_format=torch.contiguous_format)
-        return zero, zero.clone()
+        return zero, attention.new_empty(0) if shared else zero.clone()
     g = grad.double()
     of_f, of_b = (g * foreground_slope)[sequence], (g * background_slope)[sequence]
-    return torch.where(on, of_f, 0).to(attention.dtype), torch.where(off, of_b, 0).to(attention.dtype)
+    of, of_other = torch.where(on, of_f, 0).to(attention.dtype), torch.where(off, of_b, 0).to(attention.dtype)
+    return (of + of_other, attention.new_empty(0)) if shared else (of, of_other)
 
 
 def _scores(p: Tensor, keep: Tensor, relative_floor: float | None, normalize_rows: bool) -> Tensor:

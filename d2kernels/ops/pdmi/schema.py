@@ -36,16 +36,24 @@ pdmi_snippet = define(
     " Tensor background_mean, Tensor foreground_slope, Tensor background_slope)",
     _fake_snippet,
 )
+
+def _fake_snippet_backward(grad: Tensor, attention: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    of = torch.empty_like(attention, memory_format=torch.contiguous_format)
+    shared = len(rest) > 7 and rest[7]
+    return of, attention.new_empty(0) if shared else torch.empty_like(of)
+
+
+# `shared`: attention is the background's too; its whole gradient comes first, and the other is empty.
 pdmi_snippet_backward = define(
     "pdmi",
     "pdmi_snippet_backward",
     "(Tensor grad, Tensor attention, Tensor foreground, Tensor offsets, Tensor lengths, Tensor foreground_slope,"
-    " Tensor background_slope, float foreground_threshold, float background_threshold) -> (Tensor, Tensor)",
-    lambda grad, attention, *_: (
-        torch.empty_like(attention, memory_format=torch.contiguous_format),
-        torch.empty_like(attention, memory_format=torch.contiguous_format),
-    ),
+    " Tensor background_slope, float foreground_threshold, float background_threshold, bool shared=False)"
+    " -> (Tensor, Tensor)",
+    _fake_snippet_backward,
 )
+
+
 def _fake_video(p: Tensor, labels: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
     for_backward = len(rest) < 7 or rest[6]
     slope = p.new_empty(p.shape if for_backward else (0,), dtype=torch.float64)

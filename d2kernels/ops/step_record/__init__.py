@@ -35,13 +35,13 @@ def step_record(
     Raises:
         ValueError: an argument of the wrong shape, dtype or layout.
     """
-    expected: list[tuple[str, Tensor, tuple[int, ...]]] = [(f"terms[{i}]", x, ()) for i, x in enumerate(terms)]
-    expected += [("norm", norm, ()), ("kept", kept, tuple(reference.shape)), ("sums", sums, (7,))]
-    for name, x, shape in (*expected, ("reference", reference, (reference.numel(),))):
-        if x.dtype != torch.float32 or x.shape != shape or not x.is_contiguous():
-            raise ValueError(
-                f"step_record: {name} must be contiguous float32 {shape}, got {x.dtype} {tuple(x.shape)}"
-            )
+    width = (reference.numel(),)
+    given = *terms, norm, reference, kept, sums
+    shapes = *[()] * (len(terms) + 1), width, width, (7,)
+    for i, (x, shape) in enumerate(zip(given, shapes, strict=True)):
+        if x.dtype is not torch.float32 or x.shape != shape or not x.is_contiguous():
+            name = f"terms[{i}]" if i < len(terms) else ("norm", "reference", "kept", "sums")[i - len(terms)]
+            raise ValueError(f"step_record: {name} must be contiguous float32 {shape}, got {x.dtype} {tuple(x.shape)}")
     if left_out is not None and (left_out.dtype != torch.int64 or left_out.dim()):
         raise ValueError(f"step_record: left_out must be int64 (), got {left_out.dtype} {tuple(left_out.shape)}")
     return without_gradient(schema.step_record, *terms, norm, left_out, reference, kept, sums)

@@ -25,7 +25,7 @@ def step_record_forward(
 ) -> Tensor:
     found_inf = torch.empty_like(total)
     given = total, classification, ds, dv, norm, left_out, reference
-    arguments = (*given, reference.shape[0], kept.data_ptr(), sums.data_ptr(), found_inf)
+    arguments = (*given, reference.shape[0], kept, sums, found_inf)
     if total.is_cpu:
         _native.module().step_record_cpu(arguments)
     else:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2kernels._arguments import flag, number, whole
-from d2kernels.ops._library import apply, autocasts, once, recorded
+from d2kernels.ops._library import apply, autocasts, once
 from d2kernels.ops.temporal_conv import schema
 from d2kernels.ops.temporal_conv.dropout import placed
 from d2kernels.ragged import Ragged, take
@@ -38,7 +38,7 @@ class TemporalConv(torch.autograd.Function):
         x, weight, offsets, lengths, sign, seed = ctx.saved_tensors
         need_x, need_w, need_b = ctx.needs_input_grad[:3]
         grad_x, grad_w, grad_b = schema.temporal_conv_backward(
-            grad, x, weight, offsets, lengths, sign, *ctx.options, seed, need_x, need_w or need_b, ctx.gap
+            grad, x, weight, offsets, lengths, sign, *ctx.options, seed, need_x, need_w, need_b, ctx.gap
         )
         rest = (None,) * 10
         return grad_x if need_x else None, grad_w if need_w else None, grad_b if need_b else None, *rest
@@ -155,7 +155,6 @@ def temporal_conv(
     if dropout or seed is not None or first_row is not None:
         seed = _seed(rows, dropout, seed, first_row)
     gap = 0 if form.ragged is None else form.ragged.gap
-    for_backward = slope is None or recorded(rows, weight, bias)
-    options = (dilation, groups, slope, residual, dropout, seed, gap, for_backward)
-    out, _ = apply(TemporalConv, rows, weight, bias, form.offsets, form.lengths, *options)
+    options = (dilation, groups, slope, residual, dropout, seed, gap)
+    out, _ = apply(TemporalConv, rows, weight, bias, form.offsets, form.lengths, *options, keeps=True)
     return out if form.ragged is None else form.restore(out)

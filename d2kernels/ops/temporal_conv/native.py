@@ -183,16 +183,15 @@ def _drop(x: Tensor, p: float, seed: Tensor | None, out: Tensor | None = None) -
     if _native.extension()[0] is None:
         return drop(x, p, seed)
     assert seed is not None
-    x = x.contiguous()
-    out = torch.empty_like(x) if out is None else out
+    out = x.new_empty(*x.shape) if out is None else out
     _native.module().dropout_cpu(
-        x.data_ptr(),
+        x,
         _native.dtype_number(x.dtype),
         *x.shape,
         *seed.tolist(),
         threshold(p),
         1 / (1 - p),
-        out.data_ptr(),
+        out,
         torch.get_num_threads(),
     )
     return out
@@ -261,33 +260,34 @@ def temporal_conv_backward(
     seed: Tensor | None,
     need_x: bool,
     need_weight: bool,
+    need_bias: bool,
     gap: int = 0,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     total, kernel = x.shape[0], weight.shape[2]
     if products.serve(x, weight, dilation, groups):
         return products.backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed, need_x,
-            need_weight,
+            need_weight, need_bias,
         )
     if x.dim() == 3:
         return of_rows_backward(temporal_conv_backward)(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed, need_x,
-            need_weight, gap,
+            need_weight, need_bias, gap,
         )
     taps = _seen(lengths, kernel, dilation)
     if taps < kernel:
         grad_x, grad_w, grad_b = temporal_conv_backward(
             grad, x, _middle(weight, taps), offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout,
-            seed, need_x, need_weight, gap,
+            seed, need_x, need_weight, need_bias, gap,
         )
         unseen = (kernel - taps) // 2
-        return grad_x, grad_w if grad_w is None else F.pad(grad_w, (unseen, unseen)), grad_b
+        return grad_x, F.pad(grad_w, (unseen, unseen)) if grad_w is not None and need_weight else grad_w, grad_b
     reach = dilation * (kernel // 2)
     places = layout(offsets, lengths, total, reach, gap)
     if places.empty(total, reach) or weight.numel() == 0:
         return reference.temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed,
-            need_x, need_weight,
+            need_x, need_weight, need_bias,
         )
     grad = _drop(grad, dropout, seed)
     inner = grad if negative_slope is None else bits.before_activation(grad, sign, negative_slope)
@@ -301,8 +301,9 @@ def temporal_conv_backward(
             # A gap's zero times infinity is no part of the gradient: taps by themselves, which have no gaps.
             packed = places.gather(inner, total)
             grad_w = reference.weight_gradient(packed, x, weight, offsets, lengths, dilation, groups)
-        grad_b = _bias_gradient(inner)
         del image
+    if need_bias:
+        grad_b = _bias_gradient(inner)
     # After what needs more buffers beside the gradient's.
     if need_x:
         across = grouped_transpose(weight, groups)

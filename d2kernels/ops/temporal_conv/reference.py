@@ -125,6 +125,7 @@ def temporal_conv_backward(
     seed: Tensor | None,
     need_x: bool,
     need_weight: bool,
+    need_bias: bool,
     gap: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; `sign` as schema.py says."""
@@ -143,5 +144,6 @@ def temporal_conv_backward(
         grad_x = torch.where(valid[:, None], grad_x, 0)
     if need_weight:
         grad_w = weight_gradient(inner, x, weight, offsets, lengths, dilation, groups)
+    if need_bias:
         grad_b = inner.sum(0, dtype=accumulation_dtype(inner.dtype)).to(weight.dtype)
     return grad_x, grad_w, grad_b

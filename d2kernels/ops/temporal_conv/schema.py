@@ -58,13 +58,14 @@ def _fake_backward(
     seed: Tensor | None,
     need_x: bool,
     need_weight: bool,
+    need_bias: bool,
     gap: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients that are not needed are empty; those of weight and bias come together."""
+    """Gradients that are not needed are empty."""
     return (
         torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else x.new_empty(0),
         torch.empty_like(weight, memory_format=torch.contiguous_format) if need_weight else weight.new_empty(0),
-        weight.new_empty(weight.shape[0] if need_weight else 0),
+        weight.new_empty(weight.shape[0] if need_bias else 0),
     )
 
 
@@ -106,7 +107,8 @@ temporal_conv_backward = define(
     "temporal_conv",
     "temporal_conv_backward",
     "(Tensor grad, Tensor x, Tensor weight, Tensor offsets, Tensor lengths, Tensor? sign, int dilation, int groups,"
-    " float? negative_slope, bool residual, float dropout, Tensor? seed, bool need_x, bool need_weight, int gap=0)"
+    " float? negative_slope, bool residual, float dropout, Tensor? seed, bool need_x, bool need_weight,"
+    " bool need_bias, int gap=0)"
     " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
     _fake_backward,
 )

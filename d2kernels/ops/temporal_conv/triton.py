@@ -102,6 +102,7 @@ def temporal_conv_backward(
     seed: Tensor | None,
     need_x: bool,
     need_weight: bool,
+    need_bias: bool,
     gap: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     total, c_out = grad.shape
@@ -110,7 +111,7 @@ def temporal_conv_backward(
 
         return reference.temporal_conv_backward(
             grad, x, weight, offsets, lengths, sign, dilation, groups, negative_slope, residual, dropout, seed,
-            need_x, need_weight,
+            need_x, need_weight, need_bias,
         )
     grad_x, grad_w, grad_b = x.new_empty(0), weight.new_empty(0), weight.new_empty(0)
     with on_device(x):
@@ -176,9 +177,10 @@ def temporal_conv_backward(
                 gap,
             )
         if need_weight:
-            grad_b = sum_parts(sums, torch.empty(c_out, dtype=weight.dtype, device=x.device))
             if plainly:
                 grad_w = plain_weight_gradient(inner, x, offsets, lengths, weight, dilation, groups)
             else:
                 grad_w = weight_gradient(inner, x, reach, weight, dilation, groups)
+        if need_bias:
+            grad_b = sum_parts(sums, torch.empty(c_out, dtype=weight.dtype, device=x.device))
     return grad_x, grad_w, grad_b

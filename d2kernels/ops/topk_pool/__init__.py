@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2kernels._arguments import choice, flag, whole
-from d2kernels.ops._library import apply, constant, is_integer, once, recorded
+from d2kernels.ops._library import apply, constant, is_integer, once
 from d2kernels.ops.topk_pool import schema
 from d2kernels.ragged import Ragged, take
 
@@ -114,7 +114,7 @@ def topk_pool(
             f"topk_pool: scores must be float rows (total, C), got {form.values.dtype} {tuple(form.values.shape)}"
         )
     rule = _rule(form.lengths, k, divisor, rounding)
-    mean = apply(TopkPool, form.values, form.offsets, form.lengths, *rule, recorded(form.values))[0]
+    mean = apply(TopkPool, form.values, form.offsets, form.lengths, *rule, keeps=True)[0]
     if not flag("topk_pool", "return_indices", return_indices):
         return mean
     count = schema.counts(form.lengths, *rule)

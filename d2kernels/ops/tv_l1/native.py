@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,20 +17,20 @@ def why_not(device: str, dtype: object) -> str | None:
 
 
 def tv_l1_forward(previous: Tensor, next: Tensor, *rules: float) -> Tensor:
-    previous, next = previous.contiguous(), next.contiguous()
     n, height, width = previous.shape
-    flow = torch.empty((n, 2, height, width), dtype=torch.float32, device=previous.device)
-
-    def problem(first: int, count: int) -> tuple[float, ...]:
-        at = [x.data_ptr() + first * x[:1].numel() * x.element_size() for x in (previous, next, flow)]
-        return (*at[:2], count, height, width, *rules, at[2])
-
+    flow = previous.new_empty(n, 2, height, width)
+    module, size = _native.module(), (height, width, *rules)
     if n == 0:
         return flow
-    module = _native.module()
-    if flow.device.type == "cpu":
-        module.tv_l1_cpu(problem(0, n), torch.get_num_threads())
+    if previous.is_cpu:
+        module.tv_l1_cpu((previous, next, n, *size, flow), torch.get_num_threads())
         return flow
+
+    def problem(first: int, count: int) -> tuple[Any, ...]:
+        one, other, to = (x[first : first + count] for x in (previous, next, flow))
+        return one, other, count, *size, to
+
+    previous, next = previous.contiguous(), next.contiguous()
     where = _native.device_and_stream(flow.device)
     each = module.tv_l1_workspace_cuda(problem(0, 1))
     together = min(n, max(1, WORKSPACE // each))
