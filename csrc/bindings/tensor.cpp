@@ -1,5 +1,6 @@
 #include "bindings/tensor.h"
 
+#include <cstring>
 #include <unordered_map>
 
 #include "bindings/reader.h"
@@ -38,6 +39,20 @@ struct View {
     }
     std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(data) + offset; }
 };
+
+constexpr int32_t kCpu = 1;       // DLPack's number of it
+constexpr int64_t kFew = 1024;  // elements, that are copied here in less time than a call of Python takes
+
+// Copies the elements to `to`, row-major.
+void copy(const View& view, int32_t axis, const unsigned char* from, size_t size, unsigned char*& to) {
+    if (axis == view.dimensions) {
+        memcpy(to, from, size);
+        to += size;
+        return;
+    }
+    for (int64_t i = 0; i < view.shape[axis]; ++i)
+        copy(view, axis + 1, from + i * view.strides[axis] * static_cast<int64_t>(size), size, to);
+}
 
 struct Exchange {
     uint32_t major, minor;
@@ -85,7 +100,17 @@ unsigned long long number(PyObject* owned) {
 
 std::uintptr_t tensor_address(PyObject* tensor, Kept& kept, bool written) {
     View view;
-    if (looks(tensor, view) && view.row_major() && (view.data || view.elements() == 0)) return view.address();
+    if (looks(tensor, view)) {
+        const int64_t count = view.elements();
+        if (view.row_major() && (view.data || count == 0)) return view.address();
+        if (!written && view.data && view.device[0] == kCpu && count <= kFew) {
+            const size_t size = view.bits / 8 * view.lanes;
+            unsigned char* const made = kept.memory(static_cast<size_t>(count) * size);
+            unsigned char* to = made;
+            copy(view, 0, reinterpret_cast<const unsigned char*>(view.address()), size, to);
+            return reinterpret_cast<std::uintptr_t>(made);
+        }
+    }
     if (!PyObject_HasAttrString(tensor, "data_ptr")) {
         PyErr_Format(PyExc_TypeError, "an address or a tensor is taken, not %.200s", Py_TYPE(tensor)->tp_name);
         throw PythonError{};

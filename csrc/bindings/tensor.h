@@ -4,11 +4,12 @@
 #include <Python.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace d2k {
 
-// References that live until a call has returned.
+// References and copies that live until a call has returned.
 class Kept {
 public:
     Kept() = default;
@@ -18,9 +19,14 @@ public:
     Kept(const Kept&) = delete;
     Kept& operator=(const Kept&) = delete;
     void add(PyObject* owned) { objects_.push_back(owned); }
+    unsigned char* memory(size_t bytes) {
+        copies_.push_back(std::make_unique<unsigned char[]>(bytes));
+        return copies_.back().get();
+    }
 
 private:
     std::vector<PyObject*> objects_;
+    std::vector<std::unique_ptr<unsigned char[]>> copies_;
 };
 
 // The address of a tensor's elements, row-major; of a copy in `kept` where they lie otherwise, or have no memory, which

@@ -112,6 +112,21 @@ def test_csrc_takes_tensors_row_major_or_not(given):
             module.topk_pool_cpu((wrong, *problem[1:]), out, 0, 0, 0, 1)
 
 
+@pytest.mark.skipif(_native.extension()[0] is None, reason="no compiled extension")
+@pytest.mark.parametrize("count", [1, 300, 400])
+def test_csrc_copies_few_elements_itself_and_many_by_torch(count):
+    one, lengths = torch.rand(count, 3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([count])
+    offsets = torch.tensor([0, count])
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        rows = one.to(dtype)[:, :, 1]
+        for view in (rows, rows.t().contiguous().t(), rows[:, :1].expand(-1, 3)):
+            assert not view.is_contiguous() or count == 1
+            got = schema.topk_pool(view, offsets, lengths, None, 2)[0]
+            assert torch.equal(got, schema.topk_pool(view.contiguous(), offsets, lengths, None, 2)[0])
+            want = view.double().topk(min(2, count), 0).values.mean(0, keepdim=True)
+            torch.testing.assert_close(got, want.to(dtype))
+
+
 def of_both():
     """Ops that keep something for a backward or not: their arguments up to that, and the first result that is kept."""
     scores, lengths, attention = torch.rand(5, 2), OFFSETS.diff(), torch.rand(5)

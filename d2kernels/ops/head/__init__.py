@@ -53,13 +53,14 @@ class _Head(torch.autograd.Function):
         return z if wanted[0] else None, logits if wanted[1] else None, *[None] * (len(wanted) - 2)
 
 
-def _check(op: str, z: Ragged, streams: int, labels: Tensor | None) -> None:
-    if z.values.dim() != 2 or not z.values.is_floating_point() or streams < 1 or z.values.shape[1] % streams:
+def _check(op: str, rows: Tensor, n: int, streams: int, labels: Tensor | None) -> None:
+    shape = rows.shape
+    if len(shape) != 2 or not rows.is_floating_point() or streams < 1 or shape[1] % streams:
         raise ValueError(
-            f"{op}: z must be float rows (total, streams · D) of {streams} streams, got {z.dtype} {tuple(z.shape)}"
+            f"{op}: z must be float rows (total, streams · D) of {streams} streams, got {rows.dtype} {tuple(shape)}"
         )
-    if labels is not None and (labels.dtype != torch.bool or labels.dim() != 2 or labels.shape[0] != len(z)):
-        raise ValueError(f"{op}: labels must be bool ({len(z)}, C), got {labels.dtype} {tuple(labels.shape)}")
+    if labels is not None and (labels.dtype != torch.bool or labels.dim() != 2 or labels.shape[0] != n):
+        raise ValueError(f"{op}: labels must be bool ({n}, C), got {labels.dtype} {tuple(labels.shape)}")
 
 
 def head(
@@ -90,16 +91,17 @@ def head(
         ValueError: an argument of the wrong shape, dtype or device.
     """
     streams = whole("head", "streams", streams)
-    _check("head", z, streams, labels)
-    rows = z.values
-    if logits.dim() != 2 or logits.shape[0] != rows.shape[0] or logits.shape[1] % streams or logits.shape[1] == 0:
-        raise ValueError(f"head: logits must be ({rows.shape[0]}, {streams} · C), got {tuple(logits.shape)}")
+    rows, lengths = z.values, z.lengths
+    _check("head", rows, lengths.shape[0], streams, labels)
+    shape = logits.shape
+    if len(shape) != 2 or shape[0] != rows.shape[0] or shape[1] % streams or shape[1] == 0:
+        raise ValueError(f"head: logits must be ({rows.shape[0]}, {streams} · C), got {tuple(shape)}")
     if logits.dtype != rows.dtype or logits.device != rows.device:
         raise ValueError(
             f"head: logits must be {rows.dtype} on {rows.device} as z, got {logits.dtype} on {logits.device}"
         )
-    if labels is not None and labels.shape[1] * streams != logits.shape[1]:
-        raise ValueError(f"head: {logits.shape[1] // streams} classes need as many labels, got {labels.shape[1]}")
+    if labels is not None and labels.shape[1] * streams != shape[1]:
+        raise ValueError(f"head: {shape[1] // streams} classes need as many labels, got {labels.shape[1]}")
     options = (
         streams,
         number("head", "foreground_threshold", foreground_threshold),
@@ -107,7 +109,7 @@ def head(
         flag("head", "inclusive", inclusive),
         flag("head", "normalize", normalize),
     )
-    out = apply(_Head, rows, logits, labels, z.offsets, z.lengths, *options)
+    out = apply(_Head, rows, logits, labels, z.offsets, lengths, *options)
     return Head(out[0], out[1], out[2] if labels is not None else None, *out[3:])
 
 
@@ -143,16 +145,18 @@ def reference_score(
     streams = whole("reference_score", "streams", streams)
     min_snippets = whole("reference_score", "min_snippets", min_snippets, 0)
     momentum = number("reference_score", "momentum", momentum)
-    _check("reference_score", z, streams, labels)
-    rows, n = z.values, len(z)
+    rows, lengths = z.values, z.lengths
+    n = lengths.shape[0]
+    _check("reference_score", rows, n, streams, labels)
     dtype, width = accumulation_dtype(rows.dtype), rows.shape[1] // streams
     expected = ("reference", reference, (width,)), ("candidate", candidate, (n, width)), ("mass", mass, (n, 2))
+    device = rows.device
     for name, x, shape in expected:
-        if x.dtype != dtype or x.shape != shape or x.device != rows.device:
+        if x.dtype is not dtype or x.shape != shape or x.device != device:
             raise ValueError(
-                f"reference_score: {name} must be {dtype} {shape} on {rows.device},"
+                f"reference_score: {name} must be {dtype} {shape} on {device},"
                 f" got {x.dtype} {tuple(x.shape)} on {x.device}"
             )
-    given = rows, reference, candidate, mass, labels, z.offsets, z.lengths
+    given = rows, reference, candidate, mass, labels, z.offsets, lengths
     updated, found = without_gradient(schema.reference_score, *given, streams, min_snippets, momentum, score)
     return updated, found if score else None
