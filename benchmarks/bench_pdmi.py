@@ -49,7 +49,7 @@ def test_pdmi_snippet(contest, device, n, direction):
 
 
 @pytest.mark.parametrize("direction", ["forward", "forward+backward"])
-@pytest.mark.parametrize(("n", "classes"), [(10, 20), (10, 100), (256, 20)])
+@pytest.mark.parametrize(("n", "classes"), [(10, 20), (10, 100), (256, 20), (256, 100)])
 def test_pdmi_video(contest, device, n, classes, direction):
     backward = direction != "forward"
     p = shapes.random(n, classes, seed=0, dtype=torch.float32, device=device)

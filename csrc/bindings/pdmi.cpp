@@ -71,11 +71,14 @@ void bind_pdmi(Module& m) {
     });
     m.def("pdmi_video_cpu", [](Call& c) {
         Reader problem;
-        c.rest(problem);
+        int64_t most;
+        c.rest(problem, most);
+        bool found = false;
         with_dtype(problem.at<int>(0), [&](auto zero) {
             const auto p = video<decltype(zero)>(problem);
-            run([&] { return cpu::pdmi_video(p); });
+            run([&] { return cpu::pdmi_video(p, most, &found); });
         });
+        c.give(found);
     });
 
 #ifdef D2K_CUDA

@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "bidiagonal.h"
 #include "vectorize.h"
 
 namespace d2k::cpu {
@@ -10,6 +11,26 @@ D2K_CLONES_OF(double) D2K_FLATTEN void decompose_values(const Plan& plan, const 
                                                         double rtol, Range* ranges, Decomposed<double>* out) {
     HostTeam team;
     *out = decomposed(team, plan, work, atol, rtol, ranges);
+}
+
+D2K_CLONES D2K_FLATTEN bool decompose_well_conditioned(const Plan& plan, const ExtremesWork<double>& work, double atol,
+                                                       double rtol, Range* range, Chosen<double>* out) {
+    constexpr double kMost = 0x1p20, kLeast = 1 + 0x1p-10, kApart = 1 + 0x1p-20;  // of η, and of what counts for sure
+    HostTeam team;
+    const int64_t q = plan.q;
+    if (plan.reduced) multiply_reduced(team, plan, work, range);
+    double *const diagonal = work.g.diagonal, *const above = work.w.diagonal;
+    bidiagonalize(team, work.g, above, work.square, work.vectors);
+    for (int64_t i = 0; i < q; ++i) {
+        diagonal[i] *= diagonal[i];
+        above[i] = i + 1 < q ? above[i] * above[i] : 0;
+    }
+    double of[2];
+    bisect(diagonal, above, q, of);
+    const double limit = larger(range->scale() * atol, rtol * of[0]);
+    if (!(of[1] > kApart * limit && of[0] <= kMost * of[1] && of[0] >= kLeast * of[1])) return false;
+    *out = {0, 0, of[0], of[1], static_cast<double>(q), of[1]};
+    return true;
 }
 
 D2K_CLONES_OF(double) D2K_FLATTEN void find_vectors(const Plan& plan, const ExtremesWork<double>& work,

@@ -8,6 +8,10 @@ namespace d2k::cpu {
 
 void decompose(const Plan& plan, const ExtremesWork<double>& work, double atol, double rtol, Range* ranges,
                Extremes<double>* out);
+// The values of a matrix whose columns are all far from dependent, by bidiagonal.h: false where they are not, or where the
+// logarithm of their ratio would be off by more than a quarter of float32's rounding. `work` is to be prepared again then.
+bool decompose_well_conditioned(const Plan& plan, const ExtremesWork<double>& work, double atol, double rtol, Range* range,
+                                Chosen<double>* out);
 // The same in two steps: the values, and then their vectors.
 void decompose_values(const Plan& plan, const ExtremesWork<double>& work, double atol, double rtol, Range* ranges,
                       Decomposed<double>* out);

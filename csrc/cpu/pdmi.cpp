@@ -12,6 +12,7 @@
 namespace d2k::cpu {
 namespace {
 
+constexpr int64_t kManyColumns = 16;       // from which on bisection is faster than Jacobi's rotations
 constexpr double kForwardSteps = 0.6, kBackwardSteps = 0.6;  // nanoseconds a row
 
 #define D2K_DEFINE(T)                                                                                               \
@@ -63,7 +64,8 @@ Status pdmi_snippet_backward(const PdmiSnippet<T>& problem, const PdmiSnippetSav
 }
 
 template <class T>
-Status pdmi_video(const PdmiVideo<T>& problem) {
+Status pdmi_video(const PdmiVideo<T>& problem, int64_t most, bool* found) {
+    if (found) *found = true;
     return parallel_for(1, 1, 0, 1, [&](int64_t, int64_t) {
         HostTeam team;
         Aligned<double> memory(PdmiVideoWork::bytes(problem) / 8);
@@ -76,10 +78,24 @@ Status pdmi_video(const PdmiVideo<T>& problem) {
             Range range;
             work.extremes = ExtremesWork<double>::in(scratch, factors.plan());
             const Plan plan = factors.plan();
-            Decomposed<double> found;
-            prepare_one(factors, work.extremes, work.doubles, &range);
-            decompose_values(plan, work.extremes, problem.atol, problem.rtol, &range, &found);
-            const Chosen<double>& of = found.chosen;
+            Decomposed<double> decomposed;
+            const auto decompose_all = [&] {
+                prepare_one(factors, work.extremes, work.doubles, &range);
+                decompose_values(plan, work.extremes, problem.atol, problem.rtol, &range, &decomposed);
+            };
+            // Of a value alone, which is rounded to float32.
+            bool bisected = !problem.slope && sizeof(T) < sizeof(double) && plan.q >= kManyColumns;
+            if (bisected) {
+                prepare_one(factors, work.extremes, work.doubles, &range);
+                bisected = decompose_well_conditioned(plan, work.extremes, problem.atol, problem.rtol, &range,
+                                                      &decomposed.chosen);
+            }
+            if (!bisected && plan.q > most) {
+                *found = false;
+                return;
+            }
+            if (!bisected) decompose_all();
+            const Chosen<double>& of = decomposed.chosen;
             if (!problem.slope && slopes_are_finite(team, problem, work, factors.rows, factors.inner, of.smallest,
                                                     range.exponent)) {
                 const bool many = of.rank > 1 && of.smallest < of.largest;
@@ -87,7 +103,8 @@ Status pdmi_video(const PdmiVideo<T>& problem) {
                 *problem.rank = static_cast<int64_t>(of.rank);
                 return;
             }
-            find_vectors(plan, work.extremes, found, &e);
+            if (bisected) decompose_all();
+            find_vectors(plan, work.extremes, decomposed, &e);
             finish_one(factors, e, work.doubles, &range);
         } else {
             std::fill_n(work.slope_q, factors.inner * problem.classes, 0.0);
@@ -99,7 +116,7 @@ Status pdmi_video(const PdmiVideo<T>& problem) {
 #define D2K_INSTANTIATE(T)                                                                                        \
     template Status pdmi_snippet<T>(const PdmiSnippet<T>&, const PdmiSnippetOut<T>&, int);                        \
     template Status pdmi_snippet_backward<T>(const PdmiSnippet<T>&, const PdmiSnippetSaved<T>&, T*, T*, int);     \
-    template Status pdmi_video<T>(const PdmiVideo<T>&);
+    template Status pdmi_video<T>(const PdmiVideo<T>&, int64_t, bool*);
 D2K_INSTANTIATE(float)
 D2K_INSTANTIATE(double)
 D2K_INSTANTIATE(BFloat16)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu/bidiagonal.h"
 #include "d2kernels/condition_number.h"
 #include "d2kernels/pdmi.h"
 #include "d2kernels/svd.h"
@@ -194,6 +195,33 @@ void svd_gradient(int64_t rows, int64_t columns, const std::vector<double>& s) {
     }
 }
 
+// Extreme values by bisection against those of Jacobi's rotations: as far off as a rounding of the largest.
+void bidiagonal(const std::vector<double>& a, int64_t rows, int64_t columns) {
+    const Plan plan = Plan::whole(rows, columns);
+    std::vector<double> memory(ExtremesWork<double>::size(plan));
+    Scratch scratch(memory.data(), memory.size() * sizeof(double));
+    const auto work = ExtremesWork<double>::in(scratch, plan);
+    HostTeam host;
+    const auto fill = [&] {
+        Range range = range_of(host, a.data(), rows * columns);
+        load(host, a.data(), rows, columns, plan.turned, range, work.g.columns, 0);
+        return range;
+    };
+    Range range = fill();
+    const Chosen<double> want = decomposed(host, plan, work, 0, 0, &range).chosen;
+    range = fill();
+    double *const d = work.g.diagonal, *const e = work.w.diagonal;
+    double of[2];
+    cpu::bidiagonalize(host, work.g, e, work.square, work.vectors);
+    for (int64_t i = 0; i < plan.q; ++i) {
+        d[i] *= d[i];
+        e[i] = i + 1 < plan.q ? e[i] * e[i] : 0;
+    }
+    cpu::bisect(d, e, plan.q, of);
+    CHECK(std::abs(of[0] - want.largest) <= 1e-14 * want.largest);
+    CHECK(std::abs(of[1] - (want.rank == double(plan.q) ? want.smallest : 0)) <= 1e-14 * want.largest);
+}
+
 void condition(const std::vector<double>& a, const std::vector<double>* b, int64_t rows, int64_t inner, int64_t columns) {
     struct Out {
         std::vector<double> value, slope_a, slope_b;
@@ -322,6 +350,14 @@ int main() {
     svd_gradient(9, 5, {3e200, 2e200, 2e200, 1, 0});
     svd_gradient(6, 19, {6e-300, 5e-300, 4e-300, 3e-300, 2e-300, 1e-300});
     svd_gradient(3, 3, {NAN, NAN, NAN});
+    for (const int64_t size : {1, 2, 3, 7, 40})
+        for (const int64_t more : {0, 1, 9}) bidiagonal(random_matrix(size + more, size, size, 30), size + more, size);
+    bidiagonal(random_matrix(5, 30, 5, 31), 5, 30);
+    bidiagonal(random_matrix(20, 20, 15, 32), 20, 20);
+    bidiagonal(std::vector<double>(36), 6, 6);
+    auto diagonal = std::vector<double>(64);
+    for (int64_t i = 0; i < 8; ++i) diagonal[i * 9] = std::ldexp(i % 3 == 1 ? -1 : 1, int(-2 * i));
+    bidiagonal(diagonal, 8, 8);
     condition(random_matrix(9, 7, 7, 3), nullptr, 9, 0, 7);
     condition(random_matrix(6, 6, 4, 4), nullptr, 6, 0, 6);
     condition(random_matrix(67, 35, 35, 10), nullptr, 67, 0, 35);

@@ -298,3 +298,51 @@ def test_slopes_past_the_largest_number_make_the_value_0(backend, power, undefin
     for for_backward in (False, True):
         value, rank, _ = schema.pdmi_video(p, labels, None, None, False, False, 0.0, 0.0, for_backward)
         assert (value.item() == 0) == undefined and rank.item() == (0 if undefined else 4)
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.integers(14, 60),
+    st.integers(14, 60),
+    st.sampled_from(["uniform", "signed", "graded classes", "graded videos", "alike", "diagonal"]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from([0.0, 1e-3, 0.05]),
+    st.sampled_from([{}, {"normalize_rows": True}, {"relative_floor": 0.2, "per_class": True}]),
+    st.integers(0, 10**6),
+)
+def test_a_value_alone_is_that_of_all_singular_values(backend, n, classes, kind, dtype, rtol, rule, seed):
+    """Found by bisection where the joint's condition allows it, to the last place of float32."""
+    draw = torch.Generator().manual_seed(seed)
+    p = torch.rand(n, classes, generator=draw)
+    if kind == "signed":
+        p -= 0.5
+    elif kind == "graded classes":
+        p *= torch.logspace(0, -8, classes)
+    elif kind == "graded videos":
+        p *= torch.logspace(0, -30, n)[:, None]
+    elif kind == "alike":
+        p[:, :4] = p[:, :1] + 1e-5 * p[:, :4]
+    elif kind == "diagonal":
+        p = torch.eye(n, classes) + 1e-3 * p
+    p, labels = p.to(dtype), torch.rand(n, classes, generator=draw) < 0.2
+    args = p, labels, None, rule.get("relative_floor"), "normalize_rows" in rule, "per_class" in rule, 0.0, rtol
+    value, rank, _ = schema.pdmi_video(*args, True)
+    alone, its_rank, _ = schema.pdmi_video(*args, False)
+    assert rank == its_rank
+    torch.testing.assert_close(alone, value, rtol=torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize(("n", "classes"), [(100, 100), (130, 101), (99, 140), (300, 257)])
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_value_of_large_joints(backend, n, classes, alike):
+    p = torch.rand(n, classes, generator=torch.Generator().manual_seed(1))
+    if alike:  # so badly conditioned that all values are needed
+        p[:, 1] = p[:, 0] * (1 + 1e-6 * p[:, 1])
+    labels = torch.eye(classes, dtype=torch.bool)[torch.arange(n) % classes]
+    args = p, labels, None, None, False, False, 0.0, 1e-13
+    value, rank, slope = schema.pdmi_video(*args, False)
+    want, its_rank, _ = reference.pdmi_video_forward(*args, False)
+    assert slope is None and rank == its_rank
+    torch.testing.assert_close(value, want, rtol=2e-6, atol=0)

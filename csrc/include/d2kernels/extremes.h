@@ -164,6 +164,38 @@ D2K_DEVICE void load(Team& team, const Source& source, int64_t rows, int64_t col
     }
 }
 
+// (R B)ᵀ of the factors that were loaded, into work.g; `ranges` become its own.
+template <class Team, class Real>
+D2K_DEVICE void multiply_reduced(Team& team, const Plan& plan, const ExtremesWork<Real>& work, Range* ranges) {
+    const Group<Team> group(team);
+    constexpr int lanes = kPacked<Real>;
+    const int64_t q = plan.q;
+    work.a.factorize(team);
+    Real most(0.0);
+    for (int64_t c = group.index(); c < q; c += group.count()) {
+        Real* const to = work.g.columns[c];
+        own_rows(group, 0, work.b.ld, [&](int64_t i) { to[i] = work.a.diagonal[c] * work.b[c][i]; });
+        for (int64_t l = c + 1; l < q; ++l) {
+            const Real factor = work.a.columns[l][c];
+            own_rows(group, 0, work.b.ld, [&](int64_t i) { to[i] = to[i] + factor * work.b[l][i]; });
+        }
+        own_rows(group, 0, work.b.ld, [&](int64_t i) { most = larger(most, magnitude(to[i])); });
+    }
+    most = team.reduce(most, Larger());
+    Real first, second;
+    for (int l = 0; l < lanes; ++l) {
+        const int e = exponent(lane_of(&most, l));
+        const Power scale(-e);
+        lane_of(&first, l) = scale.first;
+        lane_of(&second, l) = scale.second;
+        ranges[l].exponent += e;
+    }
+    for (int64_t c = group.index(); c < q; c += group.count())
+        own_rows(group, 0, work.b.ld,
+                 [&](int64_t i) { work.g.columns[c][i] = work.g.columns[c][i] * first * second; });
+    team.barrier();
+}
+
 // The triangle in work.x that has G's singular values, by its columns; how many there are of them. A block leaves it at one
 // QR with pivoting: its transposed triangle is in work.w too.
 template <class Team, class Real>
@@ -185,32 +217,7 @@ D2K_DEVICE int64_t precondition(Team& team, const Plan& plan, const ExtremesWork
             return Cutoff<double>{ranges->scale() * atol, rtol, noise};
         });
     } else {
-        if (plan.reduced) {
-            work.a.factorize(team);
-            Real most(0.0);
-            for (int64_t c = group.index(); c < q; c += group.count()) {
-                Real* const to = work.g.columns[c];
-                own_rows(group, 0, work.b.ld, [&](int64_t i) { to[i] = work.a.diagonal[c] * work.b[c][i]; });
-                for (int64_t l = c + 1; l < q; ++l) {
-                    const Real factor = work.a.columns[l][c];
-                    own_rows(group, 0, work.b.ld, [&](int64_t i) { to[i] = to[i] + factor * work.b[l][i]; });
-                }
-                own_rows(group, 0, work.b.ld, [&](int64_t i) { most = larger(most, magnitude(to[i])); });
-            }
-            most = team.reduce(most, Larger());
-            Real first, second;
-            for (int l = 0; l < lanes; ++l) {
-                const int e = exponent(lane_of(&most, l));
-                const Power scale(-e);
-                lane_of(&first, l) = scale.first;
-                lane_of(&second, l) = scale.second;
-                ranges[l].exponent += e;
-            }
-            for (int64_t c = group.index(); c < q; c += group.count())
-                own_rows(group, 0, work.b.ld,
-                         [&](int64_t i) { work.g.columns[c][i] = work.g.columns[c][i] * first * second; });
-            team.barrier();
-        }
+        if (plan.reduced) multiply_reduced(team, plan, work, ranges);
         Real limit;
         for (int l = 0; l < lanes; ++l) lane_of(&limit, l) = ranges[l].scale() * atol;
         const int64_t k = factorize_pivoted(team, work.g, Cutoff<Real>{limit, rtol, noise}, work.order,

@@ -479,8 +479,10 @@ Status pdmi_snippet(const PdmiSnippet<T>& problem, const PdmiSnippetOut<T>& out,
 template <class T>
 Status pdmi_snippet_backward(const PdmiSnippet<T>& problem, const PdmiSnippetSaved<T>& saved, T* on, T* off,
                              int threads);
+// Unless null, *found: false where the joint has more than `most` columns and its extreme values alone would not do, so that
+// nothing is written.
 template <class T>
-Status pdmi_video(const PdmiVideo<T>& problem);
+Status pdmi_video(const PdmiVideo<T>& problem, int64_t most = INT64_MAX, bool* found = nullptr);
 }  // namespace cpu
 
 namespace cuda {

@@ -12,6 +12,8 @@ from d2kernels.ops.condition_number.native import LARGEST
 from d2kernels.ops.condition_number.native import condition_number_backward as scale_slopes
 from d2kernels.ops.pdmi import reference
 
+LARGEST_VALUE = 256  # joints of so many columns whose value alone is asked for; see csrc/cpu/bidiagonal.h
+
 
 def why_not(device: str, dtype: object) -> str | None:
     return _native.why_not_dtype(dtype)
@@ -114,10 +116,11 @@ def pdmi_video_forward(
     for_backward: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     on_cpu = p.is_cpu
-    if min(p.shape) > LARGEST["cpu" if on_cpu else "cuda"]:
-        return reference.pdmi_video_forward(
-            p, labels, keep, relative_floor, normalize_rows, per_class, atol, rtol, for_backward
-        )
+    options = relative_floor, normalize_rows, per_class, atol, rtol, for_backward
+    largest = LARGEST["cpu" if on_cpu else "cuda"]
+    bisects = on_cpu and not for_backward and p.dtype != torch.float64
+    if min(p.shape) > (LARGEST_VALUE if bisects else largest):
+        return reference.pdmi_video_forward(p, labels, keep, *options)
     value = p.new_empty(())
     rank = torch.empty_like(value, dtype=torch.int64)
     slope = p.new_empty(*p.shape, dtype=torch.float64) if for_backward or not on_cpu else None
@@ -139,7 +142,9 @@ def pdmi_video_forward(
     )
     module = _native.module()
     if on_cpu:
-        module.pdmi_video_cpu(problem)
+        # Not where extreme values alone would be too far off, and all of them would take Jacobi's rotations.
+        if not module.pdmi_video_cpu(problem, largest):
+            return reference.pdmi_video_forward(p, labels, keep, *options)
     else:
         workspace = p.new_empty(module.pdmi_video_workspace_cuda(problem, p.device.index), dtype=torch.uint8)
         stream = torch.cuda.current_stream(p.device).cuda_stream
