@@ -26,7 +26,7 @@ def listed(x: Any) -> list[Any]:
     try:
         return x.tolist()
     except RuntimeError:
-        return x.numpy(force=True).tolist()
+        return x.clone().tolist()
 
 
 def _symbolic(value: Any, kind: str) -> bool:

@@ -123,6 +123,10 @@ std::uintptr_t tensor_address(PyObject* tensor, Kept& kept, bool written) {
         kept.add(same);
         address = number(method(same, "data_ptr"));
     }
+    if (address == 0 && number(method(same, "numel")) > 0) {
+        PyErr_SetString(PyExc_TypeError, "a tensor with memory of its own is taken, not one that stands for another");
+        throw PythonError{};
+    }
     if (written && same != tensor) {
         PyErr_SetString(PyExc_TypeError, "a tensor that is written must be contiguous, in memory of its own");
         throw PythonError{};

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import forward_ad
 
 import d2kernels as d2k
@@ -334,6 +335,15 @@ def test_zeros_without_memory_are_zeros(name, backend):
         want = made(lambda x: torch.zeros(x.shape))
         got = made(lambda x: torch._efficientzerotensor(x.shape))
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("name", arguments())
+def test_tensors_without_values_give_results_without_values(name):
+    want = plain(call(name, arguments()[name]))
+    with FakeTensorMode():
+        got = plain(call(name, arguments()[name]))
+    assert [(x.shape, x.dtype) for x in got] == [(x.shape, x.dtype) for x in want]
+    assert all(isinstance(x, FakeTensor) for x in got)
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)

@@ -520,7 +520,7 @@ def test_forms_and_neighbours_do_not_matter(extra):
 
 
 def test_low_precision_and_levels_in_float32():
-    for dtype in (torch.float16, torch.bfloat16):
+    for dtype in (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
         x = batch([12, 20], dtype=dtype)
         assert same(d2k.localize(x, **PAPER), d2k.localize(x.to(torch.float32), **PAPER))
     x = torch.full((3, 1), 0.1)
@@ -637,7 +637,7 @@ def test_numpy_never_imports_torch():
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"thresholds": [0.5, 0.25]}, ValueError, "thresholds must rise strictly"),
+        ({"thresholds": [0.5, 0.25]}, ValueError, "localize: thresholds must rise strictly"),
         ({"class_mask": np.ones((2, 4))}, TypeError, "class_mask must be bool, got float64"),
         ({"class_mask": np.ones((1, 4), bool)}, ValueError, r"class_mask must be \(2, 4\), got \(1, 4\)"),
         ({"class_score": [0.5]}, ValueError, r"class_score must be \(2, 4\), got \(1,\)"),

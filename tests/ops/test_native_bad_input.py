@@ -92,6 +92,20 @@ def test_localize(offsets, lengths, value, upsample, smoothing):
         assert len({len(column) for column in found[:5]}) == 1
 
 
+@pytest.mark.parametrize("op", ["condition_number", "connected_components", "nms", "topk_pool"])
+def test_tensors_that_stand_for_others_are_refused(op):
+    x, at = torch._to_functional_tensor(torch.rand(2, 3, 3)), layout([0, 3, 6, 6, 6], [3, 3, 0, 0])
+    with pytest.raises((TypeError, RuntimeError), match=r"memory|storage"):
+        if op == "condition_number":
+            native(op).condition_number_forward(torch.rand(2, 3, 3), x, 0.0, 0.0, True, False)
+        elif op == "nms":
+            native(op).nms_forward(x[0, :, :2], torch.rand(3), None, 0.5, True, None)
+        elif op == "topk_pool":
+            native(op).topk_pool_forward(x[0], *at, None)
+        else:
+            native(op).connected_components_forward(x[0], *at, torch.tensor([0.5]), None, 1, True, None)
+
+
 @settings(max_examples=60)
 @given(st.integers(0, 40), VALUES, st.sampled_from([-HUGE, -1, 0, HUGE]))
 def test_nms(count, value, group):

@@ -292,6 +292,30 @@ def test_soft_nms_by_hand():
     assert d2k.soft_nms(segments, scores, 0.5, score_threshold=0.125)[0].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.float8_e4m3fn])
+@pytest.mark.parametrize("count", [3, 300])
+def test_times_that_torch_does_not_compare(dtype, count):
+    segments = torch.stack([torch.arange(count) % 8, torch.arange(count) % 8 + 2], 1)
+    scores = torch.rand(count, generator=torch.Generator().manual_seed(0))
+    want = d2k.nms(segments, scores, 0.3)
+    assert torch.equal(d2k.nms(segments.to(dtype), scores, 0.3), want)
+    with pytest.raises(ValueError, match=r"segments\[1\] = .* ends before it starts"):
+        d2k.nms(segments.flip(1).index_fill(0, torch.tensor([0]), 1).to(dtype), scores, 0.3)
+
+
+@pytest.mark.parametrize("backend", ["reference", None])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_scores_of_8_bits(backend, dtype):
+    segments = torch.stack([torch.arange(20.0) % 8, torch.arange(20.0) % 8 + 2], 1)
+    scores = torch.rand(20, generator=torch.Generator().manual_seed(0)).to(dtype)
+    want, (index, decayed) = d2k.nms(segments, scores.double(), 0.3), d2k.soft_nms(segments, scores.double(), 0.5)
+    with d2k.backends.use(backend):
+        assert torch.equal(d2k.nms(segments, scores, 0.3), want)
+        got = d2k.soft_nms(segments, scores, 0.5)
+    assert torch.equal(got[0], index) and got[1].dtype == dtype
+    assert torch.equal(got[1].double(), decayed.to(dtype).double())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_score_dtypes(dtype):
     generator = torch.Generator().manual_seed(0)

@@ -56,7 +56,7 @@ def _of_arrays(
             raise TypeError(f"connected_components: class_mask must be bool, got {class_mask.dtype}")
         class_mask = np.ascontiguousarray(class_mask)
     check_shapes(values, len(form.lengths), thresholds, class_mask)
-    check_order(thresholds)
+    check_order("connected_components", thresholds)
     backend = backend_for_arrays("connected_components")
     found = backend.connected_components_arrays(
         values.astype(dtype, copy=False), form.offsets, form.lengths, thresholds, class_mask, min_length, distinct

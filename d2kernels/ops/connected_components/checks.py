@@ -28,14 +28,14 @@ def check_shapes(scores: Any, n: int, thresholds: Any, class_mask: Any) -> None:
         )
 
 
-def check_order(thresholds: Any) -> None:
+def check_order(op: str, thresholds: Any) -> None:
     """Shared thresholds rise strictly; those of each class must not fall, since rounding can make them equal."""
     if thresholds.ndim == 1 and thresholds.shape[0] <= FEW and rising(listed(thresholds)):
         return
     low, high = thresholds[..., :-1], thresholds[..., 1:]
     if thresholds.ndim == 1 and not bool((low < high).all() & (thresholds == thresholds).all()):
         raise ValueError(
-            f"connected_components: thresholds must rise strictly in {thresholds.dtype}, got {thresholds.tolist()}"
+            f"{op}: thresholds must rise strictly in {thresholds.dtype}, got {listed(thresholds)}"
         )
     if thresholds.ndim == 3 and bool((low > high).any()):
-        raise ValueError("connected_components: thresholds must not fall along their last axis, but somewhere they do")
+        raise ValueError(f"{op}: thresholds must not fall along their last axis, but somewhere they do")

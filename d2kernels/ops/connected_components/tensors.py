@@ -38,7 +38,7 @@ def of_tensors(
         raise TypeError(f"connected_components: class_mask must be bool, got {got}")
     check_shapes(values, form.lengths.shape[0], thresholds, class_mask)
     if _values_can_be_checked(thresholds):
-        check_order(thresholds)
+        check_order("connected_components", thresholds)
     found, count = schema.connected_components(
         *constant(values, form.offsets, form.lengths, thresholds), class_mask, min_length, distinct, capacity
     )

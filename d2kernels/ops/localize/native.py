@@ -50,7 +50,7 @@ def localize_forward(
     *others, relative, class_score, capacity = options
     rules = (*others, RELATIVE[relative])
     if _values_can_be_checked(thresholds):
-        check_order(thresholds if relative else _native.cast(thresholds, activations.dtype))
+        check_order("localize", thresholds if relative else _native.cast(thresholds, activations.dtype))
     class_score = None if class_score is None else class_score.detach().double()
     n, levels = lengths.shape[0], thresholds.shape[0]
     sequences = offsets, lengths, n
@@ -108,7 +108,7 @@ def localize_arrays(
     """The same on NumPy arrays; offsets and lengths are contiguous."""
     *others, relative = rules
     rules = (*others, RELATIVE[relative])
-    check_order(thresholds if relative else thresholds.astype(activations.dtype))
+    check_order("localize", thresholds if relative else thresholds.astype(activations.dtype))
     activations, strides = strided(activations)
     thresholds = np.ascontiguousarray(thresholds)
     class_mask = None if class_mask is None else np.ascontiguousarray(class_mask)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import d2kernels as d2k
-from d2kernels._arguments import LARGEST
+from d2kernels._arguments import LARGEST, listed
 from d2kernels.ops._rows import rows
 from d2kernels.ops.localize.capacity import NOT_A_NUMBER, padded
 from d2kernels.ragged import Ragged
@@ -27,7 +27,7 @@ def prefix_sums(x: Ragged) -> Sums:
     out = clean.new_zeros((int(x.lengths.sum()) + len(x), clean.shape[1]))
     at = x.lengths.cumsum(0) - x.lengths + torch.arange(len(x), device=x.device)
     # Sequence by sequence: one running sum would carry rounding from neighbour to neighbour.
-    for first, s, to in zip(x.offsets.tolist(), x.lengths.tolist(), at.tolist(), strict=False):
+    for first, s, to in zip(listed(x.offsets), listed(x.lengths), at.tolist(), strict=False):
         torch.cumsum(clean[first : first + s], 0, out=out[to + 1 : to + s + 1])
     return Sums(out, at)
 

@@ -24,7 +24,7 @@ def of_tensors(given: Given) -> tuple[Tensor, ...]:
         if not isinstance(table, torch.Tensor) and table is not None:
             raise TypeError(f"localize: {name} must be a tensor as activations, got {type(table).__name__}")
     check_tables((n, values.shape[1]), class_mask=class_mask, class_score=class_score)
-    if values.dtype in (torch.float16, torch.bfloat16):
+    if values.dtype != torch.float64:
         values = values.float()
     if class_mask is not None and class_mask.dtype != torch.bool:
         raise TypeError(f"localize: class_mask must be bool, got {class_mask.dtype}")

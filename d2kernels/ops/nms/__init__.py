@@ -14,6 +14,7 @@ from d2kernels.ops.nms.checks import ENDS, check_shapes, check_values
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 def _arrays(op: str, segments: np.ndarray, scores: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scores = np.asarray(scores)
     if segments.ndim != 2 or segments.shape[1] != 2:

@@ -118,13 +118,18 @@ def soft_nms_by_clusters(
     return found[0], found[1], count
 
 
+def _floats(x: Tensor) -> tuple[Tensor, int]:
+    """x, of a dtype that csrc knows, and its number there."""
+    try:
+        return x, _native.dtype_number(x.dtype)
+    except ValueError:  # of 8 bits
+        return x.double(), _FLOAT64
+
+
 def _problem(segments: Tensor, scores: Tensor, groups: Tensor | None) -> tuple[Any, ...]:
     """The problem for csrc on the CPU."""
-    if segments.is_floating_point():
-        times, kind = segments, _native.dtype_number(segments.dtype)
-    else:
-        times, kind = segments.long(), _WHOLE
-    return times, kind, scores, _native.dtype_number(scores.dtype), groups
+    times = _floats(segments) if segments.is_floating_point() else (segments.long(), _WHOLE)
+    return *times, *_floats(scores), groups
 
 
 def _first(column: Tensor, size: int) -> Tensor:

@@ -75,7 +75,7 @@ def nms(segments: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, 
     if scores.shape[0] == 0:
         return torch.empty_like(groups)
     segments = times(segments)
-    by_score = scores.argsort(descending=True, stable=True)
+    by_score = scores.double().argsort(descending=True, stable=True)
     if iou_threshold > 0 or not inclusive:
         groups = clusters(segments, groups)
     left = by_score[groups[by_score].argsort(stable=True)]

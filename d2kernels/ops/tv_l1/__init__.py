@@ -10,6 +10,7 @@ from torch import Tensor
 from d2kernels._arguments import number, whole
 from d2kernels.ops._library import constant
 from d2kernels.ops.tv_l1 import schema
+from d2kernels.ragged import _values_can_be_checked
 
 LARGEST = 32767  # pixels a side, as OpenCV's
 
@@ -28,7 +29,7 @@ def _frames(name: str, x: Tensor) -> Tensor:
         return x.float()
     scaled = (x if x.dtype == torch.float64 else x.float()) * 255
     # A sum that is finite has no other summands.
-    if x.is_cpu and not torch.compiler.is_compiling() and not math.isfinite(scaled.sum().item()):
+    if _values_can_be_checked(scaled) and not math.isfinite(scaled.sum().item()):
         wrong = (~scaled.isfinite()).flatten(1).any(1).nonzero()
         if len(wrong):
             frame = int(wrong[0])
