@@ -9,9 +9,9 @@ namespace py = pybind11;
 
 namespace d2k {
 
-void Module::def(const char* name, void (*function)(Call&)) {
-    static_cast<py::module_*>(module_)->def(name, [function](const py::args& arguments) {
-        Call call(arguments.ptr());
+void Module::add(const char* name, void (*function)(Call&), bool elements) {
+    static_cast<py::module_*>(module_)->def(name, [function, elements](const py::args& arguments) {
+        Call call(arguments.ptr(), elements);
         try {
             function(call);
         } catch (const PythonError&) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -99,3 +100,9 @@ def test_threads_in_different_collectives_are_told(program):
     assert done.returncode != 0
     assert "divergent collective: thread 0 in barrier" in done.stderr
     assert "thread 1 in " in done.stderr and "T = int; Op = d2k::Sum" in done.stderr
+
+
+def test_functions_that_are_asked_for_memory_read_no_elements():
+    files = (CSRC / "bindings").glob("*.cpp")
+    bound = [name for file in files for name in re.findall(r'm\.(\w+)\("\w+_workspace_', file.read_text())]
+    assert bound and set(bound) == {"def_size"}

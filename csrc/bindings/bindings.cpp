@@ -51,7 +51,7 @@ Address Reader::address(bool written) {
     static_assert(sizeof(Address) == sizeof(unsigned long long), "addresses have 64 bits");
     PyObject* const given = object();
     if (given == Py_None) return 0;
-    if (!PyLong_Check(given)) return tensor_address(given, *kept_, written);
+    if (!PyLong_Check(given)) return tensor_address(given, kept_, written);
     const unsigned long long value = PyLong_AsUnsignedLongLong(given);
     if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred()) throw PythonError{};
     return value;
@@ -59,12 +59,12 @@ Address Reader::address(bool written) {
 
 Table Reader::table() {
     PyObject* const given = object();
-    return given == Py_None ? Table{} : tensor_table(given, *kept_);
+    return given == Py_None ? Table{} : tensor_table(given, kept_);
 }
 
 Table Reader::strided() {
     PyObject* const given = object();
-    if (!PyTuple_Check(given)) return tensor_strided(given, *kept_);
+    if (!PyTuple_Check(given)) return tensor_strided(given, kept_);
     Table table{};
     Reader(given, kept_).rest(table.at, table.count, table.width, table.stride, table.step);
     return table;
@@ -104,6 +104,10 @@ int64_t Reader::integer(int64_t least, int64_t most) {
     }
     return value;
 }
+
+void Module::def(const char* name, void (*function)(Call&)) { add(name, function, true); }
+
+void Module::def_size(const char* name, void (*function)(Call&)) { add(name, function, false); }
 
 void Call::give(int64_t value) { give(PyLong_FromLongLong(value)); }
 

@@ -13,7 +13,8 @@ namespace d2k {
 // One call from Python: its arguments, and what it returns, None where nothing is given.
 class Call : public Reader {
 public:
-    explicit Call(PyObject* arguments) : Reader(arguments, &copies_) {}
+    // Without `elements` no tensor is copied, and none's elements may be read.
+    explicit Call(PyObject* arguments, bool elements = true) : Reader(arguments, elements ? &copies_ : nullptr) {}
     ~Call() { Py_XDECREF(result_); }
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
@@ -35,8 +36,11 @@ class Module {
 public:
     explicit Module(void* module) : module_(module) {}
     void def(const char* name, void (*function)(Call&));
+    // A function of shapes and options, as of how much memory a call needs: it reads no tensor's elements.
+    void def_size(const char* name, void (*function)(Call&));
 
 private:
+    void add(const char* name, void (*function)(Call&), bool elements);
     void* module_;
 };
 

@@ -46,7 +46,7 @@ void bind_condition_number(Module& m) {
     });
 
 #ifdef D2K_CUDA
-    m.def("condition_number_workspace_cuda", [](Call& c) {
+    m.def_size("condition_number_workspace_cuda", [](Call& c) {
         const auto p = problem_of<AnyFloat>(c.next<Reader>());
         int device;
         c.rest(device);

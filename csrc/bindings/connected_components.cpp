@@ -52,7 +52,7 @@ void bind_connected_components(Module& m) {
     });
 
 #ifdef D2K_CUDA
-    m.def("connected_components_workspace_cuda", [](Call& c) {
+    m.def_size("connected_components_workspace_cuda", [](Call& c) {
         Reader problem;
         c.rest(problem);
         with_components(problem, [&](const auto& p) {

@@ -94,7 +94,7 @@ void bind_head(Module& m) {
     });
 
 #ifdef D2K_CUDA
-    m.def("head_workspace_cuda", [](Call& c) {
+    m.def_size("head_workspace_cuda", [](Call& c) {
         size_t bytes = 0;
         with_device_dtype(c.next<int>(), [&](auto zero) {
             bytes = cuda::head_workspace(problem_of<decltype(zero)>(c.next<Reader>()));

@@ -98,7 +98,7 @@ void bind_localize(Module& m) {
     });
 
 #ifdef D2K_CUDA
-    m.def("localize_workspace_cuda", [](Call& c) {
+    m.def_size("localize_workspace_cuda", [](Call& c) {
         Reader input, rules;
         int64_t rows;
         c.rest(input, rules, rows);

@@ -79,7 +79,7 @@ void bind_losses(Module& m) {
     });
 
 #ifdef D2K_CUDA
-    m.def("losses_workspace_cuda", [](Call& c) {
+    m.def_size("losses_workspace_cuda", [](Call& c) {
         const auto p = problem_of<float>(c.next<Reader>());
         int device;
         c.rest(device);

@@ -114,7 +114,7 @@ void bind_nms(Module& m) {
     });
 
 #ifdef D2K_CUDA
-    m.def("nms_workspace_cuda", [](Call& c) {
+    m.def_size("nms_workspace_cuda", [](Call& c) {
         int64_t count;
         c.rest(count);
         c.give(static_cast<int64_t>(cuda::nms_workspace(count)));

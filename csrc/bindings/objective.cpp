@@ -37,7 +37,7 @@ cpu::Objective problem_of(Reader r) {
 }  // namespace
 
 void bind_objective(Module& m) {
-    m.def("objective_workspace_cpu", [](Call& c) {
+    m.def_size("objective_workspace_cpu", [](Call& c) {
         const auto problem = problem_of(c.next<Reader>());
         c.end();
         c.give(cpu::objective_workspace(problem));

@@ -102,7 +102,7 @@ void bind_pdmi(Module& m) {
             run([&] { return cuda::pdmi_snippet_backward(problem, saved, on, off, device, stream); });
         });
     });
-    m.def("pdmi_video_workspace_cuda", [](Call& c) {
+    m.def_size("pdmi_video_workspace_cuda", [](Call& c) {
         const auto p = video<AnyFloat>(c.next<Reader>());
         int device;
         c.rest(device);

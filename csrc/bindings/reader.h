@@ -34,7 +34,8 @@ public:
     explicit Reader(PyObject* tuple = nullptr, Kept* kept = nullptr) : tuple_(tuple), kept_(kept) {}
 
     // An integer in T's range, a number, a bool, a tuple as a Reader, or a pointer: of an address, of a tensor, or null of
-    // None. Elements that are not row-major are copied first where they are const, and refused where they are not.
+    // None. Elements that are not row-major are copied first where they are const, and refused where they are not; a
+    // reader that keeps nothing takes them as they lie.
     template <class T>
     T next() {
         if constexpr (std::is_same_v<T, Reader>) return tuple();
@@ -106,7 +107,7 @@ private:
     int64_t integer(int64_t least, int64_t most);
 
     PyObject* tuple_;  // the caller's
-    Kept* kept_;       // the call's
+    Kept* kept_;       // the call's, or null
     Py_ssize_t at_ = 0;
 };
 

@@ -57,7 +57,7 @@ void bind_svd(Module& m) {
     });
 
 #ifdef D2K_CUDA
-    m.def("svd_workspace_cuda", [](Call& c) {
+    m.def_size("svd_workspace_cuda", [](Call& c) {
         const auto p = problem_of<AnyFloat>(c.next<Reader>());
         int device;
         c.rest(device);

@@ -89,6 +89,8 @@ PyObject* checked(PyObject* result) {
 
 PyObject* method(PyObject* object, const char* name) { return checked(PyObject_CallMethod(object, name, nullptr)); }
 
+constexpr std::uintptr_t kNowhere = 64;  // for elements without memory that nobody reads: not null, which says something
+
 unsigned long long number(PyObject* owned) {
     const unsigned long long value = PyLong_AsUnsignedLongLong(checked(owned));
     Py_DECREF(owned);
@@ -98,14 +100,15 @@ unsigned long long number(PyObject* owned) {
 
 }  // namespace
 
-std::uintptr_t tensor_address(PyObject* tensor, Kept& kept, bool written) {
+std::uintptr_t tensor_address(PyObject* tensor, Kept* kept, bool written) {
     View view;
     if (looks(tensor, view)) {
         const int64_t count = view.elements();
-        if (view.row_major() && (view.data || count == 0)) return view.address();
+        if (!kept && !view.data && count > 0) return kNowhere;
+        if (!kept || (view.row_major() && (view.data || count == 0))) return view.address();
         if (!written && view.data && view.device[0] == kCpu && count <= kFew) {
             const size_t size = view.bits / 8 * view.lanes;
-            unsigned char* const made = kept.memory(static_cast<size_t>(count) * size);
+            unsigned char* const made = kept->memory(static_cast<size_t>(count) * size);
             unsigned char* to = made;
             copy(view, 0, reinterpret_cast<const unsigned char*>(view.address()), size, to);
             return reinterpret_cast<std::uintptr_t>(made);
@@ -115,12 +118,12 @@ std::uintptr_t tensor_address(PyObject* tensor, Kept& kept, bool written) {
         PyErr_Format(PyExc_TypeError, "an address or a tensor is taken, not %.200s", Py_TYPE(tensor)->tp_name);
         throw PythonError{};
     }
-    PyObject* same = method(tensor, "contiguous");
-    kept.add(same);
+    PyObject* same = tensor;
+    if (kept) kept->add(same = method(tensor, "contiguous"));
     unsigned long long address = number(method(same, "data_ptr"));
     if (address == 0 && number(method(same, "numel")) > 0) {
-        same = method(same, "clone");
-        kept.add(same);
+        if (!kept) return kNowhere;
+        kept->add(same = method(same, "clone"));
         address = number(method(same, "data_ptr"));
     }
     if (address == 0 && number(method(same, "numel")) > 0) {
@@ -134,13 +137,14 @@ std::uintptr_t tensor_address(PyObject* tensor, Kept& kept, bool written) {
     return address;
 }
 
-Table tensor_table(PyObject* tensor, Kept& kept) {
+Table tensor_table(PyObject* tensor, Kept* kept) {
     View view;
     const bool looked = looks(tensor, view);
     if (looked && view.rows_apart()) return {view.address(), view.shape[0], view.shape[1], view.strides[0]};
     Table table{tensor_address(tensor, kept, false), 1, 1, 1};
     PyObject* const shape = looked ? nullptr : checked(PyObject_GetAttrString(tensor, "shape"));
-    if (shape) kept.add(shape);
+    Kept beside;
+    if (shape) beside.add(shape);
     const Py_ssize_t dimensions = looked ? view.dimensions : PySequence_Size(shape);
     for (Py_ssize_t i = 0; i < dimensions; ++i) {
         const auto size = looked ? view.shape[i] : static_cast<int64_t>(number(PySequence_GetItem(shape, i)));
@@ -150,7 +154,7 @@ Table tensor_table(PyObject* tensor, Kept& kept) {
     return table;
 }
 
-Table tensor_strided(PyObject* tensor, Kept& kept) {
+Table tensor_strided(PyObject* tensor, Kept* kept) {
     View view;
     if (looks(tensor, view) && view.strides && view.data) {
         if (view.dimensions == 1) return {view.address(), view.shape[0], 1, view.strides[0]};

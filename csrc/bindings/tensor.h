@@ -31,8 +31,8 @@ private:
 
 // The address of a tensor's elements, row-major; of a copy in `kept` where they lie otherwise, or have no memory, which
 // are zeros (torch._efficientzerotensor). Throws PythonError: a TypeError where it is no tensor, or one that is `written`
-// and is not so.
-std::uintptr_t tensor_address(PyObject* tensor, Kept& kept, bool written);
+// and is not so. Where `kept` is null nobody reads elements, and they are taken as they lie; so by the two below.
+std::uintptr_t tensor_address(PyObject* tensor, Kept* kept, bool written);
 
 // A tensor's last axes: `count` of them, `width` long, `stride` apart, their elements `step` apart.
 struct Table {
@@ -41,9 +41,9 @@ struct Table {
 };
 
 // As they are where a matrix's rows only lie apart, else row-major as by tensor_address; a step is 1.
-Table tensor_table(PyObject* tensor, Kept& kept);
+Table tensor_table(PyObject* tensor, Kept* kept);
 
 // A matrix, or a vector as rows of one, as it lies.
-Table tensor_strided(PyObject* tensor, Kept& kept);
+Table tensor_strided(PyObject* tensor, Kept* kept);
 
 }  // namespace d2k

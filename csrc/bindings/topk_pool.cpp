@@ -44,7 +44,7 @@ void bind_topk_pool(Module& m) {
     });
 
 #ifdef D2K_CUDA
-    m.def("topk_pool_workspace_cuda", [](Call& c) {
+    m.def_size("topk_pool_workspace_cuda", [](Call& c) {
         size_t bytes = 0;
         with_topk(c.next<Reader>(), [&](const auto& problem, auto) {
             int device;

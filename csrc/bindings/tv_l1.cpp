@@ -25,7 +25,7 @@ void bind_tv_l1(Module& m) {
         run([&] { return cpu::tv_l1(problem, threads); });
     });
 #ifdef D2K_CUDA
-    m.def("tv_l1_workspace_cuda", [](Call& c) {
+    m.def_size("tv_l1_workspace_cuda", [](Call& c) {
         const auto problem = problem_of(c.next<Reader>());
         c.end();
         c.give(cuda::tv_l1_workspace(problem));

@@ -40,6 +40,7 @@ LAUNCHES = {
     "tv_l1": "tv_l1",
     "gather_rows": "gather_rows",
 }
+COPIES_ITSELF = ("connected_components", "nms", "localize", "tv_l1", "gather_rows", "step_record")
 needs_extension = pytest.mark.skipif(not backends.can_run("nms", "native"), reason="no compiled extension")
 
 
@@ -55,10 +56,11 @@ class NoCopies(TorchDispatchMode):
 
 
 class Extension:
-    """`_C` as it is with CUDA, of which every call is noted."""
+    """`_C` as it is with CUDA, of which every call is noted, and what it has to copy to have row-major memory."""
 
     def __init__(self):
         self.launched = set()
+        self.copied = []
 
     def __getattr__(self, name):
         def call(*arguments):
@@ -67,8 +69,16 @@ class Extension:
                 return (64, 12) if name.startswith("connected_components") else 64
             assert arguments[-2:] == (0, STREAM), f"{name} is not launched on the current stream"
             self.launched.add(name.removesuffix("_cuda"))
+            self.copied += spread(arguments)
 
         return call
+
+
+def spread(x):
+    """The tensors in a call's arguments that are not row-major."""
+    if isinstance(x, tuple):
+        return [tensor for part in x for tensor in spread(part)]
+    return [x] if isinstance(x, torch.Tensor) and not x.is_contiguous() else []
 
 
 def recorded(op, monkeypatch):
@@ -110,13 +120,23 @@ def _view(x, index):
     return x, tensors
 
 
-def get_item(x, index):
-    """x[index], for which torch's own asks for a device."""
+# Methods of a tensor, for which torch's own ask for a device.
+
+
+def data_ptr(x):
+    return 4096
+
+
+def contiguous(x):
+    return x if x.is_contiguous() else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def __getitem__(x, index):
     x, tensors = _view(x, index)
     return torch.ops.aten.index(x, tensors) if tensors else x
 
 
-def set_item(x, index, value):
+def __setitem__(x, index, value):
     x, tensors = _view(x, index)
     if tensors:
         torch.ops.aten.index_put_(x, tensors, value)
@@ -124,17 +144,17 @@ def set_item(x, index, value):
         torch.ops.aten.copy_(x, value) if isinstance(value, torch.Tensor) else x.fill_(value)
 
 
-def on_gpu(x):
+def on_gpu(x, apart):
     if isinstance(x, torch.Tensor):
-        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="cuda")
-    return type(x)(map(on_gpu, x)) if type(x) in (list, tuple) else x
+        return torch.empty_strided(x.shape, [apart * step for step in x.stride()], dtype=x.dtype, device="cuda")
+    return type(x)(on_gpu(each, apart) for each in x) if type(x) in (list, tuple) else x
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Calls a function with its tensors on a GPU that is not there; returns what it would have launched."""
+    """Calls a function with its tensors on a GPU that is not there, their elements `apart`; returns the extension."""
 
-    def run(op, function, *args):
+    def run(op, function, *args, apart=1):
         extension, module = Extension(), backends.module(op, "native")
         with monkeypatch.context() as patch, FakeTensorMode(), torch.no_grad():
             patch.setattr(_native, "module", lambda: extension)
@@ -142,12 +162,12 @@ def gpu(monkeypatch):
                 patch.setattr(module, "_module", lambda: extension)
             stream = SimpleNamespace(device_index=0, cuda_stream=STREAM)
             patch.setattr(torch.cuda, "current_stream", lambda device=None: stream)
-            for name, method in {"data_ptr": lambda x: 4096, "__getitem__": get_item, "__setitem__": set_item}.items():
-                patch.setattr(FakeTensor, name, method, raising=False)
-            given = [on_gpu(x) for x in args]
+            for method in (data_ptr, contiguous, __getitem__, __setitem__):
+                patch.setattr(FakeTensor, method.__name__, method, raising=False)
+            given = [on_gpu(x, apart) for x in args]
             with NoCopies():
                 function(*given)
-        return extension.launched
+        return extension
 
     return run
 
@@ -162,8 +182,20 @@ def test_a_graph_can_capture_every_op(op, gpu, monkeypatch):
             with pytest.raises(WAITS):
                 gpu(op, function, *args)
             args = (*args[:-1], 50)
-        launched |= gpu(op, function, *args)
+        launched |= gpu(op, function, *args).launched
     assert launched == set(LAUNCHES[op].split())
+
+
+@needs_extension
+@pytest.mark.parametrize("op", LAUNCHES)
+def test_no_input_is_copied_twice(op, gpu, monkeypatch):
+    copied = []
+    for name, (function, args) in recorded(op, monkeypatch).items():
+        args = (*args[:-1], 50) if name in VARIABLE else args
+        extension = gpu(op, function, *args, apart=2)
+        assert len({id(x) for x in extension.copied}) == len(extension.copied), f"{name} has an input copied twice"
+        copied += extension.copied
+    assert copied or op in COPIES_ITSELF
 
 
 def test_every_op_is_here_or_with_triton():

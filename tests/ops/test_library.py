@@ -127,6 +127,33 @@ def test_csrc_copies_few_elements_itself_and_many_by_torch(count):
             torch.testing.assert_close(got, want.to(dtype))
 
 
+class Counted(Methods):
+    copies = 0
+
+    def __init__(self, x):
+        def contiguous():
+            Counted.copies += 1
+            return Methods(x.contiguous())
+
+        self.contiguous, self.data_ptr = contiguous, x.data_ptr
+
+
+@pytest.mark.skipif(_native.extension()[0] is None, reason="no compiled extension")
+def test_what_is_asked_for_memory_copies_no_tensor():
+    spread = Counted(torch.rand(5, 6)[:, ::2])
+    layers = [(3, width, 1, 1, False, spread, None, None, None) for width in (3, 3, 2)]
+    switches = (1, 1e-6, 0, False, False, *[1.0] * 5, True, True, *[0.5] * 4, True, 1e-6, 1e-6, False, False)
+    options = (*switches, False, 0.0, True, True, 0.0, 0.0)
+    rows = (OFFSETS.data_ptr(), OFFSETS.diff().data_ptr(), 2, 5, spread, spread, 1, 2)
+    rules = (None, False, (0, 0, 0, 1.0), 8, False, 0.5, 0.5, True, True, False, spread, False, 1, 0.9, None, None)
+    problem = (*rows, *layers, *rules, options)
+    module = _native.module()
+    assert module.objective_workspace_cpu(problem) > 0 and Counted.copies == 0
+    with pytest.raises(TypeError, match="1 values given"):  # after it has read the problem, for which it copies
+        module.objective_cpu(problem)
+    assert Counted.copies > 0
+
+
 def of_both():
     """Ops that keep something for a backward or not: their arguments up to that, and the first result that is kept."""
     scores, lengths, attention = torch.rand(5, 2), OFFSETS.diff(), torch.rand(5)

@@ -36,6 +36,9 @@ def connected_components_forward(
 
     module, n, levels = _module(), lengths.shape[0], thresholds.shape[-1]
     scores = _native.cast(scores, thresholds.dtype)
+    # Here, as csrc would copy them in both calls.
+    offsets, lengths, thresholds = offsets.contiguous(), lengths.contiguous(), thresholds.contiguous()
+    class_mask = None if class_mask is None else class_mask.contiguous()
     sequences = offsets, lengths, n
     rules = thresholds, levels, thresholds.dim() == 3, class_mask, min_length, distinct
     problem = (scores.dtype is torch.float64, scores, *sequences, *rules)
