@@ -37,7 +37,7 @@ def gradient_kernel(
 ):
     """The gradient before the activation, its sum over each chunk of rows, and every row's reach.
 
-    SIGN: 0 no activation, 2 by packed bits. `inner`, zero on gap rows, is written where
+    SIGN: 0 no activation, 1 by packed bits. `inner`, zero on gap rows, is written where
     WRITE, `before_of` and `after_of` where REACH.
     """
     start = tl.program_id(0).to(tl.int64) * chunk
@@ -52,7 +52,7 @@ def gradient_kernel(
         if DROPOUT:
             kept = kept_of(seed, rows, tl.program_id(1) * BLOCK_C, CHANNELS, BLOCK_C >= 4, LEAST, BLOCK_R, BLOCK_C)
             g = tl.where(kept, g * scale, 0)
-        if SIGN == 2:
+        if SIGN == 1:
             byte_at = sign + rows[:, None] * ((CHANNELS + 7) // 8) + (columns // 8)[None, :]
             byte = tl.load(byte_at, mask=valid & known, other=0).to(tl.int32)
             g = tl.where(((byte >> (columns % 8)[None, :]) & 1) != 0, g, g * slope)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-NO_SIGN, BYTES, BITS = 0, 1, 2  # how a kernel reads or writes the activation's branch
+NO_SIGN, BITS, BYTES = 0, 1, 2  # how a kernel reads or writes the activation's branch
 
 
 class Config(NamedTuple):

@@ -54,7 +54,7 @@ def convolve_kernel(
     """out[r] = activation(Σ_j x[r + (j − TAPS // 2) · DILATION] W_j + bias) + residual[r], channels C_* per group.
 
     BACKWARD takes taps in falling order; ACROSS: weights lie along the outputs, not along the inputs. SIGN: 0 none, 1 a
-    byte an element, 2 a bit. DROPOUT: 0 none, 1 of the result, 2 of the residual alone, by words below LEAST.
+    bit an element, 2 a byte. DROPOUT: 0 none, 1 of the result, 2 of the residual alone, by words below LEAST.
     DESCRIPTOR: weight is a tensor descriptor of (TAPS · outer, inner) instead of a pointer.
     """
     tiles_m = tl.cdiv(total, BLOCK_M)

@@ -91,8 +91,6 @@ def finish(
     if BIAS:
         acc += tl.load(bias + place, mask=columns < C_OUT, other=0).to(tl.float32)[None, :]
     if SIGN == 1:
-        tl.store(sign + rows[:, None] * (GROUPS * C_OUT) + place[None, :], (acc > 0).to(tl.uint8), mask=exists)
-    if SIGN == 2:
         # Words where they fit: a quarter of the exchanges between lanes that bytes take.
         wide: tl.constexpr = 32 if C_OUT % 32 == 0 and BLOCK_N % 32 == 0 else 8
         bit = (acc > 0).to(tl.int32).reshape(BLOCK_M, BLOCK_N // wide, wide)
@@ -104,6 +102,8 @@ def finish(
             tl.store(sign.to(tl.pointer_type(tl.int32)) + at, packed, mask=there)
         else:
             tl.store(sign + at, packed.to(tl.uint8), mask=there)
+    if SIGN == 2:
+        tl.store(sign + rows[:, None] * (GROUPS * C_OUT) + place[None, :], (acc > 0).to(tl.uint8), mask=exists)
     if ACTIVATION:
         acc = tl.where(acc > 0, acc, acc * slope)
     if RESIDUAL:
