@@ -17,6 +17,7 @@ TOOL = ROOT / "tests/gpuemu"
 sys.path.append(str(ROOT / "tests"))
 
 from gpuemu import build, csrc, emulate, planted, selection  # noqa: E402
+from gpuemu.translate.blocks import blocks  # noqa: E402
 
 
 @pytest.mark.slow
@@ -32,7 +33,29 @@ def test_planted_defects_are_reported():
         env=environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "40 cases, 0 wrong" in done.stdout and "2 xfailed" in done.stdout, done.stdout
+    assert "41 cases, 0 wrong" in done.stdout and "2 xfailed" in done.stdout, done.stdout
+
+
+def test_the_loops_of_a_kernel_are_found():
+    code = """
+    mov.u32 %r1, 0;
+$outer:
+    mov.u32 %r2, 0;
+$inner:
+    add.u32 %r2, %r2, 1;
+    @%p1 bra $inner;
+    @%p2 bra $skipped;
+    add.u32 %r3, %r3, 1;
+$skipped:
+    @%p3 bra $outer;
+    ret;"""
+    found = [
+        ("label", line[:-1], "") if line.endswith(":") else ("statement", line.strip(" ;"), "")
+        for line in code.split("\n")[1:]
+    ]
+    flow = blocks(found)
+    assert sorted(flow.starts.values()) == list(range(7))
+    assert flow.loop == [-1, 0, 1, 0, 0, 0, -1] and flow.parent == [-1, 0] and flow.header == [1, 2]
 
 
 @pytest.fixture
