@@ -17,7 +17,7 @@ const bool* as_bool(const uint8_t* bytes) { return reinterpret_cast<const bool*>
 using Change = std::function<void(d2k::Losses<float>&)>;
 
 int run(const char* what, const std::vector<int64_t>& lengths, int64_t classes, int64_t width, const Change& change,
-        bool given = false) {
+        bool given = false, float labelled = 0.3f) {
     const auto n = static_cast<int64_t>(lengths.size());
     std::vector<int64_t> offsets(n + 1, 2);
     for (int64_t i = 0; i < n; ++i) offsets[i + 1] = offsets[i] + lengths[i] + 2;
@@ -29,7 +29,7 @@ int run(const char* what, const std::vector<int64_t>& lengths, int64_t classes, 
     const auto score = checks::uniform<float>(total, 6), keys = checks::uniform<float>(4 * n, 7);
     const auto drawn = checks::uniform<float>(n * classes, 8);
     std::vector<uint8_t> labels(n * classes);
-    for (size_t i = 0; i < labels.size(); ++i) labels[i] = drawn[i] < 0.3f;
+    for (size_t i = 0; i < labels.size(); ++i) labels[i] = drawn[i] < labelled;
     std::vector<int64_t> permutations(4 * n);
     for (int64_t i = 0; i < 4 * n; ++i) permutations[i] = n - 1 - i % n;
     const std::vector<int64_t> iteration{1102};
@@ -153,5 +153,6 @@ int check_losses() {
     return run("losses, release", few, 5, 37, none) + run("losses, given pairs", few, 5, 37, none, true) +
            run("losses, paper", few, 5, 37, paper) + run("losses, no pairs", few, 5, 37, plain) +
            run("losses, one video", {8}, 3, 4, none) + run("losses, none", {}, 3, 4, none) +
+           run("losses, no labels", few, 5, 37, none, false, 0) +
            run("losses, many", many, 20, 64, none) + run("losses, many, paper", many, 20, 64, paper);
 }
