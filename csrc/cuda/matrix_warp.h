@@ -166,6 +166,8 @@ __device__ __forceinline__ int partner_of(int lane, int round, int wheel) {
     return lane > wheel ? lane : lane == wheel ? round : lane == round ? wheel : across;
 }
 
+constexpr int kCoarse = 4;  // sweeps before those whose angles are found more finely
+
 // As orthogonalize_block.
 template <int Rows>
 __device__ __forceinline__ void orthogonalize_lanes(MatrixTeam& team, const Columns<double>& x,
@@ -178,46 +180,55 @@ __device__ __forceinline__ void orthogonalize_lanes(MatrixTeam& team, const Colu
     if (basis) turned.load(column(*basis, own ? lane : 0), own ? ld : 0);
     double pp = mine.dot(mine);
     bool rotated = true;
-    D2K_ROLLED
-    for (int sweep = 0; sweep < kMostSweeps && rotated; ++sweep) {
-        rotated = false;
-        int partner = partner_of(lane, 0, wheel);
-        // A column is `scale` times what is held; over = 1 / scale. Cosines are found in the next round, beside its dot
-        // product, so that nobody waits for them.
-        double scale = 1, over = 1, wide = 1, near = 1;  // wide: 1 + tan² θ
-        const auto turn_scale = [&] {
-            const double cosine = reciprocal_root_from(near, wide);
-            scale *= cosine;
-            over *= wide * cosine;
-        };
+    const auto turn = [&](auto finely, int most) {
+        constexpr bool fine = decltype(finely)::value;
         D2K_ROLLED
-        for (int round = 0; round < wheel; ++round) {
-            const int next = partner_of(lane, round + 1, wheel);
-            const Lane<Rows> other = mine.of(partner);
-            const double qq = __shfl_sync(~0u, pp, partner);
+        for (int sweep = 0; sweep < most && rotated; ++sweep) {
+            rotated = false;
+            int partner = partner_of(lane, 0, wheel);
+            // A column is `scale` times what is held; over = 1 / scale. Cosines are found in the next round, beside its dot
+            // product, so that nobody waits for them.
+            double scale = 1, over = 1, wide = 1, near = 1;  // wide: 1 + tan² θ
+            const auto turn_scale = [&] {
+                const double cosine = reciprocal_root_from(near, wide);
+                scale *= cosine;
+                over *= wide * cosine;
+            };
+            D2K_ROLLED
+            for (int round = 0; round < wheel; ++round) {
+                const int next = partner_of(lane, round + 1, wheel);
+                const Lane<Rows> other = mine.of(partner);
+                const double qq = __shfl_sync(~0u, pp, partner);
+                turn_scale();
+                const double other_scale = __shfl_sync(~0u, scale, partner);
+                const double h = 2 * (scale * other_scale) * mine.dot(other), d = qq - pp, n = d * d + h * h;  // tan 2θ = h/d
+                const bool apart = h * h > 4 * tolerance * pp * qq && n >= DBL_MIN;
+                const bool back = (d < 0) | ((d == 0) & (lane > partner));
+                // tan θ to 20 bits, by which the rotation is exact: it leaves 2^-18 of the cosine at most.
+                const double over_n = near_reciprocal_root(n);
+                double size = h * near_reciprocal(d + (back ? -n : n) * over_n);
+                // A step of Newton's on h tan² θ + 2 d tan θ = h leaves 2^-36.
+                if (fine) size = fma(h - size * fma(h, size, 2 * d), (back ? -0.5 : 0.5) * over_n, size);
+                const double t = apart ? size : 0, factor = t * (other_scale * over);
+                wide = 1 + t * t;
+                near = near_reciprocal_root(wide);
+                mine.subtract(factor, other);
+                if (basis) turned.subtract(factor, turned.of(partner));
+                partner = next;
+                // Turns as small leave cosines of at most 2^-49, fine ones 2^-46: those need no other sweep.
+                rotated |= apart & ((t * t > (fine ? 0x1p-50 : 0x1p-54)) | (h * h > (fine ? 0x1p-48 : 0x1p-60) * pp * qq));
+                pp = larger(pp - 0.5 * t * h, 0.0);
+            }
+            rotated = __any_sync(~0u, rotated);
             turn_scale();
-            const double other_scale = __shfl_sync(~0u, scale, partner);
-            const double h = 2 * (scale * other_scale) * mine.dot(other), d = qq - pp, n = d * d + h * h;  // tan 2θ = h/d
-            const bool apart = h * h > 4 * tolerance * pp * qq && n >= DBL_MIN;
-            const bool back = (d < 0) | ((d == 0) & (lane > partner));
-            // tan θ to 20 bits, by which the rotation is exact: it leaves 2^-18 of the cosine at most.
-            const double size = h * near_reciprocal(d + (back ? -n : n) * near_reciprocal_root(n));
-            const double t = apart ? size : 0, factor = t * (other_scale * over);
-            wide = 1 + t * t;
-            near = near_reciprocal_root(wide);
-            mine.subtract(factor, other);
-            if (basis) turned.subtract(factor, turned.of(partner));
-            partner = next;
-            // Turns as fine leave cosines of at most 2^-49: those need no other sweep.
-            rotated |= apart & ((t * t > 0x1p-54) | (h * h > 0x1p-60 * pp * qq));
-            pp = larger(pp - 0.5 * t * h, 0.0);
+            mine.scale(scale);
+            if (basis) turned.scale(scale);
+            pp = mine.dot(mine);
         }
-        rotated = __any_sync(~0u, rotated);
-        turn_scale();
-        mine.scale(scale);
-        if (basis) turned.scale(scale);
-        pp = mine.dot(mine);
-    }
+    };
+    // The fifth sweep finds cosines of which 20 bits of an angle leave too much: one that leaves less is the last.
+    turn(std::false_type{}, kCoarse);
+    turn(std::true_type{}, kMostSweeps - kCoarse);
     if (own) {
         square[lane] = pp;
         mine.store(column(x, lane), ld);
