@@ -7,7 +7,7 @@
 namespace d2k::cuda {
 namespace {
 
-constexpr int kPlaceThreads = 256;
+constexpr int kPlaceThreads = 384;
 constexpr int kItemThreads = 128;  // few, as sequences are short
 // Five blocks on a multiprocessor of sm_90. Of float32, a sequence of 970 rows has its planes in there.
 constexpr int kItemBlocks = 5, kShared = 44 << 10;
@@ -79,14 +79,13 @@ template <class T>
 __global__ void __launch_bounds__(kItemThreads) write_kernel(Localization<T> problem, LocalizeMemory<T> memory,
                                                              const int64_t* counts, const int64_t* first,
                                                              int64_t capacity, DetectionColumns out) {
-    __shared__ typename Team::Storage storage;
-    const Team team(storage);
-    const int64_t n = memory.sequences, wanted = memory.counts->wanted;
-    for (int64_t slot = blockIdx.x; slot < wanted; slot += gridDim.x)
-        write_item(team, problem, memory, slot, first, capacity, out);
-    const int64_t last = n > 0 ? counts[n - 1] : 0, rows = n > 0 ? first[n - 1] + (last > 0 ? last : 0) : 0;
+    const int64_t rows = written(counts, first, memory.sequences), all = rows < capacity ? capacity : rows;
     const int64_t step = int64_t{gridDim.x} * kItemThreads;
-    for (int64_t i = rows + int64_t{blockIdx.x} * kItemThreads + threadIdx.x; i < capacity; i += step) {
+    for (int64_t i = int64_t{blockIdx.x} * kItemThreads + threadIdx.x; i < all; i += step) {
+        if (i < rows) {
+            write_detection(problem, memory, i, first, capacity, out);
+            continue;
+        }
         out.sequence[i] = out.label[i] = -1;
         out.start[i] = out.end[i] = out.score[i] = 0;
     }
@@ -97,7 +96,7 @@ template <class T>
 LocalizeMemory<T> memory_of(const Localization<T>& p, const LocalizeRoom& room, void* workspace, size_t* bytes) {
     LocalizeMemory<T> memory{};
     *bytes = static_cast<size_t>(memory.lay_out(reinterpret_cast<uintptr_t>(workspace), room, p.sequences.total,
-                                                p.sequences.count, p.classes, p.rules.upsample, kShared));
+                                                p.sequences.count, p.classes, p.rules.upsample, p.levels, kShared));
     return memory;
 }
 
@@ -131,7 +130,7 @@ Status localize_write(const Localization<T>& problem, const LocalizeCall& call, 
     D2K_TRY(guard.status);
     size_t bytes = 0;
     const LocalizeMemory<T> memory = memory_of(problem, call.room, call.workspace, &bytes);
-    const int64_t blocks = std::clamp<int64_t>(memory.items_most, 1, kMostBlocks);
+    const int64_t blocks = std::clamp<int64_t>((capacity + kItemThreads - 1) / kItemThreads, 1, kMostBlocks);
     D2K_TRY(launch(write_kernel<T>, blocks, kItemThreads, 0, call.stream, problem, memory, call.counts, call.first,
                    capacity, out));
     return kOk;

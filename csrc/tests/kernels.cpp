@@ -96,25 +96,27 @@ void detect(Team& team, const Localization<T>& problem, const LocalizeMemory<T>&
     team.barrier();
     const DetectionColumns out{found.sequence.data(), found.label.data(), found.start.data(), found.end.data(),
                                found.score.data()};
-    for (int64_t i = 0; i < memory.counts->wanted; ++i)
-        write_item(team, problem, memory, i, found.first.data(), int64_t(found.score.size()), out);
+    for_each(team, written(found.counts.data(), found.first.data(), kSequences), [&](int64_t i) {
+        write_detection(problem, memory, i, found.first.data(), int64_t(found.score.size()), out);
+    });
 }
 
 template <class T>
 void localization(int64_t upsample, int64_t smoothing, double sigma, Relative relative, bool masked = false,
-                  bool numbers = true) {
+                  bool numbers = true, int many = 4) {
     auto values = scores<T>();
     if (!numbers) values[(50 + 3) * kClasses + 1] = T(INFINITY);  // no run after it has a score
     bool mask[kSequences * kClasses];
     for (int64_t i = 0; i < kSequences * kClasses; ++i) mask[i] = i % 3 != 0;
-    const double levels[] = {0.1, 0.3, 0.5, 0.7};
+    std::vector<double> levels(many);
+    for (int i = 0; i < many; ++i) levels[i] = (2 * i + 1) / (2.0 * many + 2);
     Localization<T> problem{};
     problem.sequences = {kOffsets, kLengths, kSequences, kTotal};
     problem.activations = values.data();
     problem.row_stride = problem.classes = kClasses;
     problem.class_stride = 1;
-    problem.thresholds = levels;
-    problem.levels = 4;
+    problem.thresholds = levels.data();
+    problem.levels = many;
     if (masked) problem.class_mask = mask;
     LocalizeRules& rules = problem.rules;
     rules.margin = 0.25;
@@ -134,7 +136,9 @@ void localization(int64_t upsample, int64_t smoothing, double sigma, Relative re
     const auto found = [&](int64_t near, int64_t bytes, const auto& run) {
         LocalizeMemory<T> memory{};
         room.planes = bytes;
-        const auto lay_out = [&](uintptr_t base) { return memory.lay_out(base, room, kTotal, kSequences, kClasses, upsample, near); };
+        const auto lay_out = [&](uintptr_t base) {
+            return memory.lay_out(base, room, kTotal, kSequences, kClasses, upsample, problem.levels, near);
+        };
         // Nothing may be read before it is written.
         std::vector<double> work(lay_out(0) / sizeof(double) + 2, NAN), planes(near / sizeof(double) + 2, NAN);
         lay_out(reinterpret_cast<uintptr_t>(work.data()));
@@ -146,7 +150,8 @@ void localization(int64_t upsample, int64_t smoothing, double sigma, Relative re
         HostTeam host;
         detect(host, problem, memory, planes, result);
     };
-    const int64_t longest = LocalizePlanes<T>::bytes(kTotal, upsample), shorter = LocalizePlanes<T>::bytes(40, upsample);
+    const int64_t longest = LocalizePlanes<T>::bytes(kTotal, upsample, problem.levels);
+    const int64_t shorter = LocalizePlanes<T>::bytes(40, upsample, problem.levels);
     const Found want = found(longest, 0, on_host);
     CHECK(numbers ? want.counts[3] > 5 : want.counts[3] == kNotANumber && want.first[kSequences] == kNotANumber);
     CHECK(want.counts[1] == 0 && (!masked || std::count(want.label.begin(), want.label.end(), 0) == 0));
@@ -155,6 +160,28 @@ void localization(int64_t upsample, int64_t smoothing, double sigma, Relative re
         run_team(32, [&](ThreadTeam& team) { detect(team, problem, memory, planes, result); });
     });
     CHECK(got == want);
+}
+
+// Without dividing, as the quotient is: all of small numbers, and pairs of large ones around the threshold.
+void overlaps() {
+    std::mt19937 random(3);
+    for (const double threshold : {0.0, 0.1, 0.3, 1.0 / 3, 0.5, 0.7, 0.9, 1.0, 1.5})
+        for (const bool inclusive : {false, true}) {
+            LocalizeRules rules{};
+            rules.iou_threshold = threshold;
+            rules.inclusive = inclusive;
+            const Suppression suppresses(rules);
+            const auto check = [&](double inner, double outer) {
+                CHECK(suppresses(inner, outer) == rules.suppresses(inner / outer));
+            };
+            for (int outer = 1; outer < 200; ++outer)
+                for (int inner = 1; inner <= outer; ++inner) check(inner, outer);
+            for (int i = 0; i < 20000; ++i) {
+                const double outer = 1 + random() % INT32_MAX, near = std::floor(threshold * outer);
+                for (const double step : {-1.0, 0.0, 1.0})
+                    if (near + step > 0) check(near + step, outer);
+            }
+        }
 }
 
 // The selection of every class against a sort, for values of each kind; `cached`: a block keeps the keys.
@@ -247,6 +274,7 @@ int main() {
     components();
     topk_of_every_kind();
     suppression();
+    overlaps();
     localization<float>(1, 1, 0, Relative::kNone);
     localization<float>(2, 1, 0, Relative::kNone);
     localization<float>(3, 5, 0, Relative::kMinMax);
@@ -254,5 +282,6 @@ int main() {
     localization<float>(1, 1, 0, Relative::kNone, true);
     localization<double>(1, 1, 0, Relative::kNone, false, false);
     localization<float>(1, 1, 0.5, Relative::kNone, true, false);
+    localization<float>(1, 1, 0, Relative::kNone, false, true, 300);  // whose bits take more room than scores
     std::puts("kernels: ok");
 }

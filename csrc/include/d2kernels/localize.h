@@ -35,6 +35,26 @@ struct LocalizeRules {
     }
 };
 
+// Whether an overlap, the quotient of two whole numbers below 2³¹, suppresses by the rules: without dividing.
+//
+// The quotient's rounded value is at the threshold or above where the quotient is above the midpoint of the threshold and
+// the number before it; it never is that midpoint, which has more digits. Near it both differences are exact.
+class Suppression {
+public:
+    D2K_DEVICE explicit Suppression(const LocalizeRules& rules)
+        : low_(rules.inclusive ? beside(rules.iou_threshold, -1) : rules.iou_threshold),
+          high_(rules.inclusive ? rules.iou_threshold : beside(rules.iou_threshold, 1)) {}
+
+    D2K_DEVICE bool operator()(double inner, double outer) const {
+        return fma(-low_, outer, inner) + fma(-high_, outer, inner) > 0;
+    }
+
+private:
+    D2K_DEVICE static double beside(double x, int way) { return nextafter(x, way < 0 ? -HUGE_VAL : HUGE_VAL); }
+
+    double low_, high_;
+};
+
 // One work item is one (sequence, class), in that order.
 template <class T>
 struct Localization {

@@ -11,7 +11,7 @@ D2K_DEVICE void localize_item(Team& team, const Localization<T>& problem, const 
                               unsigned char* at_hand) {
     double best = -HUGE_VAL;
     LocalizeItem<T> item(problem, memory.item[slot], memory.planes(slot, at_hand));
-    const int64_t found = item.run(team, memory, memory.row[slot] * memory.factor, best);
+    const int64_t found = item.run(team, memory, memory.first[slot], best);
     if (team.rank() == 0) {
         memory.found[slot] = found;
         memory.best[slot] = best;
@@ -25,7 +25,7 @@ struct Detected {
     int64_t first, count;
 
     D2K_DEVICE Detected(const LocalizeMemory<T>& m, int64_t slot, int64_t kept)
-        : memory(m), first(m.row[slot] * m.factor), count(kept) {}
+        : memory(m), first(m.first[slot]), count(kept) {}
 
     // Of a slot of the sequence whose first is `begin`, after its keep rule.
     static D2K_DEVICE Detected of(const LocalizeMemory<T>& m, int64_t slot, int64_t begin) {
@@ -33,21 +33,6 @@ struct Detected {
     }
 
     D2K_DEVICE double score(int64_t k) const { return memory.score[first + k]; }
-
-    // How many of them go before a detection of another class.
-    D2K_DEVICE int32_t before(double score, bool lower_label) const {
-        const double* const scores = memory.score + first;
-        const bool number = score == score;  // what is none goes first
-        int32_t low = 0, high = static_cast<int32_t>(count);
-        while (low < high) {
-            const int32_t middle = (low + high) / 2;
-            const double mine = scores[middle];
-            const bool goes = lower_label ? !(mine < score) && (number || mine != mine) : number && !(mine <= score);
-            if (goes) low = middle + 1;
-            else high = middle;
-        }
-        return low;
-    }
 };
 
 // Applies the keep rule to a sequence: how many detections of each of its classes are left, and in all. A sequence with
@@ -96,27 +81,75 @@ D2K_DEVICE void first_of_counts(Team& team, const int64_t* counts, int64_t seque
     if (team.rank() == 0) first[sequences] = numbers ? carry : kNotANumber;
 }
 
-// Writes a slot's detections among those of its sequence, which go by falling score from row `first` on; none at
+// The first of [low, high) for which after(i) holds, which it does for all from there on; or high.
+template <class After>
+D2K_DEVICE int64_t first_after(int64_t low, int64_t high, const After& after) {
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (after(middle)) high = middle;
+        else low = middle + 1;
+    }
+    return low;
+}
+
+// Writes the n-th of all detections that are kept, by slot, among those of its sequence, which go by falling score; not at
 // `capacity` or beyond.
-template <class Team, class T>
-D2K_DEVICE void write_item(const Team& team, const Localization<T>& problem, const LocalizeMemory<T>& memory,
-                           int64_t slot, const int64_t* first, int64_t capacity, const DetectionColumns& out) {
-    const int64_t sequence = memory.item[slot] / problem.classes, label = memory.item[slot] % problem.classes;
-    const int64_t begin = memory.slot[sequence], end = memory.slot[sequence + 1];
+template <class T>
+D2K_DEVICE void write_detection(const Localization<T>& problem, const LocalizeMemory<T>& memory, int64_t n,
+                                const int64_t* first, int64_t capacity, const DetectionColumns& out) {
+    const int64_t sequence = first_after(0, memory.sequences, [&](int64_t s) { return first[s] > n; }) - 1;
+    const int64_t begin = memory.slot[sequence], end = memory.slot[sequence + 1], place = n - first[sequence];
+    const int64_t slot = first_after(begin, end, [&](int64_t i) { return memory.kept[i] > place; });
     const auto mine = Detected<T>::of(memory, slot, begin);
-    const double factor = static_cast<double>(memory.factor);
-    for_each(team, mine.count, [&](int64_t k) {
-        const double score = mine.score(k);
-        int64_t at = first[sequence] + k;
-        for (int64_t other = begin; other < end; ++other)
-            if (other != slot) at += Detected<T>::of(memory, other, begin).before(score, other < slot);
-        if (at >= capacity) return;
-        out.sequence[at] = sequence;
-        out.label[at] = label;
-        out.start[at] = static_cast<double>(memory.start[mine.first + k]) / factor;
-        out.end[at] = static_cast<double>(memory.end[mine.first + k]) / factor;
-        out.score[at] = score;
-    });
+    const int64_t k = place - (memory.kept[slot] - mine.count);
+    const double score = mine.score(k), factor = static_cast<double>(memory.factor);
+    // Of other classes those above go first, of lower ones those as high too; what is no number is above all numbers.
+    const double as_high = score == score ? nextafter(score, -HUGE_VAL) : HUGE_VAL;
+    int64_t at = first[sequence] + k;
+    constexpr int kTogether = 4;  // classes that are searched together, so that their reads are under way together
+    D2K_ROLLED
+    for (int64_t some = begin; some < end; some += kTogether) {
+        const double* scores[kTogether];
+        double bound[kTogether];
+        uint32_t low[kTogether], left[kTogether], most = 0;
+        D2K_UNROLLED
+        for (int j = 0; j < kTogether; ++j) {
+            const int64_t other = some + j < end ? some + j : slot;
+            const auto its = Detected<T>::of(memory, other, begin);
+            left[j] = other < slot || (other > slot && score == score) ? static_cast<uint32_t>(its.count) : 0;
+            scores[j] = memory.score + (left[j] > 0 ? its.first : mine.first);
+            bound[j] = other < slot ? as_high : score;
+            low[j] = 0;
+            most = Max{}(most, left[j]);
+        }
+        // No branch but the loop's: those that are through read the same again.
+        for (; most > 1; most -= most / 2) {
+            double theirs[kTogether];
+            D2K_UNROLLED
+            for (int j = 0; j < kTogether; ++j) theirs[j] = scores[j][low[j] + left[j] / 2];
+            D2K_UNROLLED
+            for (int j = 0; j < kTogether; ++j) {
+                const uint32_t half = left[j] / 2;
+                low[j] += theirs[j] <= bound[j] ? 0 : half;
+                left[j] -= half;
+            }
+        }
+        D2K_UNROLLED
+        for (int j = 0; j < kTogether; ++j)
+            at += low[j] + (left[j] > 0 && !(scores[j][low[j]] <= bound[j]));
+    }
+    if (at >= capacity) return;
+    out.sequence[at] = sequence;
+    out.label[at] = memory.item[slot] % problem.classes;
+    out.start[at] = static_cast<double>(memory.start[mine.first + k]) / factor;
+    out.end[at] = static_cast<double>(memory.end[mine.first + k]) / factor;
+    out.score[at] = score;
+}
+
+// How many detections are written, but for the capacity.
+D2K_DEVICE int64_t written(const int64_t* counts, const int64_t* first, int64_t sequences) {
+    const int64_t last = sequences > 0 ? counts[sequences - 1] : 0;
+    return sequences > 0 ? first[sequences - 1] + (last > 0 ? last : 0) : 0;
 }
 
 }  // namespace d2k

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "d2kernels/localize_memory.h"
+#include "d2kernels/warp.h"
 
 namespace d2k {
 
@@ -33,12 +34,13 @@ D2K_DEVICE T* merge_sort(Team& team, T* items, T* spare, int32_t count, const Le
 // One item's runs, and what becomes of them.
 template <class T>
 class LocalizeItem {
+    using Run = typename LocalizePlanes<T>::Run;
     enum : int8_t { kUndecided, kGone, kStays };
 
 public:
-    D2K_DEVICE LocalizeItem(const Localization<T>& problem, int64_t item, unsigned char* planes)
+    D2K_DEVICE LocalizeItem(const Localization<T>& problem, int64_t item, const LocalizePlace& planes)
         : problem_(problem), rules_(problem.rules), item_(item), range_(problem.sequences[item / problem.classes]) {
-        m_.lay_out(reinterpret_cast<uintptr_t>(planes), range_.length, rules_.upsample);
+        m_.lay_out(planes, range_.length, rules_.upsample, problem.levels);
         column_ = {m_.rows, static_cast<int32_t>(range_.length), static_cast<int32_t>(rules_.upsample)};
         positions_ = column_.positions();
         const bool none = rules_.min_length > range_.length;
@@ -65,18 +67,23 @@ public:
         const double x = m_.score[a], y = m_.score[b];
         if (x > y || x < y) return x > y;
         if ((x != x) != (y != y)) return x != x;
-        return m_.runs[a].level != m_.runs[b].level ? m_.runs[a].level < m_.runs[b].level : m_.runs[a].start < m_.runs[b].start;
+        return level(a) != level(b) ? level(a) < level(b) : m_.runs[a].start < m_.runs[b].start;
     }
 
     // As above, but as the result is ordered.
     D2K_DEVICE bool written_before(int32_t a, int32_t b) const {
         if (m_.score[a] != m_.score[b]) return before(a, b);
-        return m_.runs[a].start != m_.runs[b].start ? m_.runs[a].start < m_.runs[b].start : m_.runs[a].level < m_.runs[b].level;
+        return m_.runs[a].start != m_.runs[b].start ? m_.runs[a].start < m_.runs[b].start : level(a) < level(b);
     }
 
 private:
-    D2K_DEVICE double width(int32_t i) const { return static_cast<double>(m_.runs[i].end - m_.runs[i].start); }
-    D2K_DEVICE int32_t last_inside(int32_t i) const { return m_.first[m_.runs[i].end]; }
+    D2K_DEVICE static double width(const Run& run) { return static_cast<double>(run.end - run.start); }
+    D2K_DEVICE double width(int32_t i) const { return width(m_.runs[i]); }
+
+    // How many thresholds lie below what is beside a run, on the higher side.
+    D2K_DEVICE int32_t level(int32_t i) const {
+        return Max{}(m_.above[m_.runs[i].end], m_.runs[i].start > 0 ? m_.above[m_.runs[i].start - 1] : 0);
+    }
 
     template <class Team>
     D2K_DEVICE void sum(Team& team, const Interpolated<T, int32_t>& column) {
@@ -135,81 +142,112 @@ private:
 
     template <class Team>
     D2K_DEVICE void count_levels(Team& team) {
-        for_each(team, positions_, [&](int32_t j) {
-            const T x = column_(j);
-            int32_t low = 0, high = static_cast<int32_t>(problem_.levels);
-            while (low < high) {
-                const int32_t middle = (low + high) / 2;
-                if (x > threshold(middle)) low = middle + 1;
-                else high = middle;
+        const Warp<Team> warp(team);
+        constexpr int kBits = LocalizePlanes<T>::kBits, kEach = kBits / Warp<Team>::width;
+        const auto levels = static_cast<int32_t>(problem_.levels);
+        const int highest = levels > 0 ? highest_bit(static_cast<uint32_t>(levels)) : 0;
+        D2K_ROLLED
+        for (auto w = static_cast<int32_t>(warp.index()); w < m_.words; w += static_cast<int32_t>(warp.count())) {
+            int32_t above[kEach];
+            for (int h = 0; h < kEach; ++h) {
+                const int32_t j = w * kBits + warp.lane() + h;
+                const T x = j < positions_ ? column_(j) : T(0);
+                int32_t low = 0, high = j < positions_ ? levels : 0;  // every run has ended after the last
+                while (low < high) {
+                    const int32_t middle = (low + high) / 2;
+                    if (x > threshold(middle)) low = middle + 1;
+                    else high = middle;
+                }
+                above[h] = low;
+                if (j <= positions_) m_.above[j] = low;
             }
-            m_.above[j] = low;
-        });
-        if (team.rank() == 0) m_.above[positions_] = 0;  // every run has ended by then
-        team.barrier();
-        constexpr int32_t chunk = LocalizePlanes<T>::kChunk;
-        for_each(team, (positions_ + chunk - 1) / chunk, [&](int32_t k) {
-            int32_t least = m_.above[k * chunk];
-            for (int32_t j = k * chunk + 1; j < (k + 1) * chunk && j < positions_; ++j)
-                least = Min{}(least, m_.above[j]);
-            m_.low[k] = least;
-        });
+            // A lane compares the 32 numbers with its own level, bit by bit from the highest on.
+            for (int32_t level = warp.lane(); level - warp.lane() < levels; level += Warp<Team>::width) {
+                uint32_t more = 0, same = ~0u;
+                for (int bit = highest; bit >= 0; --bit) {
+                    const uint32_t theirs = warp.bits([&](int h) { return (above[h] >> bit & 1) != 0; });
+                    const uint32_t own = level >> bit & 1 ? ~0u : 0u;
+                    more |= same & theirs & ~own;
+                    same &= ~(theirs ^ own);
+                }
+                if (level < levels) m_.bits[level * m_.words + w] = more;
+            }
+        }
         team.barrier();
     }
 
-    // Calls emit(end, level) for the distinct runs that start at t, by rising end.
+    // The first position after t that fewer than `level` thresholds lie below; there are as many below t.
+    D2K_DEVICE int32_t falls(int32_t t, int32_t level) const {
+        constexpr int kBits = LocalizePlanes<T>::kBits;
+        const uint32_t* const bits = m_.bits + (level - 1) * m_.words;
+        int32_t w = t / kBits;
+        uint32_t gone = ~bits[w] & ~0u << t % kBits;
+        while (gone == 0) gone = ~bits[++w];
+        return w * kBits + lowest_bit(gone);
+    }
+
+    // The last one before it, or -1.
+    D2K_DEVICE int32_t rises(int32_t t, int32_t level) const {
+        constexpr int kBits = LocalizePlanes<T>::kBits;
+        const uint32_t* const bits = m_.bits + (level - 1) * m_.words;
+        int32_t w = t / kBits;
+        uint32_t gone = ~bits[w] & ((1u << t % kBits) - 1);
+        while (gone == 0 && w > 0) gone = ~bits[--w];
+        return gone == 0 ? -1 : w * kBits + highest_bit(gone);
+    }
+
+    // Calls emit(end) for the distinct runs that start at t, by rising end.
     template <class Emit>
     D2K_DEVICE void starting(int32_t t, const Emit& emit) const {
-        constexpr int32_t chunk = LocalizePlanes<T>::kChunk;
         const int32_t before = t > 0 ? m_.above[t - 1] : 0;
         int32_t now = m_.above[t];
-        for (int32_t e = t + 1; now > before;) {
-            int32_t after = m_.above[e];
-            while (after >= now) {
-                ++e;
-                while (e % chunk == 0 && e < positions_ && m_.low[e / chunk] >= now) e = Min{}(e + chunk, positions_);
-                after = m_.above[e];
-            }
-            now = Max{}(after, before);
-            if (e - t >= shortest_) emit(e, now);
+        for (int32_t e = t; now > before;) {
+            e = falls(e, now);
+            now = Max{}(m_.above[e], before);
+            if (e - t >= shortest_) emit(e);
         }
     }
 
-    // Fills start, end, level and first; returns the number of runs.
+    // Fills runs and first; returns the number of runs.
     template <class Team>
     D2K_DEVICE int32_t find(Team& team) {
+        constexpr int kKept = 2;  // ends of a thread's runs that it need not look for twice
         int32_t carry = 0;
         if (team.rank() == 0) m_.first[0] = 0;
+        D2K_ROLLED
         for (int32_t tile = 0; tile < positions_; tile += team.size()) {
             const int32_t t = tile + team.rank();
-            int32_t count = 0;
-            if (t < positions_) starting(t, [&](int32_t, int32_t) { ++count; });
-            count = team.scan(count, Sum{}, carry);
-            if (t < positions_) m_.first[t + 1] = count;
+            int32_t count = 0, ends[kKept] = {};
+            if (t < positions_)
+                starting(t, [&](int32_t e) {
+                    D2K_UNROLLED
+                    for (int k = 0; k < kKept; ++k) ends[k] = count == k ? e : ends[k];
+                    ++count;
+                });
+            int32_t i = team.scan(count, Sum{}, carry);
+            if (t >= positions_) continue;
+            m_.first[t + 1] = i;
+            const auto put = [&](int32_t e) { m_.runs[--i] = {t, e, -1, -1}; };
+            if (count > kKept) starting(t, put);
+            D2K_UNROLLED
+            for (int k = 0; k < kKept; ++k)
+                if (count <= kKept && k < count) put(ends[k]);
         }
         team.barrier();
-        for_each(team, positions_, [&](int32_t t) {
-            int32_t i = m_.first[t + 1];
-            if (i > m_.first[t]) starting(t, [&](int32_t e, int32_t level) {
-                --i;
-                m_.runs[i] = {t, e, level, -1};
-            });
+        for_each(team, carry, [&](int32_t i) {
+            m_.runs[i].outer = around(i);
+            m_.runs[i].last = m_.first[m_.runs[i].end];
         });
         return carry;
     }
 
     // The smallest run around run i, or -1.
     D2K_DEVICE int32_t around(int32_t i) const {
-        constexpr int32_t chunk = LocalizePlanes<T>::kChunk;
         const int32_t t = m_.runs[i].start;
         if (i > m_.first[t]) return i - 1;
         const int32_t level = t > 0 ? m_.above[t - 1] : 0;
         if (level == 0) return -1;
-        int32_t p = t - 2;
-        while (p >= 0 && m_.above[p] >= level) {
-            if (p % chunk == chunk - 1 && m_.low[p / chunk] >= level) p -= chunk;
-            else --p;
-        }
+        const int32_t p = rises(t - 1, level);
         int32_t j = m_.first[p + 2] - 1;
         while (j >= m_.first[p + 1] && m_.runs[j].end < m_.runs[i].end) --j;
         return j >= m_.first[p + 1] ? j : -1;
@@ -229,7 +267,6 @@ private:
             m_.score[i] = s + bonus;
             numbers &= !passed || s + bonus == s + bonus;
             m_.states[i] = {passed ? kUndecided : kGone, kUndecided};
-            m_.runs[i].outer = around(i);
         });
         return all(team, numbers);
     }
@@ -272,21 +309,27 @@ private:
     // A run stays when all better ones that would remove it are gone: round after round, all at once.
     template <class Team>
     D2K_DEVICE void hard(Team& team, int32_t runs) {
+        const Suppression suppresses(rules_);
         for (int32_t left = undecided(team, runs); left > 0; left = still_undecided(team, left)) {
             for_each(team, left, [&](int32_t k) {
                 const int32_t i = m_.list[k];
-                const double own = width(i);
+                const Run own = m_.runs[i];
                 bool removed = false, waits = false;
                 const auto meet = [&](int32_t j) {
                     removed |= m_.states[j].status == kStays;
                     waits |= m_.states[j].status == kUndecided && before(j, i);
                 };
-                for (int32_t p = m_.runs[i].outer; p >= 0 && rules_.suppresses(own / width(p)); p = m_.runs[p].outer) meet(p);
-                const int32_t end = last_inside(i);
-                for (int32_t j = i + 1; j < end && !removed;) {
-                    const bool meets = rules_.suppresses(width(j) / own);
+                for (int32_t p = own.outer; p >= 0;) {
+                    const Run outer = m_.runs[p];
+                    if (!suppresses(width(own), width(outer))) break;
+                    meet(p);
+                    p = outer.outer;
+                }
+                for (int32_t j = i + 1; j < own.last && !removed;) {
+                    const Run inner = m_.runs[j];
+                    const bool meets = suppresses(width(inner), width(own));
                     if (meets) meet(j);
-                    j = meets ? j + 1 : last_inside(j);  // what lies inside is smaller still
+                    j = meets ? j + 1 : inner.last;  // what lies inside is smaller still
                 }
                 m_.states[i].decision = removed ? kGone : waits ? kUndecided : kStays;
             });
@@ -303,7 +346,7 @@ private:
                 bool waits = false;
                 for (int32_t p = m_.runs[i].outer; p >= 0; p = m_.runs[p].outer)
                     waits |= m_.states[p].status == kUndecided && before(p, i);
-                const int32_t end = last_inside(i);
+                const int32_t end = m_.runs[i].last;
                 for (int32_t j = i + 1; j < end && !waits; ++j) waits = m_.states[j].status == kUndecided && before(j, i);
                 m_.states[i].decision = waits ? kUndecided : kStays;
             });
@@ -317,7 +360,7 @@ private:
                     if (m_.states[j].status == kUndecided && m_.states[j].decision == kStays) decayed *= exp(-(iou * iou) / rules_.sigma);
                 };
                 for (int32_t p = m_.runs[i].outer; p >= 0; p = m_.runs[p].outer) decay(p, own / width(p));
-                const int32_t end = last_inside(i);
+                const int32_t end = m_.runs[i].last;
                 for (int32_t j = i + 1; j < end; ++j) decay(j, width(j) / own);
                 m_.score[i] = decayed;
             });

@@ -23,54 +23,73 @@ private:
     uintptr_t base_, next_;
 };
 
-// What one item's team works on, in shared memory where it fits.
+// Where one item's planes go: so many bytes at hand, in shared memory, and what does not fit there elsewhere.
+struct LocalizePlace {
+    unsigned char* at_hand;
+    int64_t bytes;
+    unsigned char* far;
+};
+
+// What one item's team works on.
 template <class T>
 struct LocalizePlanes {
     T* rows;         // the column, smoothed
-    double* sums;    // before each row, and after the last; lies where the two lists do, which come after it
+    double* sums;    // before each row, and after the last
     int32_t* above;  // of each position: how many thresholds lie below it; 0 after the last
-    int32_t* low;    // the least of each chunk of positions
+    // (levels, words): a bit for each position that more than so many thresholds lie below, and for the one after the
+    // last; lies where the scores do, which come after it.
+    uint32_t* bits;
+    int32_t words;
     int32_t* first;  // of each position: how many runs start before it
-    // By falling end within rising start: those inside a run follow it, up to first[end].
-    struct Run {
-        int32_t start, end, level, outer;
+    // By falling end within rising start: those inside a run follow it, up to `last`. outer: the smallest around it, or -1.
+    struct alignas(16) Run {
+        int32_t start, end, outer, last;
     } * runs;
     double* score;  // of each run
     struct State {
         int8_t status, decision;
     } * states;  // of each run
-    int32_t *list, *spare;
+    int32_t *list, *spare;  // lie where `first` and the sums do, which come before them
 
-    static constexpr int32_t kChunk = 64;
+    static constexpr int kBits = 32;
 
-    // Returns the bytes that they take.
-    D2K_DEVICE int64_t lay_out(uintptr_t base, int64_t length, int64_t factor) {
-        const int64_t positions = length * factor;
-        Layout layout(base);
-        layout.place(sums, positions + 1);
-        list = reinterpret_cast<int32_t*>(sums);
-        spare = list + positions;
-        layout.place(score, positions);
-        layout.place(rows, length);
-        layout.place(above, positions + 1);
-        layout.place(low, (positions + kChunk - 1) / kChunk);
-        layout.place(first, positions + 1);
-        layout.place(runs, positions);
-        layout.place(states, positions);
-        return layout.bytes();
+    // Those that are read most, and at random, come first, so that they are at hand. Returns the bytes elsewhere.
+    D2K_DEVICE int64_t lay_out(const LocalizePlace& to, int64_t length, int64_t factor, int64_t levels) {
+        const int64_t positions = length * factor, of_bits = levels * (positions / kBits + 1);
+        words = static_cast<int32_t>(positions / kBits + 1);
+        Layout near(reinterpret_cast<uintptr_t>(to.at_hand)), far(reinterpret_cast<uintptr_t>(to.far));
+        const auto place = [&](auto*& plane, int64_t count) {
+            Layout with = near;
+            with.place(plane, count);
+            if (with.bytes() <= to.bytes) near = with;
+            else far.place(plane, count);
+        };
+        place(score, Max{}(positions, (of_bits + 1) / 2));
+        bits = reinterpret_cast<uint32_t*>(score);
+        place(states, positions);
+        place(first, positions + 1);
+        place(above, positions + 1);
+        place(runs, positions);
+        place(sums, positions + 1);
+        list = first;
+        spare = reinterpret_cast<int32_t*>(sums);
+        place(rows, length);
+        return far.bytes();
     }
 
-    static D2K_DEVICE int64_t bytes(int64_t length, int64_t factor) {
+    // Elsewhere, with so many at hand.
+    static D2K_DEVICE int64_t bytes(int64_t length, int64_t factor, int64_t levels, int64_t at_hand = 0) {
         LocalizePlanes unplaced;
-        return unplaced.lay_out(0, length, factor);
+        return unplaced.lay_out({nullptr, at_hand, nullptr}, length, factor, levels);
     }
 };
 
 // What is known of items and sequences. A slot is an item that is wanted, in their order.
 template <class T>
 struct LocalizeMemory {
-    int64_t items_most, sequences, room, factor;
-    int64_t near;  // bytes of planes that a team has at hand; items that need more are long
+    int64_t items_most, sequences, room, factor, levels;
+    int64_t near;  // bytes that a team has at hand for planes; items of more than `short_most` rows need more and are long
+    int64_t short_most;
     // Long items lie one after another in `far`, as if it had no end. A turn is as much as there is room for at once: those
     // of a turn begin when those of all turns before it are done.
     int64_t far_bytes, turn;
@@ -81,8 +100,8 @@ struct LocalizeMemory {
         // Of a GPU: the next slot to be worked on; long items and slots that are done.
         unsigned long long next, lengthy_done, done;
     } * counts;
-    // Of a slot: its item, the rows of those before it, and where its planes begin, or -1 where they are at hand.
-    int64_t *item, *row, *at;
+    // Of a slot: its item, the positions of those before it, and where its planes elsewhere begin, or -1 where it has none.
+    int64_t *item, *first, *at;
     int64_t* order;  // long ones from the front, then the others from the back
     // Of a slot: how many detections it has, kNotANumber where a score is none, and the best score; the detections that the
     // keep rule leaves in its sequence up to and with it.
@@ -90,28 +109,34 @@ struct LocalizeMemory {
     double* best;
     int64_t* slot;             // (sequences + 1): the first of each sequence
     unsigned long long* done;  // of a sequence: slots that are done
-    // Detections, best first, from position row[slot] · factor on.
+    // Detections, best first, from position first[slot] on.
     int32_t *start, *end;
     double* score;
 
     // Lays all out from an address on; returns the bytes that it takes.
     int64_t lay_out(uintptr_t base, const LocalizeRoom& given, int64_t total, int64_t count, int64_t classes,
-                    int64_t upsample, int64_t at_hand) {
+                    int64_t upsample, int64_t thresholds, int64_t at_hand) {
         sequences = count;
         room = given.rows;
         factor = upsample;
+        levels = thresholds;
         near = at_hand;
+        short_most = 0;
+        for (int64_t step = Max{}(near, int64_t{1}); step > 0; step /= 2)
+            while (LocalizePlanes<T>::bytes(short_most + step, factor, levels) <= near) short_most += step;
         items_most = Min{}(count * classes, room);  // none is wanted that has no rows
-        const int64_t positions = room * factor, longest = LocalizePlanes<T>::bytes(total, factor);
-        // Rounding adds less than 256 bytes an item, and a long one has at least near / 64 positions.
-        const int64_t all = LocalizePlanes<T>::bytes(room, factor) + 256 * (positions / (near / 64 + 1) + 1);
+        const int64_t positions = room * factor, longest = LocalizePlanes<T>::bytes(total, factor, levels);
+        // Rounding adds less than 256 bytes and a word a level to an item, and a long one has at least near / (64 + levels)
+        // positions.
+        const int64_t rounding = (256 + 4 * levels) * (positions / (near / (64 + levels) + 1) + 1);
+        const int64_t all = LocalizePlanes<T>::bytes(room, factor, levels) + rounding;
         const int64_t bounded = longest + Max{}(longest, given.planes);
         const bool at_once = all <= bounded;
         far_bytes = longest <= near ? 0 : at_once ? all : bounded;
         turn = at_once ? all : bounded - longest;
         Layout layout(base);
         layout.place(counts, 1);
-        for (int64_t** p : {&item, &row, &at, &order, &found, &kept}) layout.place(*p, items_most);
+        for (int64_t** p : {&item, &first, &at, &order, &found, &kept}) layout.place(*p, items_most);
         layout.place(best, items_most);
         layout.place(slot, sequences + 1);
         layout.place(done, sequences);
@@ -139,9 +164,9 @@ struct LocalizeMemory {
         return low;
     }
 
-    // Where a slot's planes begin: at `at_hand`, or among those of the long items.
-    D2K_DEVICE unsigned char* planes(int64_t which, unsigned char* at_hand) const {
-        return at[which] < 0 ? at_hand : far + at[which] % turn;
+    // Where a slot's planes are: at `at_hand`, and those that do not fit among those of the long items.
+    D2K_DEVICE LocalizePlace planes(int64_t which, unsigned char* at_hand) const {
+        return {at_hand, near, at[which] < 0 ? nullptr : far + at[which] % turn};
     }
 };
 
@@ -175,8 +200,9 @@ D2K_DEVICE void place_items(Team& team, const Localization<T>& problem, const Lo
         int64_t bytes[kEach];
         D2K_UNROLLED
         for (int e = 0; e < kEach; ++e) {
-            bytes[e] = length[e] > 0 ? LocalizePlanes<T>::bytes(length[e], memory.factor) : 0;
-            if (bytes[e] <= memory.near) bytes[e] = 0;
+            bytes[e] = 0;
+            if (length[e] > memory.short_most)
+                bytes[e] = LocalizePlanes<T>::bytes(length[e], memory.factor, memory.levels, memory.near);
             mine = Pair{}(mine, {length[e], length[e] > 0});
             own = Pair{}(own, {bytes[e], bytes[e] > 0});
         }
@@ -187,7 +213,7 @@ D2K_DEVICE void place_items(Team& team, const Localization<T>& problem, const Lo
             if (starts[e] >= 0) memory.slot[starts[e]] = here.b;
             if (length[e] > 0 && here.a + length[e] <= memory.room) {
                 memory.item[here.b] = begin + e;
-                memory.row[here.b] = here.a;
+                memory.first[here.b] = here.a * memory.factor;
                 memory.at[here.b] = bytes[e] > 0 ? there.a : -1;
                 memory.order[bytes[e] > 0 ? there.b : memory.items_most - 1 - (here.b - there.b)] = here.b;
             }

@@ -196,6 +196,18 @@ public:
         return *exchange(value, rank() == from, 0);
     }
 
+    // As compact: by ballots.
+    __device__ int32_t place(bool keep, int32_t& count) {
+        const unsigned kept = __ballot_sync(~0u, keep);
+        const int32_t* const parts = exchange(__popc(kept), lane() == 0, warp());
+        int32_t before = count + __popc(kept & ((1u << lane()) - 1));
+        for (int w = 0; w < kWarps; ++w) {
+            before += w < warp() ? parts[w] : 0;
+            count += parts[w];
+        }
+        return before;
+    }
+
 private:
     __device__ int lane() const { return rank() % kWarp; }
     __device__ int warp() const { return rank() / kWarp; }
@@ -216,6 +228,11 @@ private:
     Storage& storage_;
     int turn_ = 0;
 };
+
+template <int Threads>
+__device__ __forceinline__ int32_t compact(BlockTeam<Threads>& team, bool keep, int32_t& count) {
+    return team.place(keep, count);
+}
 #endif
 
 }  // namespace d2k

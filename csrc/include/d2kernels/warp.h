@@ -30,6 +30,14 @@ struct Warp {
     D2K_DEVICE int scan(int value) const { return value; }
     D2K_DEVICE int from(int value, int) const { return value; }
     D2K_DEVICE int first(bool holds) const { return holds ? 0 : -1; }
+
+    // A bit for each of the kWarp parts: holds(h) for this thread's h-th one.
+    template <class Holds>
+    D2K_DEVICE uint32_t bits(const Holds& holds) const {
+        uint32_t found = 0;
+        for (int h = 0; h < kWarp; ++h) found |= uint32_t{holds(h)} << h;
+        return found;
+    }
 };
 
 #ifdef __CUDACC__
@@ -59,8 +67,27 @@ struct Warp<BlockTeam<Threads>> {
     }
     __device__ int from(int value, int lane) const { return __shfl_sync(~0u, value, lane); }
     __device__ int first(bool holds) const { return __ffs(static_cast<int>(__ballot_sync(~0u, holds))) - 1; }
+
+    template <class Holds>
+    __device__ uint32_t bits(const Holds& holds) const { return __ballot_sync(~0u, holds(0)); }
 };
 #endif
+
+// The places of a word's lowest and highest bit; it has one.
+D2K_DEVICE int lowest_bit(uint32_t word) {
+#ifdef __CUDA_ARCH__
+    return __ffs(static_cast<int>(word)) - 1;
+#else
+    return __builtin_ctz(word);
+#endif
+}
+D2K_DEVICE int highest_bit(uint32_t word) {
+#ifdef __CUDA_ARCH__
+    return 31 - __clz(static_cast<int>(word));
+#else
+    return 31 - __builtin_clz(word);
+#endif
+}
 
 // body(j, part) for the j in [0, size) that this thread owns; every kWarp consecutive ones have different parts.
 template <class Team, class Body>
