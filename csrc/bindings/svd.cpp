@@ -73,7 +73,7 @@ void bind_svd(Module& m) {
         c.rest(workspace, bytes, device, stream);
         run([&] { return cuda::svd(p, workspace, bytes, device, stream); });
     });
-    m.def("svd_backward_workspace_cuda", [](Call& c) {
+    m.def_size("svd_backward_workspace_cuda", [](Call& c) {
         const auto p = gradient_of<AnyFloat>(c.next<Reader>());
         int device;
         c.rest(device);

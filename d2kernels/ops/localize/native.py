@@ -51,7 +51,10 @@ def localize_forward(
     rules = (*others, RELATIVE[relative])
     if _values_can_be_checked(thresholds):
         check_order("localize", thresholds if relative else _native.cast(thresholds, activations.dtype))
-    class_score = None if class_score is None else class_score.detach().double()
+    # Here, as csrc would copy them in each of its calls.
+    offsets, lengths, thresholds = offsets.contiguous(), lengths.contiguous(), thresholds.contiguous()
+    class_mask = None if class_mask is None else class_mask.contiguous()
+    class_score = None if class_score is None else class_score.detach().double().contiguous()
     n, levels = lengths.shape[0], thresholds.shape[0]
     sequences = offsets, lengths, n
     is_double = activations.dtype is torch.float64
