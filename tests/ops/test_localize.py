@@ -527,6 +527,14 @@ def test_low_precision_and_levels_in_float32():
     assert d2k.localize(x, offsets=torch.tensor([0, 3]), thresholds=[0.1], iou_threshold=0.5).count.tolist() == [0]
 
 
+@pytest.mark.parametrize("backend", ["reference", None])
+@pytest.mark.parametrize("relative", [None, "max"])
+def test_thresholds_that_do_not_rise_are_refused_alike(backend, relative):
+    says = r"localize: thresholds must rise strictly in torch.float\d\d, got \[0\.5, 0\.25\]"
+    with d2k.backends.use(backend), pytest.raises(ValueError, match=says):
+        d2k.localize(batch([9]), thresholds=[0.5, 0.25], iou_threshold=0.5, relative=relative)
+
+
 def test_capacity():
     x = batch([9, 0, 14])
     want = d2k.localize(x, **PAPER)

@@ -10,6 +10,7 @@ import numpy as np
 from d2kernels._arguments import choice, flag, number, whole
 from d2kernels._dlpack import takes_dlpack
 from d2kernels.ops._capacity import padded_array
+from d2kernels.ops.connected_components.checks import check_order
 from d2kernels.ops.localize.capacity import PADDING
 from d2kernels.ops.localize.checks import (
     MOST_UPSAMPLED,
@@ -151,6 +152,7 @@ def _of_arrays(given: Given) -> Detections:
     levels = as_levels("localize", thresholds).astype(np.float64)
     check_thresholds(levels)
     values = values.astype(np.float64 if values.dtype.itemsize >= 8 else np.float32, copy=False)
+    check_order("localize", levels if rules[-1] else levels.astype(values.dtype))
     backend = backend_for_arrays("localize")
     found = Detections(
         *backend.localize_arrays(

@@ -10,7 +10,6 @@ import numpy as np
 from d2kernels import _native
 from d2kernels._arrays import strided
 from d2kernels.ops._capacity import check_capacity
-from d2kernels.ops.connected_components.checks import check_order
 from d2kernels.ops.localize.capacity import NOT_A_NUMBER, padded
 
 if TYPE_CHECKING:
@@ -49,8 +48,6 @@ def localize_forward(
 
     *others, relative, class_score, capacity = options
     rules = (*others, RELATIVE[relative])
-    if _values_can_be_checked(thresholds):
-        check_order("localize", thresholds if relative else _native.cast(thresholds, activations.dtype))
     # Here, as csrc would copy them in each of its calls.
     offsets, lengths, thresholds = offsets.contiguous(), lengths.contiguous(), thresholds.contiguous()
     class_mask = None if class_mask is None else class_mask.contiguous()
@@ -111,7 +108,6 @@ def localize_arrays(
     """The same on NumPy arrays; offsets and lengths are contiguous."""
     *others, relative = rules
     rules = (*others, RELATIVE[relative])
-    check_order("localize", thresholds if relative else thresholds.astype(activations.dtype))
     activations, strides = strided(activations)
     thresholds = np.ascontiguousarray(thresholds)
     class_mask = None if class_mask is None else np.ascontiguousarray(class_mask)

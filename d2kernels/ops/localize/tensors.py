@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from d2kernels._native import cast
 from d2kernels.ops._library import constant
 from d2kernels.ops._library import levels as as_levels
+from d2kernels.ops.connected_components.checks import check_order
 from d2kernels.ops.localize import schema
 from d2kernels.ops.localize.checks import Given, check_positions, check_tables, check_thresholds
-from d2kernels.ragged import take
+from d2kernels.ragged import _values_can_be_checked, take
 
 
 def of_tensors(given: Given) -> tuple[Tensor, ...]:
@@ -33,5 +35,7 @@ def of_tensors(given: Given) -> tuple[Tensor, ...]:
     check_positions(values.shape[0], rules[9])
     levels = as_levels("localize", thresholds, torch.float64, values.device)
     check_thresholds(levels)
+    if _values_can_be_checked(levels):
+        check_order("localize", levels if rules[-1] else cast(levels, values.dtype))
     arguments = constant(values, form.offsets, form.lengths, levels, class_mask, *rules, class_score)
     return schema.localize(*arguments, capacity)
