@@ -57,6 +57,13 @@ Address Reader::address(bool written) {
     return value;
 }
 
+Address Reader::flags() {
+    if (at_ >= PyTuple_GET_SIZE(tuple_)) object();  // throws
+    PyObject* const given = PyTuple_GET_ITEM(tuple_, at_);
+    const Address at = address(false);
+    return given == Py_None || PyLong_Check(given) || !kept_ ? at : tensor_flags(given, at, *kept_);
+}
+
 Table Reader::table() {
     PyObject* const given = object();
     return given == Py_None ? Table{} : tensor_table(given, kept_);

@@ -39,6 +39,7 @@ public:
     template <class T>
     T next() {
         if constexpr (std::is_same_v<T, Reader>) return tuple();
+        else if constexpr (std::is_same_v<T, const bool*>) return pointer<const bool>(flags());
         else if constexpr (std::is_pointer_v<T>)
             return reinterpret_cast<T>(address(!std::is_const_v<std::remove_pointer_t<T>>));
         else if constexpr (std::is_same_v<T, Address>) return address(false);
@@ -102,6 +103,7 @@ private:
     Reader tuple();
     void* capsule(const char* name);
     Address address(bool written);
+    Address flags();
     bool flag();
     double number();
     int64_t integer(int64_t least, int64_t most);

@@ -137,6 +137,25 @@ std::uintptr_t tensor_address(PyObject* tensor, Kept* kept, bool written) {
     return address;
 }
 
+std::uintptr_t tensor_flags(PyObject* tensor, std::uintptr_t address, Kept& kept) {
+    View view;
+    int64_t count = 0;
+    if (looks(tensor, view)) {
+        count = view.device[0] == kCpu ? view.elements() : 0;
+    } else {
+        PyObject* const on_cpu = checked(PyObject_GetAttrString(tensor, "is_cpu"));
+        count = on_cpu == Py_True ? static_cast<int64_t>(number(method(tensor, "numel"))) : 0;
+        Py_DECREF(on_cpu);
+    }
+    const auto* const bytes = reinterpret_cast<const unsigned char*>(address);
+    unsigned char all = 0;
+    for (int64_t i = 0; i < count; ++i) all |= bytes[i];
+    if (all <= 1) return address;
+    unsigned char* const made = kept.memory(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) made[i] = bytes[i] != 0;
+    return reinterpret_cast<std::uintptr_t>(made);
+}
+
 Table tensor_table(PyObject* tensor, Kept* kept) {
     View view;
     const bool looked = looks(tensor, view);

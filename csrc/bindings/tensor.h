@@ -34,6 +34,10 @@ private:
 // and is not so. Where `kept` is null nobody reads elements, and they are taken as they lie; so by the two below.
 std::uintptr_t tensor_address(PyObject* tensor, Kept* kept, bool written);
 
+// Of bools at that address: there, or as a copy where a byte is neither 0 nor 1, as those of a view of integers may be: to a
+// compiler that is no bool. On a CPU alone.
+std::uintptr_t tensor_flags(PyObject* tensor, std::uintptr_t address, Kept& kept);
+
 // A tensor's last axes: `count` of them, `width` long, `stride` apart, their elements `step` apart.
 struct Table {
     std::uintptr_t at;

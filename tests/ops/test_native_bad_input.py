@@ -168,6 +168,18 @@ def test_pdmi_video(n, classes, value, flag, floor, atol):
     assert 0 <= rank <= min(n, classes) and bool(out.isfinite()) and bool(slope.isfinite().all())
 
 
+@pytest.mark.parametrize("byte", [2, 3, 254, 255])
+@pytest.mark.parametrize("argument", ["labels", "keep"])
+def test_bools_of_any_byte(byte, argument):
+    p, labels, keep = filled(0.5, 9, 4), torch.arange(36).view(9, 4) % 3 == 0, torch.arange(9) % 4 != 0
+    rule = None, False, False, 0.0, 1e-6, True
+    module, given = native("pdmi"), {"labels": labels, "keep": keep}
+    want = module.pdmi_video_forward(p, *given.values(), *rule)
+    given[argument] = (given[argument].to(torch.uint8) * byte).view(torch.bool)
+    got = module.pdmi_video_forward(p, *given.values(), *rule)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
 @settings(max_examples=80)
 @given(st.integers(0, 9), st.integers(1, 9), st.integers(1, 9), VALUES, st.sampled_from([0.0, 1e-320, 1e308]))
 def test_small_matrices(batch, m, n, value, limit):
