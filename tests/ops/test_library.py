@@ -135,7 +135,7 @@ class Counted(Methods):
             Counted.copies += 1
             return Methods(x.contiguous())
 
-        self.contiguous, self.data_ptr = contiguous, x.data_ptr
+        self.contiguous, self.data_ptr, self.numel, self.is_cpu = contiguous, x.data_ptr, x.numel, x.is_cpu
 
 
 @pytest.mark.skipif(_native.extension()[0] is None, reason="no compiled extension")
