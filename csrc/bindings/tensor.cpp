@@ -103,9 +103,10 @@ unsigned long long number(PyObject* owned) {
 std::uintptr_t tensor_address(PyObject* tensor, Kept* kept, bool written) {
     View view;
     if (looks(tensor, view)) {
+        if (view.data && view.row_major()) return view.address();
         const int64_t count = view.elements();
         if (!kept && !view.data && count > 0) return kNowhere;
-        if (!kept || (view.row_major() && (view.data || count == 0))) return view.address();
+        if (!kept || count == 0) return view.address();
         if (!written && view.data && view.device[0] == kCpu && count <= kFew) {
             const size_t size = view.bits / 8 * view.lanes;
             unsigned char* const made = kept->memory(static_cast<size_t>(count) * size);

@@ -50,6 +50,7 @@ template <class T>
 Status pdmi_snippet_backward(const PdmiSnippet<T>& problem, const PdmiSnippetSaved<T>& saved, T* on, T* off,
                              int threads) {
     const int64_t total = problem.sequences.total;
+    // Without `off`, the attention is the background's too: `on` gets the sum.
     std::vector<T> beside(static_cast<size_t>(off ? 0 : total));
     T* const of_background = off ? off : beside.data();
     std::fill_n(on, total, stored<T>(0));
