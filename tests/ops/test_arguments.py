@@ -337,13 +337,18 @@ def test_zeros_without_memory_are_zeros(name, backend):
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
+@pytest.mark.parametrize("checks", ["0", "1"])
 @pytest.mark.parametrize("name", arguments())
-def test_tensors_without_values_give_results_without_values(name):
+def test_tensors_without_values_give_results_without_values(name, checks, monkeypatch):
+    monkeypatch.setenv("D2K_CHECK", checks)
     want = plain(call(name, arguments()[name]))
     with FakeTensorMode():
-        got = plain(call(name, arguments()[name]))
-    assert [(x.shape, x.dtype) for x in got] == [(x.shape, x.dtype) for x in want]
-    assert all(isinstance(x, FakeTensor) for x in got)
+        fake = plain(call(name, arguments()[name]))
+    given = arguments()[name]
+    meta = {k: x.to("meta") if isinstance(x, (Tensor, d2k.Ragged)) else x for k, x in given.items()}
+    for got in (fake, plain(call(name, meta))):
+        assert [(x.shape, x.dtype) for x in got] == [(x.shape, x.dtype) for x in want]
+        assert all(isinstance(x, FakeTensor) or x.is_meta for x in got)
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
