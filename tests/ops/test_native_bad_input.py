@@ -18,7 +18,9 @@ SEQUENCES = 4
 HUGE = 2**62
 ANYWHERE = st.one_of(st.integers(-3, TOTAL + 3), st.sampled_from([-HUGE, HUGE, 2**31, 2**63 - 1, -(2**63)]))
 INTEGERS = st.lists(ANYWHERE, min_size=SEQUENCES + 1, max_size=SEQUENCES + 1)
-VALUES = st.sampled_from([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 0.5, 1e38, 1e-45])
+NAN, INF = float("nan"), float("inf")
+LEVELS = st.sampled_from([[0.2, 0.5], [0.5, 0.2], [0.5, 0.5], [NAN, 0.5], [0.5, NAN], [INF, -INF], [0.9, 0.1, 0.5]])
+VALUES = st.sampled_from([NAN, INF, -INF, 0.0, -0.0, 0.5, 1e38, 1e-45])
 
 
 def filled(value, *shape, dtype=torch.float32):
@@ -69,9 +71,10 @@ def test_pooling(offsets, lengths, value, normalize):
 
 
 @settings(max_examples=80)
-@given(INTEGERS, INTEGERS, VALUES, st.booleans(), ANYWHERE)
-def test_connected_components(offsets, lengths, value, distinct, min_length):
-    scores, levels = filled(value, TOTAL, CLASSES), torch.tensor([0.2, 0.5])
+@given(INTEGERS, INTEGERS, VALUES, LEVELS, st.booleans(), st.booleans(), ANYWHERE)
+def test_connected_components(offsets, lengths, value, levels, own, distinct, min_length):
+    scores, levels = filled(value, TOTAL, CLASSES), torch.tensor(levels)
+    levels = levels.expand(SEQUENCES, CLASSES, -1) if own else levels
     found, _ = native("connected_components").connected_components_forward(
         scores, *layout(offsets, lengths), levels, None, min_length, distinct, None
     )
@@ -79,10 +82,10 @@ def test_connected_components(offsets, lengths, value, distinct, min_length):
 
 
 @settings(max_examples=80)
-@given(INTEGERS, INTEGERS, VALUES, st.integers(1, 3), st.sampled_from([1, 3, 2**31 - 1]))
-def test_localize(offsets, lengths, value, upsample, smoothing):
-    scores, levels = filled(value, TOTAL, CLASSES), torch.tensor([0.2, 0.5], dtype=torch.float64)
-    rules = (0.25, True, None, 1, 0.5, True, None, None, True, upsample, smoothing, None)
+@given(INTEGERS, INTEGERS, VALUES, LEVELS, st.integers(1, 3), st.sampled_from([1, 3, 2**31 - 1]), st.booleans())
+def test_localize(offsets, lengths, value, levels, upsample, smoothing, relative):
+    scores, levels = filled(value, TOTAL, CLASSES), torch.tensor(levels, dtype=torch.float64)
+    rules = (0.25, True, None, 1, 0.5, True, None, None, True, upsample, smoothing, "max" if relative else None)
     module = native("localize")
     try:
         found = module.localize_forward(scores, *layout(offsets, lengths), levels, None, *rules, None, None)
