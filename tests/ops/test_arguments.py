@@ -337,6 +337,22 @@ def test_zeros_without_memory_are_zeros(name, backend):
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", arguments())
+def test_a_trace_by_torch_jit_does_what_it_traced(name):
+    given = {k: v for k, v in arguments()[name].items() if k not in ("atol", "rtol")}
+    tensors = {k: v for k, v in given.items() if isinstance(v, (Tensor, d2k.Ragged))}
+    values = [x.values if isinstance(x, d2k.Ragged) else x for x in tensors.values()]
+
+    def run(*x):
+        for (k, v), y in zip(tensors.items(), x, strict=True):
+            given[k] = v.with_values(y) if isinstance(v, d2k.Ragged) else y
+        return tuple(plain(call(name, given)))
+
+    traced = torch.jit.trace(run, tuple(values), check_trace=False)
+    assert all(torch.equal(a, b) for a, b in zip(traced(*values), run(*values), strict=True))
+
+
 @pytest.mark.parametrize("checks", ["0", "1"])
 @pytest.mark.parametrize("name", arguments())
 def test_tensors_without_values_give_results_without_values(name, checks, monkeypatch):

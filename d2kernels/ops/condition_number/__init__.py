@@ -38,7 +38,8 @@ class ConditionNumber(torch.autograd.Function):
 def tolerances(op: str, atol: float | None, rtol: float | None, largest: int) -> tuple[float, float]:
     """(atol, rtol): rtol is max(m, n)·eps of float64 where neither is given, else what is left out is 0."""
     if atol is None and rtol is None:
-        rtol = largest * _EPS
+        # torch.jit.trace counts in tensors.
+        rtol = (int(largest) if isinstance(largest, Tensor) else largest) * _EPS
     return (
         0.0 if atol is None else number(op, "atol", atol, least=0),
         0.0 if rtol is None else number(op, "rtol", rtol, least=0),
