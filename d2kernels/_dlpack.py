@@ -28,7 +28,7 @@ def takes_dlpack(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        foreign = [x for x in args if _foreign(x)]  # a list: torch 2.8 compiles no next(…, None)
+        foreign = [x for x in (*args, *kwargs.values()) if _foreign(x)]  # a list: torch 2.8 compiles no next(…, None)
         if not foreign:
             return function(*args, **kwargs)
         import torch
@@ -40,9 +40,13 @@ def takes_dlpack(function: Callable[P, R]) -> Callable[P, R]:
         back = getattr(sys.modules[type(foreign[0]).__module__.partition(".")[0]], "from_dlpack", None)
         if back is None:
             return found
-        if isinstance(found, torch.Tensor):
-            return back(found)
-        columns = [back(x) for x in found]
-        return type(found)(*columns) if hasattr(found, "_fields") else tuple(columns)  # type: ignore[return-value]
+
+        def outward(x: Any) -> Any:
+            if isinstance(x, tuple):
+                parts = map(outward, x)
+                return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+            return back(x) if isinstance(x, torch.Tensor) else x
+
+        return outward(found)
 
     return wrapper

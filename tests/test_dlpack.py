@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import d2kernels as d2k
 
@@ -40,6 +41,9 @@ OFFSETS = torch.tensor([0, 18, 30])
 SPANS = torch.tensor([[0.0, 3.0], [1.0, 3.0], [8.0, 9.0]])
 CALLS = {
     "connected_components": lambda f: d2k.connected_components(f(SCORES), [0.5], offsets=f(OFFSETS)),
+    "with capacity": lambda f: d2k.connected_components(
+        scores=f(SCORES), thresholds=f(torch.tensor([0.5])), offsets=f(OFFSETS), capacity=40
+    ),
     "localize": lambda f: d2k.localize(f(SCORES), thresholds=[0.3, 0.6], iou_threshold=0.5, offsets=f(OFFSETS)),
     "nms": lambda f: [d2k.nms(f(SPANS), f(torch.tensor([0.2, 0.4, 0.3])), 0.5)],
     "soft_nms": lambda f: d2k.soft_nms(f(SPANS), f(torch.tensor([0.2, 0.4, 0.3])), 0.5),
@@ -49,8 +53,16 @@ CALLS = {
 @pytest.mark.parametrize("name", list(CALLS))
 def test_arrays_of_a_library_give_arrays_of_it(name):
     want, got = CALLS[name](lambda x: x), CALLS[name](Array)
-    assert all(type(g) is Array and torch.equal(g.tensor, w) for g, w in zip(got, want, strict=True))
+    pairs = zip(tree_leaves(got), tree_leaves(want), strict=True)
+    assert all(type(g) is Array and torch.equal(g.tensor, w) for g, w in pairs)
     assert getattr(got, "_fields", None) == getattr(want, "_fields", None)
+
+
+def test_arrays_beside_those_of_numpy_give_numpys():
+    groups = torch.tensor([0, 1, 0])
+    want = d2k.nms(SPANS, torch.tensor([0.2, 0.4, 0.3]), 0.5, groups)
+    got = d2k.nms(SPANS.numpy(), np.array([0.2, 0.4, 0.3]), 0.5, groups=Array(groups))
+    assert isinstance(got, np.ndarray) and got.tolist() == want.tolist()
 
 
 def test_a_library_without_from_dlpack_gets_tensors(library):
