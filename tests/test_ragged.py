@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
 import d2kernels as d2k
-from d2kernels.ragged import take
+from d2kernels.ragged import _values_can_be_checked, take
 
 Ragged = d2k.Ragged
 
@@ -337,14 +338,15 @@ def test_align_reads_a_second_input_in_the_same_form():
 
 
 def test_d2k_check_decides_where_values_are_not_on_the_cpu(monkeypatch):
-    # meta stands for a device: values there must not be read, unless asked for.
-    values, bad = torch.zeros(5, device="meta"), torch.zeros(3, dtype=torch.int64, device="meta")
-    monkeypatch.delenv("D2K_CHECK", raising=False)
-    Ragged(values, bad)
-    take("op", values, bad)
-    monkeypatch.setenv("D2K_CHECK", "1")
-    with pytest.raises((NotImplementedError, RuntimeError)):
-        Ragged(values, bad)
+    elsewhere, meta = SimpleNamespace(is_cpu=False, is_meta=False), torch.zeros(3, dtype=torch.int64, device="meta")
+    for asked in (False, True):
+        monkeypatch.setenv("D2K_CHECK", str(int(asked)))
+        assert _values_can_be_checked(elsewhere) == _values_can_be_checked(torch.zeros(1), elsewhere) == asked
+        # meta has no values, whoever asks.
+        Ragged(torch.zeros(5, device="meta"), meta)
+        take("op", torch.zeros(5, device="meta"), meta)
+    monkeypatch.delenv("D2K_CHECK")
+    assert not _values_can_be_checked(elsewhere)
 
 
 def test_is_a_pytree():
