@@ -47,7 +47,8 @@ NmsClustersOf<T> clusters_of(Reader r) {
     return x;
 }
 
-// Runs call(problem) -> Status on times of their type, without the GIL; r: segments, their type, scores, their type, groups.
+// Runs call(problem) -> Status on times of their type, without the GIL; r: segments, their type, scores, their type,
+// groups.
 template <class Function>
 void with_problem(Reader r, const Function& call) {
     const auto segments = r.next<Address>();

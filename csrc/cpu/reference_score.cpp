@@ -66,7 +66,8 @@ D2K_INLINE void score(const ReferenceScore<T>& problem, const double* unit, int6
             for (int64_t j = 0; j < whole; j += kLanes) {
                 D2K_LANES
                 for (int64_t l = 0; l < kLanes; ++l) {
-                    const double x = static_cast<double>(static_cast<V>(a[j + l])) + static_cast<double>(static_cast<V>(b[j + l]));
+                    const double x = static_cast<double>(static_cast<V>(a[j + l])) +
+                                     static_cast<double>(static_cast<V>(b[j + l]));
                     along[l] += x * unit[j + l];
                     square[l] += x * x;
                 }
@@ -139,7 +140,8 @@ Status reference_score(const ReferenceScore<T>& problem, ArithmeticOf<T>* update
     for (int64_t j = 0; j < width; ++j) unit[j] = static_cast<double>(updated[j]) * scale / norm;
     const int64_t total = problem.sequences.total, blocks = (total + kRows - 1) / kRows;
     const int64_t chunk = std::max<int64_t>(1, blocks / 256);
-    return parallel_for(blocks, chunk, kSteps * static_cast<double>(total * problem.streams * width), threads, [&](int64_t begin, int64_t end) {
+    const double steps = kSteps * static_cast<double>(total * problem.streams * width);
+    return parallel_for(blocks, chunk, steps, threads, [&](int64_t begin, int64_t end) {
         each_stretch(problem.sequences, begin * kRows, std::min(total, end * kRows),
                      [&](int64_t i, int64_t from, int64_t to) {
                          if (i < 0) std::fill(out + from, out + to, V(0));

@@ -192,18 +192,19 @@ def apply(function: type[torch.autograd.Function], *args: Any, keeps: bool = Fal
     `inputs` of the Function: how many of its first arguments may have a gradient; all where it does not say. One that
     `keeps` takes one more argument: whether a backward may come, so that what only that reads must be kept.
     """
-    transformed = _C._are_functorch_transforms_active()
-    if transformed and is_dynamo_compiling():
+    transformed, compiling = _C._are_functorch_transforms_active(), is_dynamo_compiling()
+    if transformed and compiling:
         # Its backward would be left out, and nothing said.
         raise NotImplementedError("torch.func does not differentiate d2kernels' ops inside torch.compile")
-    if transformed or is_dynamo_compiling():
-        return function.apply(*args, True) if keeps else function.apply(*args)
-    if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
-        op, oracle = _names(function)
-        raise NotImplementedError(f"{op} has no forward-mode derivative; use backward, or {oracle}, which has one")
-    if not (torch.is_grad_enabled() and _C._any_requires_grad(*args[: getattr(function, "inputs", None)])):
-        return function.forward(*args, False) if keeps else function.forward(*args)
-    return _joined(function)(*args, True) if keeps else _joined(function)(*args)
+    if transformed or compiling:
+        call, kept = function.apply, True
+    else:
+        if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
+            op, oracle = _names(function)
+            raise NotImplementedError(f"{op} has no forward-mode derivative; use backward, or {oracle}, which has one")
+        kept = torch.is_grad_enabled() and _C._any_requires_grad(*args[: getattr(function, "inputs", None)])
+        call = _joined(function) if kept else function.forward
+    return call(*args, kept) if keeps else call(*args)
 
 
 def recorded(*inputs: Tensor | None) -> bool:
