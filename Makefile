@@ -57,18 +57,20 @@ emulate: $(STAMP)
 	$(PY) tests/gpuemu/emulate.py $(ARGS) || [ $$? = 77 ]
 
 BENCH := $(PY) -m pytest benchmarks -q -o python_files='bench_*.py' -W ignore::DeprecationWarning --benchmark-quiet
+# Of a selection, the report and its pictures are not written.
+REPORT := $(PY) benchmarks/report.py build/bench.json $(if $(ARGS),--print)
 
 ifdef BASE
 bench: $(STAMP)
 	$(PY) benchmarks/compare.py '$(BASE)' $(ARGS)
 else
 bench: $(STAMP)
-	$(BENCH) --benchmark-json=build/bench.json $(ARGS); status=$$?; $(PY) benchmarks/report.py build/bench.json && exit $$status
+	$(BENCH) --benchmark-json=build/bench.json $(ARGS); status=$$?; $(REPORT) && exit $$status
 	@PYTHONPATH=benchmarks $(PY) benchmarks/conv_table.py
 endif
 
 bench-full: $(STAMP)
-	$(BENCH) --full --benchmark-json=build/bench.json $(ARGS); status=$$?; $(PY) benchmarks/report.py build/bench.json && exit $$status
+	$(BENCH) --full --benchmark-json=build/bench.json $(ARGS); status=$$?; $(REPORT) && exit $$status
 
 sanitize: $(STAMP)
 	PYTHON=$(PY) scripts/sanitize.sh $(ARGS)

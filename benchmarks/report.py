@@ -147,9 +147,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("json", type=Path)
     parser.add_argument("--out", type=Path, default=HERE, help="folder of report.md and plots/ (default benchmarks/)")
+    parser.add_argument("--print", action="store_true", help="print alone, as of a selection; the report stays")
     given = parser.parse_args(arguments)
     machine, rows = of.read(given.json)
     print(short(rows, machine))
+    if given.print:
+        return
     import plots
 
     drawn = plots.draw(rows, machine, given.out / "plots")

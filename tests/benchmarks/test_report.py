@@ -39,6 +39,15 @@ def written(tmp_path, rows):
     return (tmp_path / "report.md").read_text()
 
 
+def test_what_a_selection_measured_is_printed_alone(tmp_path, capsys):
+    before, printed = written(tmp_path, [row(work="Whole")]), capsys.readouterr().out
+    source = tmp_path / "bench.json"
+    source.write_text(source.read_text().replace("Whole", "Other"))
+    report.main([str(source), "--out", str(tmp_path), "--print"])
+    assert (tmp_path / "report.md").read_text() == before
+    assert capsys.readouterr().out == printed.partition("written: ")[0].replace("Whole", "Other")
+
+
 def test_every_figure_and_every_reason_is_in_the_report(tmp_path, capsys):
     growth = [row(axis=["snippets", 10**i], work=f"snippets={10**i}") for i in (2, 3)]
     text = written(tmp_path, [row(peers=PEERS), row(work="overhead", peers=PEERS[:1]), *growth])
